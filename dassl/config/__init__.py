@@ -1,0 +1,107 @@
+"""A run's config: the defaults, and merging files and arguments into them with errors that help."""
+
+import yaml
+from yacs.config import CfgNode
+
+from dassl.config.defaults import DEFAULTS
+from dassl.utils import UserError, nearest
+
+__all__ = ["clean_cfg", "get_cfg_default", "merge_from_file", "merge_from_list"]
+
+KINDS = {
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    list: "a list",
+    tuple: "a list",
+    CfgNode: "keys of its own",
+}
+
+
+def get_cfg_default():
+    """A fresh config (a yacs CfgNode) in which every key has its default value."""
+    return DEFAULTS.clone()
+
+
+def clean_cfg(cfg, trainer):
+    """Drop, in place, every cfg.TRAINER block but that of the trainer of this name."""
+    for key in list(cfg.TRAINER):
+        if key not in ("NAME", trainer.upper()):
+            del cfg.TRAINER[key]
+
+
+def merge_from_file(cfg, path):
+    """Set the keys that a yaml file gives.
+
+    Raises:
+        UserError: the file is missing or no yaml, has an unknown key, or a value of the wrong type.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            tree = yaml.safe_load(file)
+    except OSError as error:
+        raise UserError(f"cannot read the config file {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"the config file {path} is not valid yaml: {error}") from error
+    if not isinstance(tree, dict | None):
+        raise UserError(f"the config file {path} must hold KEY: VALUE lines, not a {type(tree).__name__}")
+    _merge_tree(cfg, tree or {}, [], path)
+
+
+def merge_from_list(cfg, opts):
+    """Set keys from a flat list, [KEY, VALUE, KEY, VALUE, ...], as a command line has them.
+
+    Args:
+        cfg: the config.
+        opts: keys such as "OPTIM.LR"; values as such or as python literals in a string.
+
+    Raises:
+        UserError: an odd number of entries, an unknown key, or a value of the wrong type.
+    """
+    if len(opts) % 2:
+        raise UserError(f"config arguments come in pairs, KEY VALUE: {opts[-1]} has no value")
+    for key, value in zip(opts[::2], opts[1::2], strict=True):
+        _set(cfg, str(key).split("."), value, "config arguments")
+
+
+def _merge_tree(cfg, tree, parents, source):
+    for name, value in tree.items():
+        path = [*parents, str(name)]
+        if isinstance(value, dict) and isinstance(_node(cfg, path, source).get(path[-1]), CfgNode):
+            _merge_tree(cfg, value, path, source)
+        else:
+            _set(cfg, path, value, source)
+
+
+def _node(cfg, path, source):
+    """The node that holds, or may be given, the key at the end of a path."""
+    node = cfg
+    for depth, name in enumerate(path):
+        last = depth == len(path) - 1
+        if name not in node and not (last and node.is_new_allowed()):
+            where = f" in {'.'.join(path[:depth])}" if depth else ""
+            raise UserError(f"{source}: unknown config key {'.'.join(path)}{where}: {nearest(name, node)}")
+        if last:
+            return node
+        if not isinstance(node[name], CfgNode):
+            raise UserError(
+                f"{source}: unknown config key {'.'.join(path)}: {'.'.join(path[: depth + 1])} is "
+                f"{_kind(node[name])} and has no keys of its own"
+            )
+        node = node[name]
+
+
+def _set(cfg, path, value, source):
+    node, name = _node(cfg, path, source), path[-1]
+    default = node.get(name)
+    try:
+        if isinstance(default, float) and not isinstance(value, bool | None):
+            value = float(value)  # also from 1, and from 1e-5, which yaml takes for text
+        node.merge_from_other_cfg(CfgNode({name: value}))
+    except (AssertionError, TypeError, ValueError) as error:
+        raise UserError(f"{source}: {'.'.join(path)} takes {_kind(default)}, not {value!r}") from error
+
+
+def _kind(value):
+    return KINDS.get(type(value), "a plain value")

@@ -1,0 +1,117 @@
+"""Evaluators: the interface, and the one for classification."""
+
+import logging
+import os
+from collections import OrderedDict
+
+import numpy as np
+import torch
+from sklearn.metrics import confusion_matrix, f1_score
+
+from dassl.evaluation.build import EVALUATOR_REGISTRY
+from dassl.utils import UserError, atomic_path, mkdir_if_missing
+
+logger = logging.getLogger(__name__)
+
+
+class EvaluatorBase:
+    """Takes in batches of outputs, then gives figures."""
+
+    def __init__(self, cfg):
+        self.cfg = cfg
+
+    def reset(self):
+        """Forget all batches."""
+        raise NotImplementedError
+
+    def process(self, mo, gt):
+        """Take in a batch: model output and ground truth."""
+        raise NotImplementedError
+
+    def evaluate(self):
+        """An OrderedDict of figures; the first is the one that models are chosen by."""
+        raise NotImplementedError
+
+
+@EVALUATOR_REGISTRY.register()
+class Classification(EvaluatorBase):
+    """Accuracy, error rate and macro F1, in percent.
+
+    cfg.TEST.PER_CLASS_RESULT adds the accuracy of every class and their mean; cfg.TEST.COMPUTE_CMAT saves the
+    confusion matrix, rows summing to 1 (true class by predicted class), as <OUTPUT_DIR>/cmat.pt.
+
+    Args:
+        cfg: the whole config.
+        lab2cname: {label: class name}, needed for the result per class.
+    """
+
+    def __init__(self, cfg, lab2cname=None, **kwargs):
+        super().__init__(cfg)
+        if cfg.TEST.PER_CLASS_RESULT and lab2cname is None:
+            raise ValueError("TEST.PER_CLASS_RESULT needs lab2cname, the class names by label")
+        self._lab2cname = lab2cname
+        self.reset()
+
+    def reset(self):
+        self._predicted, self._true = [], []
+        self._correct = self._total = 0
+        self._num_classes = 0
+
+    def process(self, mo, gt):
+        """Take in a batch; nothing is moved off the GPU before `evaluate`.
+
+        Args:
+            mo: (B, N) logits.
+            gt: (B,) labels.
+        """
+        self._predicted.append(mo.argmax(dim=1))
+        self._true.append(gt)
+        self._num_classes = mo.shape[1]
+
+    def evaluate(self):
+        """OrderedDict of accuracy, error_rate, macro_f1 and, where asked for, perclass_accuracy, in percent.
+
+        Raises:
+            UserError: nothing was processed.
+        """
+        if not sum(map(len, self._true)):
+            raise UserError("nothing to evaluate: the test split is empty")
+        predicted = torch.cat(self._predicted).cpu().numpy()
+        true = torch.cat(self._true).cpu().numpy()
+        self._total, self._correct = len(true), int((predicted == true).sum())
+        accuracy = 100 * self._correct / self._total
+        # macro F1 averages over the classes that occur in the test split
+        macro_f1 = 100 * f1_score(true, predicted, average="macro", labels=np.unique(true))
+        results = OrderedDict(accuracy=accuracy, error_rate=100 - accuracy, macro_f1=float(macro_f1))
+        logger.info(
+            f"=> result\n* total: {self._total:,}\n* correct: {self._correct:,}\n"
+            f"* accuracy: {accuracy:.1f}%\n* error: {100 - accuracy:.1f}%\n* macro_f1: {macro_f1:.1f}%"
+        )
+        if self.cfg.TEST.PER_CLASS_RESULT:
+            results["perclass_accuracy"] = self._per_class(true, predicted)
+        if self.cfg.TEST.COMPUTE_CMAT:
+            self._save_confusion_matrix(true, predicted)
+        return results
+
+    def _per_class(self, true, predicted):
+        """Log every class's accuracy; return their mean, in percent."""
+        lines, accuracies = ["=> per-class result"], []
+        for label in np.unique(true).tolist():
+            hits = predicted[true == label] == label
+            correct, total = int(hits.sum()), len(hits)
+            accuracies.append(100 * correct / total)
+            lines.append(
+                f"* class: {label} ({self._lab2cname[label]})\ttotal: {total:,}\tcorrect: {correct:,}\t"
+                f"acc: {accuracies[-1]:.1f}%"
+            )
+        mean = sum(accuracies) / len(accuracies)
+        logger.info("\n".join([*lines, f"* average: {mean:.1f}%"]))
+        return mean
+
+    def _save_confusion_matrix(self, true, predicted):
+        matrix = confusion_matrix(true, predicted, labels=range(self._num_classes), normalize="true")
+        mkdir_if_missing(self.cfg.OUTPUT_DIR)
+        path = os.path.join(self.cfg.OUTPUT_DIR, "cmat.pt")
+        with atomic_path(path) as temporary, open(temporary, "wb") as file:
+            torch.save(torch.from_numpy(matrix), file)
+        logger.info("Confusion matrix is saved to %s", path)

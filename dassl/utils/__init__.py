@@ -1,0 +1,55 @@
+"""What every other part of the engine stands on: errors, files, logs, random state, checkpoints, meters."""
+
+from dassl.utils.checkpoints import (
+    load_checkpoint,
+    load_pretrained_weights,
+    resume_from_checkpoint,
+    save_checkpoint,
+)
+from dassl.utils.environment import collect_env_info
+from dassl.utils.errors import UserError, nearest
+from dassl.utils.files import (
+    atomic_path,
+    cache_dir,
+    check_isfile,
+    listdir_nohidden,
+    mkdir_if_missing,
+    read_image,
+    read_json,
+    write_json,
+)
+from dassl.utils.layers import count_num_param, open_all_layers, open_specified_layers
+from dassl.utils.logger import setup_logger
+from dassl.utils.meters import AverageMeter, MetricMeter
+from dassl.utils.random_state import get_rng_state, set_random_seed, set_rng_state
+from dassl.utils.registry import Registry
+from dassl.utils.tools import tolist_if_not
+
+__all__ = [
+    "AverageMeter",
+    "MetricMeter",
+    "Registry",
+    "UserError",
+    "atomic_path",
+    "cache_dir",
+    "check_isfile",
+    "collect_env_info",
+    "count_num_param",
+    "get_rng_state",
+    "listdir_nohidden",
+    "load_checkpoint",
+    "load_pretrained_weights",
+    "mkdir_if_missing",
+    "nearest",
+    "open_all_layers",
+    "open_specified_layers",
+    "read_image",
+    "read_json",
+    "resume_from_checkpoint",
+    "save_checkpoint",
+    "set_random_seed",
+    "set_rng_state",
+    "setup_logger",
+    "tolist_if_not",
+    "write_json",
+]

@@ -1,0 +1,22 @@
+"""Where a run takes place, for the head of its log."""
+
+import platform
+from importlib.metadata import version
+
+import torch
+
+PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "pillow")
+
+
+def collect_env_info():
+    """Versions, processor and GPUs, one per line. It starts no process and imports no package."""
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    facts = {
+        "python": platform.python_version(),
+        **{package: version(package) for package in PACKAGES},
+        "CUDA": torch.version.cuda,
+        "GPU": ", ".join(gpus) or "none",
+        "CPU threads": torch.get_num_threads(),
+        "platform": platform.platform(),
+    }
+    return "\n".join(f"{name}: {value}" for name, value in facts.items())

@@ -1,0 +1,31 @@
+"""How a mistake of the user is told: one line that says what is wrong, where, and what to do."""
+
+import difflib
+
+
+class UserError(Exception):
+    """A mistake of the user. Its text is always one line."""
+
+    def __init__(self, message):
+        super().__init__(" ".join(_original(str(message)).splitlines()))
+
+
+def _original(message):
+    """The message itself, where a DataLoader worker's traceback was wrapped around it."""
+    if message.startswith("Caught ") and "\nOriginal " in message:
+        return message.rstrip().splitlines()[-1].partition(": ")[2]
+    return message
+
+
+def nearest(name, known):
+    """What to offer where `name` is not known: "did you mean A, B?", or "known: A, B, C" if none comes close.
+
+    Args:
+        name: what was asked for.
+        known: an iterable of the names there are; case does not matter in comparing.
+    """
+    known = sorted(map(str, known), key=str.lower)
+    close = difflib.get_close_matches(str(name).lower(), dict.fromkeys(k.lower() for k in known))
+    if close:
+        return f"did you mean {', '.join(k for c in close for k in known if k.lower() == c)}?"
+    return f"known: {', '.join(known) or 'none'}"

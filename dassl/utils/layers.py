@@ -1,0 +1,47 @@
+"""Which layers of a model learn, and how many parameters it has."""
+
+from torch import nn
+
+from dassl.utils.errors import UserError, nearest
+from dassl.utils.tools import tolist_if_not
+
+
+def open_all_layers(model):
+    """Let every layer learn: train mode, gradients on."""
+    model.train()
+    model.requires_grad_(True)
+
+
+def open_specified_layers(model, open_layers):
+    """Let the named children of a model learn; put all others in eval mode, without gradients.
+
+    Args:
+        model: an nn.Module, or one wrapped in DataParallel.
+        open_layers: the name of a child, or several.
+
+    Raises:
+        UserError: the model has no such child.
+    """
+    if isinstance(model, nn.DataParallel):
+        model = model.module
+    open_layers = {open_layers} if isinstance(open_layers, str) else set(open_layers)
+    children = dict(model.named_children())
+    for name in sorted(open_layers - children.keys()):
+        raise UserError(f'{type(model).__name__} has no layer "{name}" to open: {nearest(name, children)}')
+    for name, module in children.items():
+        module.train(name in open_layers)
+        module.requires_grad_(name in open_layers)
+
+
+def count_num_param(model=None, params=None):
+    """The number of scalars in a model's parameters, or in an iterable of parameters or optimizer groups."""
+    if model is not None:
+        params = model.parameters()
+    if params is None:
+        raise ValueError("count_num_param() needs a model or params")
+    return sum(p.numel() for item in params for p in _parameters(item))
+
+
+def _parameters(item):
+    """The parameters in an optimizer group, or in a parameter."""
+    return tolist_if_not(item["params"]) if isinstance(item, dict) else [item]

@@ -1,0 +1,72 @@
+"""The log of a run: plain lines on the console and in a file, prints of foreign code included."""
+
+import logging
+import os
+import sys
+import time
+
+from tqdm import tqdm
+
+from dassl.utils.files import mkdir_if_missing
+
+
+def setup_logger(output=None):
+    """Send the "dassl" logger's lines, and all that is printed, to the console and to a file.
+
+    A second call replaces the first; without `output` the file is closed and the console remains. The root
+    logger is not touched.
+
+    Args:
+        output: a folder, which gets log.txt, or a file that ends in .txt or .log. If the file exists, the new
+            one's name is that with the time appended (log.txt-2026-11-21-04-20-00). None: no file.
+    """
+    logger = logging.getLogger("dassl")
+    logger.setLevel(logging.INFO)
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+    if isinstance(sys.stdout, Tee):
+        sys.stdout.file.close()
+        sys.stdout = sys.stdout.console
+    logger.addHandler(ConsoleHandler())
+    if output:
+        # line-buffered: a killed run has its log
+        file = open(_free_path(os.fspath(output)), "a", encoding="utf-8", buffering=1)
+        logger.addHandler(logging.StreamHandler(file))
+        sys.stdout = Tee(sys.stdout, file)
+
+
+def _free_path(output):
+    path = output if output.endswith((".txt", ".log")) else os.path.join(output, "log.txt")
+    mkdir_if_missing(os.path.dirname(path) or ".")
+    return path + time.strftime("-%Y-%m-%d-%H-%M-%S") if os.path.exists(path) else path
+
+
+class Tee:
+    """Stands in for sys.stdout: what is printed goes to the console and to the log file."""
+
+    def __init__(self, console, file):
+        self.console, self.file = console, file
+
+    def write(self, text):
+        self.file.write(text)
+        return self.console.write(text)
+
+    def flush(self):
+        self.file.flush()
+        self.console.flush()
+
+    def __getattr__(self, name):  # isatty, encoding, fileno, ...
+        return getattr(self.console, name)
+
+
+class ConsoleHandler(logging.Handler):
+    """Writes records to standard output, above a progress bar that may be on the terminal."""
+
+    def emit(self, record):
+        try:
+            console = sys.stdout.console if isinstance(sys.stdout, Tee) else sys.stdout
+            with tqdm.external_write_mode(file=sys.stdout):
+                console.write(self.format(record) + "\n")
+                console.flush()
+        except Exception:  # logging's own rule: a broken console must not end the run
+            self.handleError(record)

@@ -1,0 +1,125 @@
+"""The config: Dassl's defaults, and merges whose errors say where and what."""
+
+import pytest
+
+from dassl.config import clean_cfg, get_cfg_default, merge_from_file, merge_from_list
+from dassl.utils import UserError
+
+KEYS = {
+    "INPUT": "SIZE INTERPOLATION TRANSFORMS NO_TRANSFORM PIXEL_MEAN PIXEL_STD CROP_PADDING RRCROP_SCALE "
+    "CUTOUT_N CUTOUT_LEN GN_MEAN GN_STD RANDAUGMENT_N RANDAUGMENT_M COLORJITTER_B COLORJITTER_C "
+    "COLORJITTER_S COLORJITTER_H RGS_P GB_P GB_K",
+    "DATASET": "ROOT NAME SOURCE_DOMAINS TARGET_DOMAINS NUM_LABELED NUM_SHOTS VAL_PERCENT STL10_FOLD "
+    "CIFAR_C_TYPE CIFAR_C_LEVEL ALL_AS_UNLABELED SUBSAMPLE_CLASSES",
+    "DATALOADER": "NUM_WORKERS K_TRANSFORMS RETURN_IMG0 TRAIN_X TRAIN_U TEST CACHE_GB",
+    "MODEL": "INIT_WEIGHTS BACKBONE HEAD",
+    "OPTIM": "NAME LR WEIGHT_DECAY MOMENTUM SGD_DAMPNING SGD_NESTEROV RMSPROP_ALPHA ADAM_BETA1 ADAM_BETA2 "
+    "STAGED_LR NEW_LAYERS BASE_LR_MULT LR_SCHEDULER STEPSIZE GAMMA MAX_EPOCH WARMUP_EPOCH WARMUP_TYPE "
+    "WARMUP_CONS_LR WARMUP_MIN_LR WARMUP_RECOUNT",
+    "TRAIN": "CHECKPOINT_FREQ PRINT_FREQ COUNT_ITER",
+    "TEST": "EVALUATOR PER_CLASS_RESULT COMPUTE_CMAT NO_TEST SPLIT FINAL_MODEL FEATURE_CACHE",
+    "TRAINER": "NAME MCD MME CDAC SE M3SDA DAEL CROSSGRAD DDAIG DAELDG DOMAINMIX ENTMIN MIXMATCH MEANTEACHER FIXMATCH",
+}
+
+
+def test_defaults_are_those_of_dassl():
+    cfg = get_cfg_default()
+    assert set(cfg) == {"VERSION", "OUTPUT_DIR", "RESUME", "SEED", "USE_CUDA", "VERBOSE", *KEYS}
+    assert {name: set(cfg[name]) for name in KEYS} == {name: set(keys.split()) for name, keys in KEYS.items()}
+    assert (cfg.OUTPUT_DIR, cfg.SEED, cfg.INPUT.SIZE) == ("./output", -1, (224, 224))
+    assert (cfg.OPTIM.NAME, cfg.OPTIM.LR, cfg.OPTIM.WEIGHT_DECAY) == ("adam", 3e-4, 5e-4)
+    assert (cfg.TEST.FINAL_MODEL, cfg.TRAIN.COUNT_ITER) == ("last_step", "train_x")
+    ours = cfg.DATASET.SUBSAMPLE_CLASSES, cfg.DATALOADER.CACHE_GB, cfg.TEST.FEATURE_CACHE
+    assert ours == ("all", 4.0, True)
+
+
+def test_defaults_are_fresh_each_time():
+    get_cfg_default().OPTIM.LR = 7.0
+    get_cfg_default().INPUT.PIXEL_MEAN.append(7.0)
+    assert get_cfg_default().OPTIM.LR == 3e-4
+    assert len(get_cfg_default().INPUT.PIXEL_MEAN) == 3
+
+
+def test_clean_cfg_keeps_the_trainers_own_block():
+    cfg = get_cfg_default()
+    clean_cfg(cfg, "FixMatch")
+    assert set(cfg.TRAINER) == {"NAME", "FIXMATCH"}
+
+
+def test_merge_from_file(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        "OPTIM:\n  NAME: sgd\n  LR: 1\n  WARMUP_CONS_LR: 1e-5\nINPUT:\n  SIZE: [64, 64]\n  TRANSFORMS: [normalize]\n"
+    )
+    cfg = get_cfg_default()
+    merge_from_file(cfg, path)
+    assert (cfg.OPTIM.NAME, cfg.OPTIM.LR, cfg.OPTIM.WARMUP_CONS_LR) == ("sgd", 1.0, 1e-5)
+    assert isinstance(cfg.OPTIM.LR, float)
+    assert (cfg.INPUT.SIZE, cfg.INPUT.TRANSFORMS) == ((64, 64), ("normalize",))
+    assert cfg.OPTIM.MOMENTUM == 0.9, "keys beside the merged ones keep their values"
+    path.write_text("")
+    merge_from_file(cfg, path)
+
+
+def test_merge_from_list():
+    cfg = get_cfg_default()
+    merge_from_list(cfg, ["OPTIM.LR", "0.002", "SEED", 3, "DATASET.ROOT", "~/d"])
+    merge_from_list(cfg, ["DATASET.SOURCE_DOMAINS", "['a', 'b']", "DATALOADER.CACHE_GB", "0"])
+    assert (cfg.OPTIM.LR, cfg.SEED, cfg.DATASET.ROOT) == (0.002, 3, "~/d")
+    assert cfg.DATASET.SOURCE_DOMAINS == ("a", "b")
+    assert cfg.DATALOADER.CACHE_GB == 0.0
+
+
+def test_node_that_allows_new_keys_takes_them(tmp_path):
+    cfg = get_cfg_default()
+    cfg.TRAINER.MCD.set_new_allowed(True)
+    (tmp_path / "c.yaml").write_text("TRAINER: {MCD: {DEEP: {X: 1}}}")
+    merge_from_file(cfg, tmp_path / "c.yaml")
+    assert cfg.TRAINER.MCD.DEEP.X == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("OPTIM:\n  LRR: 1\n", ["OPTIM.LRR", "did you mean LR"]),
+        ("OPTIN:\n  LR: 1\n", ["OPTIN", "did you mean OPTIM"]),
+        ("OPTIM:\n  LR: {A: 1}\n", ["OPTIM.LR", "a number"]),
+        ("OPTIM:\n  MAX_EPOCH: 1.5\n", ["OPTIM.MAX_EPOCH", "a whole number", "1.5"]),
+        ("OPTIM: 3\n", ["OPTIM", "keys of its own", "3"]),
+        ("USE_CUDA: 1\n", ["USE_CUDA", "True or False"]),
+        ("DATASET:\n  NAME: 2020-01-01\n", ["DATASET.NAME", "text"]),
+        ("- OPTIM\n", ["KEY: VALUE", "list"]),
+        ("OPTIM: [\n", ["not valid yaml"]),
+    ],
+)
+def test_bad_file_is_a_user_error_that_names_file_and_key(tmp_path, text, words):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError) as error:
+        merge_from_file(get_cfg_default(), path)
+    line = str(error.value)
+    assert "\n" not in line
+    for word in [str(path), *words]:
+        assert word in line
+
+
+def test_missing_file_is_a_user_error(tmp_path):
+    with pytest.raises(UserError, match="nowhere.yaml"):
+        merge_from_file(get_cfg_default(), tmp_path / "nowhere.yaml")
+
+
+@pytest.mark.parametrize(
+    ("opts", "words"),
+    [
+        (["OPTIM.LR"], "OPTIM.LR has no value"),
+        (["OPTIM.LRR", "1"], "OPTIM.LRR.*did you mean LR"),
+        (["OPTIM.LR.X", "1"], "OPTIM.LR is a number"),
+        (["TRAINER.XYZ.Q", "1"], "TRAINER.XYZ.Q in TRAINER: .*MCD"),
+        (["OPTIM.LR", "fast"], "OPTIM.LR takes a number, not 'fast'"),
+        (["OPTIM.SGD_NESTEROV", "true"], "OPTIM.SGD_NESTEROV takes True or False, not 'true'"),
+        (["OPTIM.LR", True], "OPTIM.LR takes a number, not True"),
+    ],
+)
+def test_bad_arguments_are_a_user_error(opts, words):
+    with pytest.raises(UserError, match=words):
+        merge_from_list(get_cfg_default(), opts)

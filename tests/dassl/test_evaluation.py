@@ -1,0 +1,99 @@
+"""Accuracy, macro F1, results per class and the confusion matrix, worked out by hand."""
+
+import logging
+
+import pytest
+import torch
+
+from dassl.config import get_cfg_default
+from dassl.evaluation import EVALUATOR_REGISTRY, Classification, build_evaluator
+from dassl.metrics import compute_accuracy
+from dassl.utils import UserError
+
+# true -> predicted: 0 -> 0, 0; 1 -> 0, 1; 3 -> 3, 2, 3, 3. Class 2 does not occur.
+TRUE = torch.tensor([0, 0, 1, 1, 3, 3, 3, 3])
+PREDICTED = torch.tensor([0, 0, 0, 1, 3, 2, 3, 3])
+# F1 = 2 TP / (2 TP + FP + FN): class 0: 4/5, class 1: 2/3, class 3: 6/7
+MACRO_F1 = 100 * (4 / 5 + 2 / 3 + 6 / 7) / 3
+CNAMES = {0: "ant", 1: "bee", 2: "cat", 3: "dog"}
+
+
+def _evaluator(tmp_path, **settings):
+    cfg = get_cfg_default()
+    cfg.OUTPUT_DIR = str(tmp_path / "out")
+    cfg.TEST.update(settings)
+    return build_evaluator(cfg, lab2cname=CNAMES)
+
+
+def _feed(evaluator, true=TRUE, predicted=PREDICTED):
+    logits = torch.nn.functional.one_hot(predicted, 4).float()
+    for mo, gt in zip(logits.split(3), true.split(3), strict=True):
+        evaluator.process(mo, gt)
+    return evaluator.evaluate()
+
+
+def test_classification(tmp_path, caplog):
+    evaluator = _evaluator(tmp_path)
+    with caplog.at_level(logging.INFO, "dassl"):
+        results = _feed(evaluator)
+    assert list(results) == ["accuracy", "error_rate", "macro_f1"]
+    assert list(results.values()) == pytest.approx([75, 25, MACRO_F1])
+    assert (evaluator._total, evaluator._correct) == (8, 6)
+    assert caplog.messages[-1] == (
+        "=> result\n* total: 8\n* correct: 6\n* accuracy: 75.0%\n* error: 25.0%\n* macro_f1: 77.5%"
+    )
+
+
+def test_large_totals_have_commas(tmp_path, caplog):
+    label = torch.zeros(1500, dtype=torch.long)
+    with caplog.at_level(logging.INFO, "dassl"):
+        _feed(_evaluator(tmp_path), label, label)
+    assert "* total: 1,500\n* correct: 1,500\n* accuracy: 100.0%\n* error: 0.0%" in caplog.text
+
+
+def test_reset_forgets(tmp_path):
+    evaluator = _evaluator(tmp_path)
+    _feed(evaluator)
+    evaluator.reset()
+    assert _feed(evaluator, TRUE[:3], PREDICTED[:3])["accuracy"] == pytest.approx(200 / 3)
+
+
+def test_result_per_class(tmp_path, caplog):
+    with caplog.at_level(logging.INFO, "dassl"):
+        results = _feed(_evaluator(tmp_path, PER_CLASS_RESULT=True))
+    assert results["perclass_accuracy"] == 75.0
+    assert caplog.messages[-1] == (
+        "=> per-class result\n"
+        "* class: 0 (ant)\ttotal: 2\tcorrect: 2\tacc: 100.0%\n"
+        "* class: 1 (bee)\ttotal: 2\tcorrect: 1\tacc: 50.0%\n"
+        "* class: 3 (dog)\ttotal: 4\tcorrect: 3\tacc: 75.0%\n"
+        "* average: 75.0%"
+    )
+
+
+def test_confusion_matrix(tmp_path):
+    _feed(_evaluator(tmp_path, COMPUTE_CMAT=True))
+    matrix = torch.load(tmp_path / "out" / "cmat.pt", weights_only=True)
+    assert matrix.tolist() == [[1, 0, 0, 0], [0.5, 0.5, 0, 0], [0, 0, 0, 0], [0, 0, 0.25, 0.75]]
+
+
+def test_nothing_to_evaluate(tmp_path):
+    evaluator = _evaluator(tmp_path)
+    with pytest.raises(UserError, match="nothing to evaluate: the test split is empty"):
+        evaluator.evaluate()
+
+
+def test_registry():
+    assert EVALUATOR_REGISTRY.get("Classification") is Classification
+    cfg = get_cfg_default()
+    cfg.TEST.EVALUATOR = "Clasification"
+    with pytest.raises(UserError, match="did you mean Classification"):
+        build_evaluator(cfg)
+
+
+def test_compute_accuracy():
+    logits = torch.tensor([[3.0, 2, 1], [3, 2, 1], [1, 2, 3], [2, 3, 1]])
+    target = torch.tensor([0, 1, 0, 1])
+    top1, top2 = compute_accuracy(logits, target, topk=(1, 2))
+    assert (top1.shape, top1.item(), top2.item()) == ((1,), 50.0, 75.0)
+    assert compute_accuracy((logits, None), target)[0].item() == 50.0

@@ -1,0 +1,369 @@
+"""Errors, registry, log, files, random state, checkpoints, layers, meters."""
+
+import io
+import json
+import logging
+import os
+import random
+import re
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torch._utils import ExceptionWrapper
+from torch.optim.lr_scheduler import CosineAnnealingLR
+
+from dassl import utils
+from dassl.utils import Registry, UserError
+
+# Errors
+
+
+def test_user_error_is_one_line():
+    assert str(UserError("one\ntwo")) == "one two"
+
+
+def test_user_error_out_of_a_worker_is_its_own_line():
+    try:
+        raise UserError("cannot read /a/b: c.jpg") from OSError("the cause")
+    except UserError:
+        sent = ExceptionWrapper(where="in DataLoader worker process 0")  # as a worker sends it
+    with pytest.raises(UserError) as error:
+        sent.reraise()
+    assert str(error.value) == "cannot read /a/b: c.jpg"
+
+
+def test_nearest():
+    assert utils.nearest("coop", ["CoOp", "ZeroshotCLIP"]) == "did you mean CoOp?"
+    assert utils.nearest("xyz", ["b", "A"]) == "known: A, b"
+    assert utils.nearest("xyz", []) == "known: none"
+    assert utils.nearest("MODEL", ["Model", "model"]) == "did you mean Model, model?"
+
+
+# Registry
+
+
+def test_registry():
+    registry = Registry("THING")
+
+    @registry.register()
+    class Alpha:
+        pass
+
+    def beta():
+        pass
+
+    assert registry.register(beta) is beta
+    assert registry.get("Alpha") is Alpha
+    assert registry.registered_names() == ["Alpha", "beta"]
+    with pytest.raises(UserError, match="Alpha.*THING"):
+        registry.register(type("Alpha", (), {}))
+    with pytest.raises(UserError, match="THING.*did you mean Alpha"):
+        registry.get("alpa")
+    newer = registry.register(type("Alpha", (), {}), force=True)
+    assert registry.get("Alpha") is newer
+
+
+# Log
+
+
+@pytest.fixture
+def closing_logger():
+    yield logging.getLogger("dassl.test")
+    utils.setup_logger()
+    logging.getLogger("dassl").handlers.clear()
+
+
+def test_log_goes_to_console_and_file_once(tmp_path, capsys, closing_logger):
+    utils.setup_logger(tmp_path / "other.log")
+    utils.setup_logger(str(tmp_path / "run"))
+    closing_logger.info("a line")
+    print("printed", 1)
+    closing_logger.debug("too fine")
+    text = "a line\nprinted 1\n"
+    assert (tmp_path / "run" / "log.txt").read_text() == text, "flushed without closing"
+    assert capsys.readouterr().out == text
+    assert (tmp_path / "other.log").read_text() == ""
+
+
+def test_second_run_in_a_folder_gets_a_log_of_its_own(tmp_path, closing_logger):
+    (tmp_path / "log.txt").write_text("first\n")
+    utils.setup_logger(tmp_path)
+    closing_logger.info("second")
+    assert (tmp_path / "log.txt").read_text() == "first\n"
+    (other,) = set(os.listdir(tmp_path)) - {"log.txt"}
+    assert re.fullmatch(r"log\.txt-\d{4}(-\d\d){5}", other)
+    assert (tmp_path / other).read_text() == "second\n"
+
+
+def test_log_without_file_closes_the_last_one(tmp_path, capsys, closing_logger):
+    utils.setup_logger(tmp_path)
+    utils.setup_logger()
+    closing_logger.info("shown")
+    print("printed")
+    assert capsys.readouterr().out == "shown\nprinted\n"
+    assert (tmp_path / "log.txt").read_text() == ""
+
+
+def test_log_line_does_not_tear_a_progress_bar(tmp_path, monkeypatch, closing_logger):
+    from tqdm import tqdm
+
+    terminal = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    utils.setup_logger(tmp_path)
+    with tqdm(total=3, file=sys.stderr, leave=False) as bar:
+        closing_logger.info("a line")
+        bar.update()
+    before, _, after = terminal.getvalue().partition("a line\n")
+    assert re.search(r"0/3.*\r +\r$", before), "the bar was wiped first"
+    assert "0/3" in after, "and drawn again below"
+    assert (tmp_path / "log.txt").read_text() == "a line\n"
+
+
+# Files
+
+
+def test_atomic_path_writes_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), utils.atomic_path(path) as temporary:
+        temporary.write_text("half")
+        assert temporary.parent == tmp_path and path.read_text() == "old"
+        raise RuntimeError
+    assert path.read_text() == "old"
+    with utils.atomic_path(str(path)) as temporary:
+        temporary.write_text("new")
+    assert path.read_text() == "new"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_cache_dir(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    monkeypatch.setenv("MOCOOP_CACHE", str(tmp_path / "own"))
+    assert utils.cache_dir("a", "b") == tmp_path / "own" / "a" / "b"
+    assert (tmp_path / "own" / "a" / "b").is_dir()
+    monkeypatch.delenv("MOCOOP_CACHE")
+    assert utils.cache_dir() == tmp_path / "xdg" / "mocoop"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert utils.cache_dir("a") == tmp_path / "home" / ".cache" / "mocoop" / "a"
+
+
+def test_json(tmp_path):
+    path = tmp_path / "new" / "a.json"
+    utils.write_json({"a": [1, "é"]}, str(path))
+    assert utils.read_json(path) == json.loads(path.read_text()) == {"a": [1, "é"]}
+    path.write_text("{")
+    with pytest.raises(UserError, match=r"a\.json is not valid JSON"):
+        utils.read_json(path)
+    with pytest.raises(UserError, match=r"b\.json: No such file"):
+        utils.read_json(path.with_name("b.json"))
+
+
+def test_read_image(tmp_path):
+    Image.new("L", (3, 2), 7).save(tmp_path / "gray.png")
+    image = utils.read_image(tmp_path / "gray.png")
+    assert (image.mode, image.size, image.getpixel((0, 0))) == ("RGB", (3, 2), (7, 7, 7))
+    Image.effect_noise((64, 64), 50).save(tmp_path / "whole.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:900])
+    (tmp_path / "text.jpg").write_text("no image")
+    for name in ("missing.jpg", "cut.jpg", "text.jpg"):
+        with pytest.raises(UserError, match=str(tmp_path / name)):
+            utils.read_image(tmp_path / name)
+
+
+def test_folders_and_lists(tmp_path, caplog):
+    utils.mkdir_if_missing(tmp_path / "b" / "c")
+    utils.mkdir_if_missing(tmp_path / "b" / "c")
+    (tmp_path / ".hidden").touch()
+    (tmp_path / "a").touch()
+    assert utils.listdir_nohidden(tmp_path, sort=True) == ["a", "b"]
+    with pytest.raises(UserError, match="nowhere"):
+        utils.listdir_nohidden(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="cannot create the folder"):
+        utils.mkdir_if_missing(tmp_path / "a" / "below_a_file")
+    assert utils.check_isfile(tmp_path / "a") and not caplog.records
+    assert not utils.check_isfile(tmp_path / "b") and caplog.records
+    assert utils.tolist_if_not("ab") == ["ab"] and utils.tolist_if_not([1]) == [1]
+
+
+# Random state
+
+
+def _draw():
+    return random.random(), random.gauss(0, 1), np.random.rand(), np.random.randn(), torch.rand(1).item()
+
+
+def test_seed_decides_all_generators():
+    utils.set_random_seed(3)
+    first = _draw()
+    utils.set_random_seed(3)
+    assert _draw() == first
+    utils.set_random_seed(4)
+    assert all(a != b for a, b in zip(_draw(), first, strict=True))
+
+
+def test_rng_state_goes_on_after_a_checkpoint(tmp_path):
+    utils.set_random_seed(3)
+    _draw()  # leaves half a pair of normal numbers in python's and numpy's generators
+    torch.save(utils.get_rng_state(), tmp_path / "s")
+    expected = [_draw() for _ in range(3)]
+    utils.set_random_seed(4)
+    utils.set_rng_state(torch.load(tmp_path / "s", weights_only=True))
+    assert [_draw() for _ in range(3)] == expected
+
+
+# Checkpoints
+
+
+def _state(model, epoch, **more):
+    return {"state_dict": model.state_dict(), "epoch": epoch, **more}
+
+
+def test_save_load_resume(tmp_path):
+    torch.manual_seed(0)
+    model, other = nn.Linear(2, 2), nn.Linear(2, 2)
+    optims = [torch.optim.SGD(m.parameters(), lr=1.0, momentum=0.9) for m in (model, other)]
+    scheds = [CosineAnnealingLR(o, 10) for o in optims]
+    for _ in range(3):
+        model(torch.ones(1, 2)).sum().backward()
+        optims[0].step()
+        scheds[0].step()
+    more = {"optimizer": optims[0].state_dict(), "scheduler": scheds[0].state_dict()}
+    state = _state(nn.DataParallel(model), 3, **more)
+    utils.save_checkpoint(state, tmp_path, is_best=True)
+
+    assert sorted(os.listdir(tmp_path)) == ["checkpoint", "model-best.pth.tar", "model.pth.tar-3"]
+    assert (tmp_path / "checkpoint").read_text().strip() == "model.pth.tar-3"
+    assert list(state["state_dict"])[0] == "module.weight", "the caller's state is left as it was"
+    for name in ("model-best.pth.tar", "model.pth.tar-3"):
+        assert list(utils.load_checkpoint(tmp_path / name)["state_dict"]) == ["weight", "bias"]
+    assert utils.resume_from_checkpoint(tmp_path, other, optims[1], scheds[1]) == 3
+    for m, o, s in zip((model, other), optims, scheds, strict=True):
+        o.zero_grad()
+        m(torch.ones(1, 2)).sum().backward()
+        o.step()
+        s.step()
+    assert torch.equal(model.weight, other.weight) and scheds[0].get_last_lr() == scheds[1].get_last_lr()
+
+
+def test_save_under_a_name(tmp_path):
+    utils.save_checkpoint(_state(nn.Linear(1, 1), 3), tmp_path / "new", model_name="mine")
+    assert sorted(os.listdir(tmp_path / "new")) == ["checkpoint", "mine"]
+    assert (tmp_path / "new" / "checkpoint").read_text().strip() == "mine"
+
+
+def test_same_state_gives_the_same_bytes(tmp_path):
+    model = nn.Linear(1, 1)
+    for folder in ("a", "b"):
+        utils.save_checkpoint(_state(model, 1), tmp_path / folder)
+    assert len({(tmp_path / folder / "model.pth.tar-1").read_bytes() for folder in ("a", "b")}) == 1
+
+
+def test_failing_save_leaves_the_last_checkpoint(tmp_path):
+    model = nn.Linear(1, 1)
+    utils.save_checkpoint(_state(model, 1), tmp_path)
+    with pytest.raises(Exception, match="pickle"):
+        utils.save_checkpoint(_state(model, 2, extra=lambda: 0), tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["checkpoint", "model.pth.tar-1"]
+    assert utils.resume_from_checkpoint(tmp_path, model) == 1
+
+
+class Mischief:
+    def __reduce__(self):
+        return os.mkdir, ("mischief",)
+
+
+def test_pickled_code_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": {}, "epoch": 1, "extra": Mischief()}, "bad")
+    with pytest.raises(UserError, match="bad holds pickled code"):
+        utils.load_checkpoint("bad")
+    assert os.listdir() == ["bad"]
+
+
+def test_checkpoint_of_dassl_loads(tmp_path):
+    """Dassl pickled the scheduler behind the warm-up whole, with its optimizer; CoOp's weights came so."""
+    parameter = nn.Parameter(torch.ones(2))
+    optim = torch.optim.SGD([parameter], lr=0.002, momentum=0.9)
+    parameter.sum().backward()
+    optim.step()
+    scheduler = {"last_epoch": 1, "warmup_epoch": 1, "successor": CosineAnnealingLR(optim, 50.0)}
+    state = {"state_dict": {"ctx": parameter.data}, "epoch": 50, "optimizer": optim.state_dict()}
+    torch.save(state | {"scheduler": scheduler, "val_result": None}, tmp_path / "c")
+    assert torch.equal(utils.load_checkpoint(tmp_path / "c")["state_dict"]["ctx"], parameter.data)
+
+
+def test_bad_checkpoints(tmp_path):
+    utils.save_checkpoint(_state(nn.Linear(2, 2), 1), tmp_path)
+    whole = (tmp_path / "model.pth.tar-1").read_bytes()
+    (tmp_path / "cut").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text").write_text("hello")
+    (tmp_path / "empty").touch()
+    torch.save(torch.ones(1), tmp_path / "tensor")
+    for name in ("missing", "cut", "text", "empty", "tensor"):
+        with pytest.raises(UserError, match=str(tmp_path / name)):
+            utils.load_checkpoint(tmp_path / name)
+    with pytest.raises(UserError, match="does not fit"):
+        utils.resume_from_checkpoint(tmp_path, nn.Linear(3, 2))
+    with pytest.raises(UserError, match="no checkpoint to resume"):
+        utils.resume_from_checkpoint(tmp_path / "nowhere", nn.Linear(2, 2))
+
+
+def test_pretrained_weights_load_where_they_fit(tmp_path, caplog):
+    source, model = (nn.Sequential(nn.Linear(2, 2), nn.Linear(2, n)) for n in (3, 5))
+    kept = model[1].weight.clone()
+    torch.save(nn.DataParallel(source).state_dict(), tmp_path / "bare")
+    with caplog.at_level(logging.INFO, "dassl"):
+        utils.load_pretrained_weights(model, tmp_path / "bare")
+    assert torch.equal(model[0].weight, source[0].weight) and torch.equal(model[1].weight, kept)
+    assert "1.weight, 1.bias" in caplog.text
+    with pytest.raises(UserError, match="no layer in .*bare fits"):
+        utils.load_pretrained_weights(nn.Linear(7, 7), tmp_path / "bare")
+
+
+# Layers and meters
+
+
+def test_open_layers():
+    model = nn.ModuleDict({"a": nn.Linear(2, 3), "b": nn.Linear(3, 4)})
+    utils.open_specified_layers(model, "b")
+    assert not model["a"].training and model["b"].training
+    assert [p.requires_grad for p in model.parameters()] == [False, False, True, True]
+    utils.open_specified_layers(nn.DataParallel(model), ["a"])
+    assert [p.requires_grad for p in model.parameters()] == [True, True, False, False]
+    utils.open_all_layers(model)
+    assert model["b"].training and all(p.requires_grad for p in model.parameters())
+    with pytest.raises(UserError, match='"c"'):
+        utils.open_specified_layers(model, ["c"])
+
+
+def test_count_num_param():
+    model = nn.Linear(2, 3)
+    assert utils.count_num_param(model) == utils.count_num_param(params=model.parameters()) == 9
+    assert utils.count_num_param(params=[{"params": [model.weight]}, {"params": model.bias}]) == 9
+
+
+def test_meters():
+    meter = utils.AverageMeter()
+    meter.update(2.0)
+    meter.update(torch.tensor(5.0), n=2)
+    assert (meter.val, meter.avg, meter.sum, meter.count) == (5.0, 4.0, 12.0, 3)
+    meter = utils.AverageMeter(ema=True)
+    meter.update(10)
+    meter.update(20)
+    assert meter.avg == pytest.approx(0.9 * 1 + 0.1 * 20)
+    metrics = utils.MetricMeter()
+    metrics.update({"loss": torch.tensor(1.0), "acc": 50.0})
+    metrics.update({"loss": 3.0})
+    metrics.update(None)
+    assert str(metrics) == "loss 3.0000 (2.0000) acc 50.0000 (50.0000)"
+
+
+def test_environment_names_the_versions():
+    info = utils.collect_env_info()
+    assert f"numpy: {np.__version__}\n" in info and f"CPU threads: {torch.get_num_threads()}\n" in info
