@@ -1,0 +1,5 @@
+"""From images on disk to batches: datasets, transforms, samplers, and the loaders built of them."""
+
+from dassl.data.data_manager import DataManager, DatasetWrapper, build_data_loader
+
+__all__ = ["DataManager", "DatasetWrapper", "build_data_loader"]

@@ -1,0 +1,237 @@
+"""The loaders of a run: which images, in which order, through which transform, in which batches.
+
+An epoch of training data depends on the states of the random number generators at its start and on nothing
+else: not on the number of worker processes, and not on the epochs that the loader gave before.
+"""
+
+import logging
+import os
+
+import torch
+from tabulate import tabulate
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+
+from dassl.data.datasets import build_dataset
+from dassl.data.decoded_images import DecodedImages
+from dassl.data.samplers import build_sampler
+from dassl.data.seeding import SeededIndex, SeededSampler, seeded
+from dassl.data.transforms import build_transform
+from dassl.data.transforms.transforms import interpolation_mode, normalize, to_tensor
+from dassl.utils import UserError, read_image
+
+logger = logging.getLogger(__name__)
+
+
+class DatasetWrapper(Dataset):
+    """A list of Datum as images: item i is a dict of label, domain, impath, index and img.
+
+    Args:
+        cfg: the config.
+        data_source: a list of Datum.
+        transform: of a PIL image; None leaves it as it is. A list or tuple gives img, img2, img3, ...
+        is_train: with DATALOADER.K_TRANSFORMS above 1, each img is a list of that many versions.
+
+    With DATALOADER.RETURN_IMG0 there is img0 too, the image resized without augmentation. A few-shot training
+    set is decoded once, by `decode`, and kept in memory as far as DATALOADER.CACHE_GB allows.
+    """
+
+    def __init__(self, cfg, data_source, transform=None, is_train=False):
+        self.cfg = cfg
+        self.data_source = data_source
+        self.transform = transform
+        self.is_train = is_train
+        self.k_tfm = cfg.DATALOADER.K_TRANSFORMS if is_train else 1
+        self.return_img0 = cfg.DATALOADER.RETURN_IMG0
+        if self.k_tfm > 1 and transform is None:
+            raise UserError(f"DATALOADER.K_TRANSFORMS is {self.k_tfm}, but there is no transform to apply")
+        resize = v2.Resize(tuple(cfg.INPUT.SIZE), interpolation=interpolation_mode(cfg))
+        norm = [normalize(cfg.INPUT)] if "normalize" in cfg.INPUT.TRANSFORMS else []
+        self.to_tensor = v2.Compose([resize, *to_tensor(), *norm])
+        self.read = read_image
+
+    def __len__(self):
+        return len(self.data_source)
+
+    def __getitem__(self, idx):
+        item = self.data_source[idx]
+        output = {"label": item.label, "domain": item.domain, "impath": item.impath, "index": int(idx)}
+        img0 = self.read(item.impath)
+        transforms = self.transform if isinstance(self.transform, list | tuple) else [self.transform]
+        for number, transform in enumerate(transforms, start=1):
+            key = "img" if number == 1 else f"img{number}"
+            output[key] = img0 if transform is None else self._transform_image(transform, img0)
+        if self.return_img0:
+            output["img0"] = self.to_tensor(img0)
+        return output
+
+    def __getitems__(self, indices):
+        """A batch of items, as the loader asks for it, each made on its own seed if it has one."""
+        return [self._seeded_item(index) for index in indices]
+
+    def _seeded_item(self, index):
+        if not isinstance(index, SeededIndex):
+            return self[index]
+        with seeded(index.seed):
+            return self[index]
+
+    def _transform_image(self, transform, img0):
+        images = [transform(img0) for _ in range(self.k_tfm)]
+        return images[0] if len(images) == 1 else images
+
+    def decode(self, shared):
+        """Decode a few-shot training set, if this is one and not decoded yet.
+
+        Args:
+            shared: put it where worker processes can use it.
+        """
+        few_shots = self.is_train and self.cfg.DATASET.NUM_SHOTS >= 1
+        budget = self.cfg.DATALOADER.CACHE_GB
+        if few_shots and budget > 0 and self.read is read_image:
+            self.read = DecodedImages([item.impath for item in self.data_source], budget, shared).read
+
+
+class _Loader(DataLoader):
+    """Has a few-shot training set decoded when its first epoch begins, before there are worker processes."""
+
+    def __iter__(self):
+        if isinstance(self.dataset, DatasetWrapper):
+            self.dataset.decode(shared=self.num_workers > 0)
+        try:
+            yield from super().__iter__()
+        except UserError as error:
+            # The error and torch's frames refer to each other. Left to the garbage collector, such a circle
+            # has the program wait 5 seconds for every worker at its end.
+            raise error.with_traceback(None) from None
+
+
+def build_data_loader(
+    cfg,
+    sampler_type="SequentialSampler",
+    data_source=None,
+    batch_size=64,
+    n_domain=0,
+    n_ins=2,
+    tfm=None,
+    is_train=True,
+    dataset_wrapper=None,
+):
+    """A DataLoader over a list of Datum.
+
+    Args:
+        cfg: the config.
+        sampler_type: see dassl.data.samplers.
+        data_source: a list of Datum.
+        batch_size: images in a batch. In training a last, smaller batch is dropped if it is not the only one.
+        n_domain: for domain samplers, domains in a batch.
+        n_ins: for class samplers, images of a class in a batch.
+        tfm: the transform.
+        is_train: whether the images are for training.
+        dataset_wrapper: a class to take the place of DatasetWrapper, with its signature.
+
+    Raises:
+        UserError: there are no images, or cfg.DATALOADER does not suit them.
+    """
+    if not data_source:
+        raise UserError(f"{cfg.DATASET.NAME} has no images to {'train on' if is_train else 'test on'}")
+    sampler = build_sampler(
+        sampler_type, cfg=cfg, data_source=data_source, batch_size=batch_size, n_domain=n_domain, n_ins=n_ins
+    )
+    num_workers = min(cfg.DATALOADER.NUM_WORKERS, os.cpu_count() or 1)
+    try:
+        return _Loader(
+            (dataset_wrapper or DatasetWrapper)(cfg, data_source, transform=tfm, is_train=is_train),
+            batch_size=batch_size,
+            sampler=SeededSampler(sampler) if is_train else sampler,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            drop_last=is_train and len(data_source) >= batch_size,
+            pin_memory=torch.cuda.is_available() and cfg.USE_CUDA,
+            generator=torch.Generator(),  # starting workers must draw nothing from the global generator
+        )
+    except ValueError as error:
+        raise UserError(f"cfg.DATALOADER makes no loader: {error}") from error
+
+
+class DataManager:
+    """A dataset and its loaders.
+
+    Args:
+        cfg: the config.
+        custom_tfm_train: a transform (or several, see DatasetWrapper) instead of the config's.
+        custom_tfm_test: likewise, for validation and test images.
+        dataset_wrapper: see build_data_loader.
+
+    Attributes:
+        dataset: a DatasetBase.
+        train_loader_x, test_loader: loaders.
+        train_loader_u, val_loader: loaders, or None where the dataset has no such images.
+        num_classes, num_source_domains: numbers.
+        lab2cname: label -> class name.
+    """
+
+    def __init__(self, cfg, custom_tfm_train=None, custom_tfm_test=None, dataset_wrapper=None):
+        dataset = build_dataset(cfg)
+        tfm_train = build_transform(cfg, is_train=True) if custom_tfm_train is None else custom_tfm_train
+        tfm_test = build_transform(cfg, is_train=False) if custom_tfm_test is None else custom_tfm_test
+
+        def train_loader(data_source, options):
+            return build_data_loader(
+                cfg,
+                sampler_type=options.SAMPLER,
+                data_source=data_source,
+                batch_size=options.BATCH_SIZE,
+                n_domain=options.N_DOMAIN,
+                n_ins=options.N_INS,
+                tfm=tfm_train,
+                is_train=True,
+                dataset_wrapper=dataset_wrapper,
+            )
+
+        def test_loader(data_source):
+            return build_data_loader(
+                cfg,
+                sampler_type=cfg.DATALOADER.TEST.SAMPLER,
+                data_source=data_source,
+                batch_size=cfg.DATALOADER.TEST.BATCH_SIZE,
+                tfm=tfm_test,
+                is_train=False,
+                dataset_wrapper=dataset_wrapper,
+            )
+
+        options_x, options_u = cfg.DATALOADER.TRAIN_X, cfg.DATALOADER.TRAIN_U
+        if options_u.SAME_AS_X:
+            options_u = options_x
+        self.train_loader_x = train_loader(dataset.train_x, options_x)
+        self.train_loader_u = train_loader(dataset.train_u, options_u) if dataset.train_u else None
+        self.val_loader = test_loader(dataset.val) if dataset.val else None
+        self.test_loader = test_loader(dataset.test)
+        self.dataset = dataset
+        self._num_source_domains = len(cfg.DATASET.SOURCE_DOMAINS)
+        if cfg.VERBOSE:
+            self.show_dataset_summary(cfg)
+
+    @property
+    def num_classes(self):
+        return self.dataset.num_classes
+
+    @property
+    def num_source_domains(self):
+        return self._num_source_domains
+
+    @property
+    def lab2cname(self):
+        return self.dataset.lab2cname
+
+    def show_dataset_summary(self, cfg):
+        """Log a table of the dataset's name and sizes."""
+        table = [
+            ("Dataset", cfg.DATASET.NAME),
+            ("Source", ", ".join(cfg.DATASET.SOURCE_DOMAINS)),
+            ("Target", ", ".join(cfg.DATASET.TARGET_DOMAINS)),
+            ("# classes", f"{self.num_classes:,}"),
+        ]
+        for part in ("train_x", "train_u", "val", "test"):
+            items = getattr(self.dataset, part)
+            table.append((f"# {part}", f"{len(items):,}" if items else ""))
+        logger.info("%s", tabulate([row for row in table if row[1]], disable_numparse=True))

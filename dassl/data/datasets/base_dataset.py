@@ -1,0 +1,142 @@
+"""One image with its label, and the train, val and test lists that make a dataset."""
+
+import logging
+import random
+from collections import defaultdict
+from dataclasses import dataclass
+
+from dassl.utils import UserError, nearest
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class Datum:
+    """One image. Subclass it to carry more.
+
+    Attributes:
+        impath: the image file.
+        label: the class, from 0.
+        domain: the domain, from 0.
+        classname: the class name.
+    """
+
+    impath: str = ""
+    label: int = 0
+    domain: int = 0
+    classname: str = ""
+
+
+class DatasetBase:
+    """Lists of Datum.
+
+    Attributes:
+        dataset_dir: the dataset's folder.
+        domains: the names of all domains.
+        train_x, train_u, val, test: labelled and unlabelled training data, validation and test data;
+            lists of Datum, or None.
+        num_classes: the largest label of train_x, plus one.
+        lab2cname: label -> class name.
+        classnames: the class names in the order of their labels.
+    """
+
+    dataset_dir = ""
+    domains = []
+
+    def __init__(self, train_x=None, train_u=None, val=None, test=None):
+        self._train_x = train_x
+        self._train_u = train_u
+        self._val = val
+        self._test = test
+        self._num_classes = self.get_num_classes(train_x)
+        self._lab2cname, self._classnames = self.get_lab2cname(train_x)
+
+    @property
+    def train_x(self):
+        return self._train_x
+
+    @property
+    def train_u(self):
+        return self._train_u
+
+    @property
+    def val(self):
+        return self._val
+
+    @property
+    def test(self):
+        return self._test
+
+    @property
+    def lab2cname(self):
+        return self._lab2cname
+
+    @property
+    def classnames(self):
+        return self._classnames
+
+    @property
+    def num_classes(self):
+        return self._num_classes
+
+    @staticmethod
+    def get_num_classes(data_source):
+        """The number of classes in a list of Datum."""
+        return max(item.label for item in data_source) + 1
+
+    @staticmethod
+    def get_lab2cname(data_source):
+        """The dict label -> class name, and the class names in the order of their labels."""
+        mapping = dict(sorted({(item.label, item.classname) for item in data_source}))
+        return mapping, list(mapping.values())
+
+    def check_input_domains(self, source_domains, target_domains):
+        """Raises UserError where a domain is not one of the dataset's."""
+        for domain in [*source_domains, *target_domains]:
+            if domain not in self.domains:
+                name = type(self).__name__
+                raise UserError(f'{name} has no domain "{domain}": {nearest(domain, self.domains)}')
+
+    def generate_fewshot_dataset(self, *data_sources, num_shots=-1, repeat=False, rng=random):
+        """Draw the same number of images of every class.
+
+        Args:
+            data_sources: lists of Datum, sampled one after the other.
+            num_shots: images per class; below 1, the lists come back as they are.
+            repeat: draw with replacement from a class that has fewer; otherwise it is taken whole.
+            rng: what draws, the module `random` or a random.Random.
+
+        Returns:
+            The few-shot list; several lists if several were given. Classes stand in the order in which
+            they first appear.
+        """
+        if num_shots < 1:
+            output = list(data_sources)
+        else:
+            logger.info("Creating a %d-shot dataset", num_shots)
+            output = [self._draw(source, num_shots, repeat, rng) for source in data_sources]
+        return output[0] if len(output) == 1 else output
+
+    def _draw(self, data_source, num_shots, repeat, rng):
+        drawn = []
+        for items in self.split_dataset_by_label(data_source).values():
+            if len(items) >= num_shots:
+                drawn += rng.sample(items, num_shots)
+            else:
+                drawn += rng.choices(items, k=num_shots) if repeat else items
+        return drawn
+
+    def split_dataset_by_label(self, data_source):
+        """A dict label -> its items, both in the order of the list."""
+        return _split_by(data_source, "label")
+
+    def split_dataset_by_domain(self, data_source):
+        """A dict domain -> its items, both in the order of the list."""
+        return _split_by(data_source, "domain")
+
+
+def _split_by(data_source, attribute):
+    groups = defaultdict(list)
+    for item in data_source:
+        groups[getattr(item, attribute)].append(item)
+    return groups
