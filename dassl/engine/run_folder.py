@@ -1,0 +1,105 @@
+"""What a run leaves beside log and checkpoints: config.yaml when it starts, metrics.json at its end."""
+
+import glob
+import os
+import platform
+import resource
+
+import torch
+import torchvision
+import yaml
+
+from dassl.utils import UserError, atomic_path, write_json
+
+NO_EFFECT = {
+    "OUTPUT_DIR",
+    "RESUME",
+    "VERBOSE",
+    "DATASET.ROOT",
+    "DATALOADER.NUM_WORKERS",
+    "DATALOADER.CACHE_GB",
+    "TRAIN.CHECKPOINT_FREQ",
+    "TRAIN.PRINT_FREQ",
+    "TEST.COMPUTE_CMAT",
+    "TEST.FEATURE_CACHE",
+    "TEST.PER_CLASS_RESULT",
+}
+"""Keys that two runs of the same result may differ in."""
+
+
+def claim(cfg, overwrite=False):
+    """Reserve cfg.OUTPUT_DIR for this config, before anything is written to it.
+
+    A folder that holds a run of the same config may be taken again: that run resumes, or is tested once more.
+
+    Raises:
+        UserError: the folder holds a run of another config and `overwrite` is false; names the first difference.
+    """
+    path = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
+    if os.path.isfile(path):
+        with open(path, encoding="utf-8") as file:
+            held = _flat(yaml.safe_load(file) or {})
+        ours = _flat(yaml.safe_load(cfg.dump()))
+        # a key on one side alone belongs to a trainer or a version that the other run did not know
+        differing = [k for k in sorted(held.keys() & ours.keys()) if k not in NO_EFFECT and held[k] != ours[k]]
+        if differing and not overwrite:
+            key = differing[0]
+            state = "a finished" if os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "metrics.json")) else "an unfinished"
+            more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
+            raise UserError(
+                f"{cfg.OUTPUT_DIR} holds {state} run of another config ({key} was {held[key]!r}, is now "
+                f"{ours[key]!r}{more}): choose another --output-dir, or replace that run with --overwrite"
+            )
+    if overwrite:
+        _clear(cfg.OUTPUT_DIR)
+    os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.write(cfg.dump())
+
+
+def write_metrics(cfg, metrics):
+    """Write metrics.json: what was measured, then everything needed to tell which run it was."""
+    record = {
+        **metrics,
+        "trainer": cfg.TRAINER.NAME,
+        "dataset": cfg.DATASET.NAME,
+        "subsample_classes": cfg.DATASET.SUBSAMPLE_CLASSES,
+        "shots": cfg.DATASET.NUM_SHOTS,
+        "seed": cfg.SEED,
+        "backbone": cfg.MODEL.BACKBONE.NAME,
+        "peak_memory_mb": _peak_memory_mb(),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+        },
+        "device": torch.cuda.get_device_name() if cfg.USE_CUDA and torch.cuda.is_available() else "cpu",
+        "config": yaml.safe_load(cfg.dump()),
+    }
+    write_json(record, os.path.join(cfg.OUTPUT_DIR, "metrics.json"))
+
+
+def _clear(folder):
+    """Remove an earlier run's checkpoints and result. Its logs stay, and so do runs in folders below."""
+    doomed = [os.path.join(folder, name) for name in ("config.yaml", "metrics.json", "cmat.pt")]
+    for pointer in glob.glob(os.path.join(glob.escape(folder), "*", "checkpoint")):
+        doomed += [pointer, *glob.glob(os.path.join(glob.escape(os.path.dirname(pointer)), "model*.pth.tar*"))]
+    for path in doomed:
+        if os.path.isfile(path):
+            os.remove(path)
+
+
+def _flat(tree, prefix=""):
+    """{"A": {"B": 1}} -> {"A.B": 1}."""
+    flat = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def _peak_memory_mb():
+    """On a GPU the most its allocator held, elsewhere the process's largest resident set, in MiB."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return round(torch.cuda.max_memory_allocated() / 2**20, 1)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if platform.system() == "Darwin" else 2**10), 1)

@@ -1,0 +1,540 @@
+"""The training loop and its hooks, as Dassl has them: TrainerBase, SimpleTrainer, TrainerX, TrainerXU.
+
+What differs from Dassl: every epoch ends in a checkpoint that also holds the states of all random number generators,
+so a run killed at any moment and started again goes on as if nothing had happened; checkpoints load with
+weights_only; the progress bar appears on a terminal only.
+"""
+
+import datetime
+import glob
+import logging
+import os
+import sys
+import time
+from collections import OrderedDict
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from dassl.data import DataManager
+from dassl.engine import run_folder
+from dassl.engine.simple_net import SimpleNet
+from dassl.evaluation import build_evaluator
+from dassl.optim import build_lr_scheduler, build_optimizer
+from dassl.utils import (
+    AverageMeter,
+    MetricMeter,
+    UserError,
+    count_num_param,
+    get_rng_state,
+    load_checkpoint,
+    load_pretrained_weights,
+    mkdir_if_missing,
+    save_checkpoint,
+    set_rng_state,
+    tolist_if_not,
+)
+
+logger = logging.getLogger(__name__)
+
+BEST = "model-best.pth.tar"
+
+
+class NonFiniteLossError(UserError, FloatingPointError):
+    """The loss became infinite or NaN."""
+
+
+class TrainerBase:
+    """Registered models and what every loop does with them: train, save, load, resume, log scalars."""
+
+    def __init__(self):
+        self._models = OrderedDict()
+        self._optims = OrderedDict()
+        self._scheds = OrderedDict()
+        self._writer = None
+
+    def register_model(self, name="model", model=None, optim=None, sched=None):
+        """Register a model under a name; it is saved in the folder of that name.
+
+        A model without an optimizer is saved and loaded, but neither stepped nor switched by name.
+        """
+        if "_models" not in self.__dict__:
+            raise AttributeError("call super().__init__() before register_model()")
+        if name in self._models:
+            raise ValueError(f'a model is already registered as "{name}"')
+        self._models[name] = model
+        self._optims[name] = optim
+        self._scheds[name] = sched
+
+    def get_model_names(self, names=None):
+        """The given names as a list, or all registered ones."""
+        registered = list(self._models)
+        if names is None:
+            return registered
+        names = tolist_if_not(names)
+        for name in names:
+            if name not in registered:
+                raise ValueError(f'no model is registered as "{name}"; registered: {registered}')
+        return names
+
+    # Checkpoints
+
+    def save_model(self, epoch, directory, is_best=False, val_result=None, model_name=""):
+        """Write <directory>/<name>/model.pth.tar-<epoch + 1> for every registered model."""
+        for name, model in self._models.items():
+            optim, sched = self._optims[name], self._scheds[name]
+            state = {
+                "state_dict": model.state_dict(),
+                "epoch": epoch + 1,
+                "optimizer": None if optim is None else optim.state_dict(),
+                "scheduler": None if sched is None else sched.state_dict(),
+                "val_result": None if val_result is None else float(val_result),
+                "run_state": self.run_state(),
+            }
+            save_checkpoint(state, os.path.join(directory, name), is_best=is_best, model_name=model_name)
+
+    def run_state(self):
+        """What a resumed run needs beyond models, optimizers and schedulers (weights_only-safe values)."""
+        return {"rng": get_rng_state()}
+
+    def load_run_state(self, state):
+        """Take up what `run_state` gave."""
+        set_rng_state(state["rng"])
+
+    def resume_model_if_exist(self, directory):
+        """Load the last epoch that all registered models have in a folder; return the epoch to start with (0: none)."""
+        names = self.get_model_names()
+        last = [_last_epoch(os.path.join(directory, name)) for name in names]
+        if None in last:
+            logger.info("No checkpoint found, train from scratch")
+            return 0
+        epoch = min(last)  # a kill between two models' files leaves one of them an epoch ahead
+        logger.info("Found checkpoint at %s (will resume training from epoch %d)", directory, epoch + 1)
+        for name in names:
+            checkpoint = load_checkpoint(os.path.join(directory, name, f"model.pth.tar-{epoch}"))
+            self.load_weights(name, checkpoint["state_dict"], directory)
+            for states, key in ((self._optims, "optimizer"), (self._scheds, "scheduler")):
+                if states[name] is not None and checkpoint[key] is not None:
+                    states[name].load_state_dict(checkpoint[key])
+        if "run_state" in checkpoint:
+            self.load_run_state(checkpoint["run_state"])
+        return epoch
+
+    def load_model(self, directory, epoch=None):
+        """Load weights of all registered models: of an epoch, else the best on val, else the last."""
+        if not directory:
+            logger.info("Note that load_model() is skipped as no pretrained model is given")
+            return
+        for name in self.get_model_names():
+            folder = os.path.join(directory, name)
+            file = f"model.pth.tar-{epoch}" if epoch is not None else BEST
+            if epoch is None and not os.path.isfile(os.path.join(folder, BEST)) and _last_epoch(folder) is not None:
+                file = f"model.pth.tar-{_last_epoch(folder)}"
+            path = os.path.join(folder, file)
+            if not os.path.isfile(path):
+                found = ", ".join(sorted(os.path.basename(p) for p in _checkpoints(folder))) or "nothing"
+                raise UserError(f"no model at {path} (found there: {found}): check --model-dir and --load-epoch")
+            checkpoint = load_checkpoint(path)
+            logger.info(
+                "Load %s to %s (epoch=%s, val_result=%s)",
+                path,
+                name,
+                checkpoint.get("epoch"),
+                checkpoint.get("val_result"),
+            )
+            self.load_weights(name, checkpoint["state_dict"], path)
+
+    def load_weights(self, name, state_dict, source):
+        """Load a state dict into a registered model. Raises UserError, naming `source`, where it does not fit."""
+        try:
+            self._models[name].load_state_dict(state_dict)
+        except RuntimeError as error:
+            reason = "; ".join(line.strip() for line in str(error).splitlines()[1:]) or str(error)
+            raise UserError(f"the weights in {source} do not fit this config's {name}: {reason}") from error
+
+    # Modes and rates
+
+    def set_model_mode(self, mode="train", names=None):
+        """Put models in "train" mode, or in evaluation mode for "test" and "eval"."""
+        if mode not in ("train", "test", "eval"):
+            raise KeyError(f'unknown mode "{mode}": train, test or eval')
+        for name in self.get_model_names(names):
+            self._models[name].train(mode == "train")
+
+    def update_lr(self, names=None):
+        """Step the schedulers of the named models."""
+        for name in self.get_model_names(names):
+            if self._scheds[name] is not None:
+                self._scheds[name].step()
+
+    def get_current_lr(self, names=None):
+        """The learning rate of the first named model's first parameter group."""
+        name = self.get_model_names(names)[0]
+        return self._optims[name].param_groups[0]["lr"]
+
+    # TensorBoard
+
+    def init_writer(self, log_dir, purge_step=None):
+        """Open the TensorBoard writer; scalars at or after `purge_step` from an earlier try are hidden."""
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter  # slow to import, and a test run needs none
+
+            self._writer = SummaryWriter(log_dir=log_dir, purge_step=purge_step)
+
+    def close_writer(self):
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def write_scalar(self, tag, scalar_value, global_step=None):
+        if self._writer is not None:
+            self._writer.add_scalar(tag, scalar_value, global_step)
+
+    # The loop
+
+    def train(self, start_epoch, max_epoch):
+        """Run the epochs from start_epoch (which before_train may move on) up to max_epoch."""
+        self.start_epoch, self.max_epoch = start_epoch, max_epoch
+        self.before_train()
+        for self.epoch in range(self.start_epoch, self.max_epoch):
+            self.before_epoch()
+            self.run_epoch()
+            self.after_epoch()
+        self.after_train()
+
+    def before_train(self):
+        pass
+
+    def after_train(self):
+        pass
+
+    def before_epoch(self):
+        pass
+
+    def after_epoch(self):
+        pass
+
+    def run_epoch(self):
+        raise NotImplementedError
+
+    def test(self):
+        raise NotImplementedError
+
+    def parse_batch_train(self, batch):
+        raise NotImplementedError
+
+    def parse_batch_test(self, batch):
+        raise NotImplementedError
+
+    def forward_backward(self, batch):
+        raise NotImplementedError
+
+    def model_inference(self, input):
+        raise NotImplementedError
+
+    # One step
+
+    def detect_anomaly(self, loss):
+        """Raises NonFiniteLossError, naming epoch and batch, where the loss is infinite or NaN."""
+        if torch.isfinite(loss).all():
+            return
+        where = "the first batch"
+        if hasattr(self, "batch_idx"):
+            where = f"epoch {self.epoch + 1}, batch {self.batch_idx + 1}"
+        kept = "the last checkpoint is kept" if getattr(self, "epoch", 0) else "no checkpoint was written yet"
+        raise NonFiniteLossError(
+            f"the loss is infinite or NaN at {where} (learning rate {self.get_current_lr():.3g}): lower OPTIM.LR or "
+            f"compute in fp32; {kept}"
+        )
+
+    def model_zero_grad(self, names=None):
+        for name in self.get_model_names(names):
+            if self._optims[name] is not None:
+                self._optims[name].zero_grad()
+
+    def model_backward(self, loss):
+        self.detect_anomaly(loss)
+        loss.backward()
+
+    def model_update(self, names=None):
+        for name in self.get_model_names(names):
+            if self._optims[name] is not None:
+                self._optims[name].step()
+
+    def model_backward_and_update(self, loss, names=None):
+        """One optimizer step of the named models on a scalar loss."""
+        self.model_zero_grad(names)
+        self.model_backward(loss)
+        self.model_update(names)
+
+
+class SimpleTrainer(TrainerBase):
+    """One model on one data manager: builds both from the config, trains, tests and reports.
+
+    Attributes:
+        dm: the DataManager; train_loader_x, train_loader_u, val_loader, test_loader, num_classes and lab2cname of it.
+        device: where the model computes.
+        evaluator: what `test` feeds.
+    """
+
+    def __init__(self, cfg):
+        super().__init__()
+        self.check_cfg(cfg)
+        self.device = torch.device("cuda" if torch.cuda.is_available() and cfg.USE_CUDA else "cpu")
+        self.start_epoch = self.epoch = 0
+        self.max_epoch = cfg.OPTIM.MAX_EPOCH
+        self.output_dir = cfg.OUTPUT_DIR
+        self.cfg = cfg
+        self.best_result = -np.inf
+        self.loaded_from = None
+        self.train_seconds = 0.0
+        self.build_data_loader()
+        self.build_model()
+        self.evaluator = build_evaluator(cfg, lab2cname=self.lab2cname)
+
+    def check_cfg(self, cfg):
+        """Raise UserError where the config does not suit the trainer."""
+
+    def build_data_loader(self):
+        """Build self.dm and the loaders; a trainer that needs other transforms overrides this."""
+        dm = DataManager(self.cfg)
+        self.train_loader_x = dm.train_loader_x
+        self.train_loader_u = dm.train_loader_u
+        self.val_loader = dm.val_loader
+        self.test_loader = dm.test_loader
+        self.num_classes = dm.num_classes
+        self.num_source_domains = dm.num_source_domains
+        self.lab2cname = dm.lab2cname
+        self.dm = dm
+
+    def build_model(self):
+        """Build self.model, optimizer and scheduler, and register them. Default: a SimpleNet."""
+        cfg = self.cfg
+        self.model = SimpleNet(cfg, cfg.MODEL, self.num_classes)
+        if cfg.MODEL.INIT_WEIGHTS:
+            load_pretrained_weights(self.model, cfg.MODEL.INIT_WEIGHTS)
+        self.model.to(self.device)
+        logger.info("# params: %s", f"{count_num_param(self.model):,}")
+        self.optim = build_optimizer(self.model, cfg.OPTIM)
+        self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
+        self.register_model("model", self.model, self.optim, self.sched)
+
+    def train(self):
+        """Train from the first epoch, or from where the output folder (or cfg.RESUME) left off."""
+        super().train(self.start_epoch, self.max_epoch)
+
+    def run_state(self):
+        return super().run_state() | {"best_result": float(self.best_result), "train_seconds": self._elapsed()}
+
+    def load_run_state(self, state):
+        super().load_run_state(state)
+        self.best_result, self.train_seconds = state["best_result"], state["train_seconds"]
+
+    def before_train(self):
+        directory = self.cfg.RESUME or self.output_dir
+        if self.cfg.RESUME and not os.path.isdir(directory):
+            raise UserError(f"no folder {directory} to resume from (--resume)")
+        mkdir_if_missing(self.output_dir)
+        self.start_epoch = self.resume_model_if_exist(directory)
+        purge_step = self.start_epoch * len(self.train_loader_x) or None
+        self.init_writer(os.path.join(self.output_dir, "tensorboard"), purge_step)
+        self.time_start = time.time()
+
+    def after_epoch(self):
+        if self.cfg.TEST.FINAL_MODEL == "best_val" and not self.cfg.TEST.NO_TEST:
+            result = self.test(split="val")
+            if result > self.best_result:
+                self.best_result = result
+                self.save_model(self.epoch, self.output_dir, val_result=result, model_name=BEST)
+        self.save_model(self.epoch, self.output_dir)
+        self._drop_checkpoint(self.epoch)
+
+    def _drop_checkpoint(self, epoch):
+        """Remove the checkpoint of the epoch before this one, unless CHECKPOINT_FREQ asked for it.
+
+        Only now, when every model has the next one: a kill in between finds a whole set.
+        """
+        frequency = self.cfg.TRAIN.CHECKPOINT_FREQ
+        if epoch == 0 or (frequency > 0 and epoch % frequency == 0):
+            return
+        for name in self.get_model_names():
+            path = os.path.join(self.output_dir, name, f"model.pth.tar-{epoch}")
+            if os.path.isfile(path):
+                os.remove(path)
+
+    def after_train(self):
+        self.train_seconds = self._elapsed()
+        del self.time_start
+        logger.info("Finish training")
+        if not self.cfg.TEST.NO_TEST:
+            if self.cfg.TEST.FINAL_MODEL == "best_val":
+                logger.info("Deploy the model with the best val performance")
+                self.load_model(self.output_dir)
+            else:
+                logger.info("Deploy the last-epoch model")
+            self.test()
+        logger.info("Elapsed: %s", datetime.timedelta(seconds=round(self.train_seconds)))
+        self.close_writer()
+
+    def _elapsed(self):
+        """Seconds of training so far, those before a resume included."""
+        return self.train_seconds + (time.time() - self.time_start if hasattr(self, "time_start") else 0.0)
+
+    def load_model(self, directory, epoch=None):
+        super().load_model(directory, epoch)
+        if directory:
+            self.loaded_from = {"model_dir": str(directory), "load_epoch": epoch}
+
+    @torch.no_grad()
+    def test(self, split=None):
+        """Evaluate on a split (default cfg.TEST.SPLIT) and return its first metric, in percent.
+
+        Without `split` it is the run's closing evaluation, and metrics.json is written.
+        """
+        start = time.time()
+        self.set_model_mode("eval")
+        self.evaluator.reset()
+        closing, split = split is None, split or self.cfg.TEST.SPLIT
+        if split == "val" and self.val_loader is not None:
+            loader = self.val_loader
+        else:
+            split, loader = "test", self.test_loader
+        logger.info("Evaluate on the *%s* set", split)
+        for output, label in self.predict(loader):
+            self.evaluator.process(output, label)
+        results = self.evaluator.evaluate()
+        for name, value in results.items():
+            if isinstance(value, (int, float)):
+                self.write_scalar(f"{split}/{name}", value, self.epoch)
+        if closing:
+            self._write_metrics(split, results, time.time() - start)
+        return list(results.values())[0]
+
+    def predict(self, loader):
+        """Yield (output, label) for every batch of a loader."""
+        for batch in progress(loader):
+            input, label = self.parse_batch_test(batch)
+            yield self.model_inference(input), label
+
+    def _write_metrics(self, split, results, seconds):
+        trained = [p for m in self._models.values() for p in m.parameters() if p.requires_grad]
+        run_folder.write_metrics(
+            self.cfg,
+            {
+                "split": split,
+                **results,
+                "total": self.evaluator._total,
+                "correct": self.evaluator._correct,
+                **self.extra_metrics(),
+                "loaded_from": self.loaded_from,
+                "trainable_parameters": sum(p.numel() for p in {id(p): p for p in trained}.values()),
+                "train_seconds": round(self.train_seconds, 2),
+                "test_seconds": round(seconds, 2),
+            },
+        )
+
+    def extra_metrics(self):
+        """More entries for metrics.json, from the evaluation just done."""
+        return {}
+
+    def model_inference(self, input):
+        return self.model(input)
+
+    def parse_batch_test(self, batch):
+        return batch["img"].to(self.device), batch["label"].to(self.device)
+
+
+class TrainerX(SimpleTrainer):
+    """Training on labelled data."""
+
+    def run_epoch(self):
+        self.set_model_mode("train")
+        self._run_steps(self.train_loader_x, len(self.train_loader_x), self.forward_backward)
+
+    def _run_steps(self, batches, num_batches, step):
+        """One epoch of `step(batch) -> {name: value}`, with Dassl's log lines, scalars and a progress bar."""
+        losses, batch_time, data_time = MetricMeter(), AverageMeter(), AverageMeter()
+        self.num_batches = num_batches
+        frequency = self.cfg.TRAIN.PRINT_FREQ
+        bar = progress(total=num_batches, desc=f"epoch {self.epoch + 1}/{self.max_epoch}")
+        end = time.time()
+        for self.batch_idx, batch in enumerate(batches):
+            data_time.update(time.time() - end)
+            summary = step(batch)
+            batch_time.update(time.time() - end)
+            losses.update(summary)
+
+            left = num_batches - self.batch_idx - 1 + (self.max_epoch - self.epoch - 1) * num_batches
+            eta = datetime.timedelta(seconds=int(batch_time.avg * left))
+            lr = self.get_current_lr()
+            shown = {k: f"{losses.meters[k].avg:.3f}" for k in ("loss", "acc") if k in losses.meters}
+            bar.set_postfix(shown | {"lr": f"{lr:.2e}", "left": str(eta)}, refresh=False)
+            bar.update()
+            if (self.batch_idx + 1) % frequency == 0 or num_batches < frequency:
+                logger.info(
+                    f"epoch [{self.epoch + 1}/{self.max_epoch}] batch [{self.batch_idx + 1}/{num_batches}] "
+                    f"time {batch_time.val:.3f} ({batch_time.avg:.3f}) data {data_time.val:.3f} ({data_time.avg:.3f}) "
+                    f"{losses} lr {lr:.4e} eta {eta}"
+                )
+            n_iter = self.epoch * num_batches + self.batch_idx
+            for name, meter in losses.meters.items():
+                self.write_scalar("train/" + name, meter.avg, n_iter)
+            self.write_scalar("train/lr", lr, n_iter)
+            end = time.time()
+        bar.close()
+
+    def parse_batch_train(self, batch):
+        return batch["img"].to(self.device), batch["label"].to(self.device), batch["domain"].to(self.device)
+
+
+class TrainerXU(TrainerX):
+    """Training on labelled and unlabelled data side by side."""
+
+    def run_epoch(self):
+        self.set_model_mode("train")
+        len_x, len_u = len(self.train_loader_x), len(self.train_loader_u)
+        counts = {"train_x": len_x, "train_u": len_u, "smaller_one": min(len_x, len_u)}
+        count = self.cfg.TRAIN.COUNT_ITER
+        if count not in counts:
+            raise UserError(f'unknown TRAIN.COUNT_ITER "{count}": {", ".join(counts)}')
+        n = counts[count]
+        pairs = zip(_cycle(self.train_loader_x, n), _cycle(self.train_loader_u, n), strict=True)
+        self._run_steps(pairs, n, lambda pair: self.forward_backward(*pair))
+
+    def parse_batch_train(self, batch_x, batch_u):
+        return batch_x["img"].to(self.device), batch_x["label"].to(self.device), batch_u["img"].to(self.device)
+
+
+def progress(iterable=None, **kwargs):
+    """A progress bar on the terminal's stderr; nothing where stderr is a file or a pipe."""
+    return tqdm(iterable, disable=None, leave=False, dynamic_ncols=True, file=sys.stderr, **kwargs)
+
+
+def _cycle(loader, n):
+    """n batches, starting over where the loader ends."""
+    given = 0
+    while given < n:
+        for batch in loader:
+            yield batch
+            given += 1
+            if given == n:
+                return
+
+
+def _checkpoints(folder):
+    return glob.glob(os.path.join(glob.escape(folder), "model*.pth.tar*"))
+
+
+def _last_epoch(folder):
+    """The epoch that a model's `checkpoint` file points at, or None."""
+    try:
+        with open(os.path.join(folder, "checkpoint"), encoding="utf-8") as file:
+            name = file.read().strip()
+    except FileNotFoundError:
+        return None
+    _, _, epoch = name.rpartition("-")
+    if name == BEST or not epoch.isdigit():
+        files = [p.rpartition("-")[2] for p in _checkpoints(folder)]
+        epoch = max((f for f in files if f.isdigit()), key=int, default="")
+    return int(epoch) if epoch.isdigit() else None
