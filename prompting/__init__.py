@@ -1,0 +1,6 @@
+"""What the methods share: backbones, prompts, the text encoder, image features. Knows clip, not the engine."""
+
+import warnings
+
+# clip imports it, our requirements hold setuptools below the version that drops it: nothing for the user to do
+warnings.filterwarnings("ignore", message="pkg_resources is deprecated")

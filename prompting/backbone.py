@@ -1,0 +1,149 @@
+"""CLIP backbones by name: OpenAI's models, a checkpoint's path, or one shipped with the project."""
+
+import hashlib
+import os
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+import torchvision
+from clip import clip as openai
+from clip.model import build_model
+
+from dassl.utils import UserError, nearest
+
+PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
+PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
+
+IMAGE_SIZES = {
+    "RN50": 224,
+    "RN101": 224,
+    "RN50x4": 288,
+    "RN50x16": 384,
+    "RN50x64": 448,
+    "ViT-B/32": 224,
+    "ViT-B/16": 224,
+    "ViT-L/14": 224,
+    "ViT-L/14@336px": 336,
+}
+"""OpenAI's models and their image sizes in pixels: known without the weights, so that a config can be checked first."""
+
+EMBEDDED = {}
+"""Backbones shipped with the project: name -> path of a state dict."""
+
+
+def is_torchvision(name):
+    """Whether a MODEL.BACKBONE.NAME is one of torchvision.models, for trainers that do without CLIP."""
+    return name in torchvision.models.list_models(module=torchvision.models)
+
+
+def known_names():
+    return [*IMAGE_SIZES, *EMBEDDED]
+
+
+def image_size(name):
+    """Pixels per side of the square images that a backbone takes. Raises UserError as `load_backbone` does."""
+    if name in IMAGE_SIZES:
+        return IMAGE_SIZES[name]
+    weights = _read(_locate(name))
+    if "visual.proj" in weights:
+        positions, patch = weights["visual.positional_embedding"], weights["visual.conv1.weight"].shape[-1]
+    else:
+        positions, patch = weights["visual.attnpool.positional_embedding"], 32
+    return patch * round((positions.shape[0] - 1) ** 0.5)
+
+
+def load_backbone(name, precision="fp32", device="cpu"):
+    """A frozen CLIP model in evaluation mode.
+
+    Args:
+        name: a name of OpenAI's, a path to OpenAI's archive or to a plain state dict, or an embedded backbone.
+        precision: "fp32" and "amp" give float32 weights; "fp16" and "bf16" give half-precision ones with float32
+            normalisation layers, as OpenAI's models have them.
+
+    Raises:
+        UserError: unknown name, no such file, no network, or a file that holds no CLIP model.
+    """
+    path = _locate(name)
+    try:
+        model = build_model(dict(_read(path)))
+    except (KeyError, RuntimeError, AttributeError) as error:
+        raise UserError(f"{path} does not hold a CLIP model of OpenAI's architecture: {_first_line(error)}") from error
+    finally:
+        _read.cache_clear()  # the model has its own copy
+    if precision in ("fp32", "amp"):
+        model.float()
+    elif precision == "bf16":
+        for tensor in (*model.parameters(), *model.buffers()):
+            if tensor.dtype == torch.float16:
+                tensor.data = tensor.data.bfloat16()
+    return model.requires_grad_(False).to(device).eval()
+
+
+def _locate(name):
+    """The checkpoint's path, downloaded if need be."""
+    if name in IMAGE_SIZES:
+        return _openai_file(name)
+    path = Path(EMBEDDED.get(name, name)).expanduser()
+    if path.is_file():
+        return path
+    if os.sep in name or path.suffix in (".pt", ".pth"):
+        raise UserError(f"backbone file {path} not found; at hand: {_at_hand()}")
+    raise UserError(f'unknown backbone "{name}" (MODEL.BACKBONE.NAME): {nearest(name, known_names())}, or a path')
+
+
+def _openai_file(name):
+    url = openai._MODELS[name]
+    expected = url.split("/")[-2]
+    path = Path("~/.cache/clip").expanduser() / os.path.basename(url)
+    if path.is_file():
+        if _sha256(path) != expected:
+            raise UserError(f"{path} is damaged (its SHA-256 is not that of {name}): delete it and run again")
+        return path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # never a half-written file under the name
+            os.replace(openai._download(url, folder), path)
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"backbone {name} is not at {path} and cannot be downloaded ({_first_line(error)}): put the file "
+            f"there, or choose a backbone at hand with --backbone: {_at_hand()}"
+        ) from error
+    return path
+
+
+def _at_hand():
+    """The backbones that need no network, for messages."""
+    cache = Path("~/.cache/clip").expanduser()
+    names = [n for n in IMAGE_SIZES if (cache / os.path.basename(openai._MODELS[n])).is_file()]
+    return ", ".join([*names, *EMBEDDED]) or "none but a path to a checkpoint of your own"
+
+
+@lru_cache(maxsize=1)
+def _read(path):
+    """The state dict in a file: OpenAI's TorchScript archive or a plain state dict."""
+    try:
+        return torch.jit.load(path, map_location="cpu").state_dict()
+    except RuntimeError:
+        pass
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UserError(f"{path} is neither a TorchScript archive nor a state dict: {_first_line(error)}") from error
+    weights = weights.get("state_dict", weights) if isinstance(weights, dict) else {}
+    if "text_projection" not in weights:
+        raise UserError(f"{path} does not hold a CLIP model of OpenAI's architecture: it has no text_projection")
+    return weights
+
+
+def _sha256(path):
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _first_line(error):
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

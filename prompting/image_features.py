@@ -1,0 +1,91 @@
+"""Image features of a frozen encoder, computed once and kept on disk.
+
+A file in the cache holds the features of one list of images under one encoder and one transform. Its name is a
+digest of all that decides the numbers: the weights, the transform, the content of every image file in order, the
+batches, the precision, and the libraries that decode and compute. It is therefore exact, shared by all trainers,
+seeds and shots, and safe to delete. Files appear whole or not at all, so concurrent runs may share the folder.
+"""
+
+import hashlib
+import logging
+from concurrent.futures import ThreadPoolExecutor
+
+import PIL
+import torch
+import torchvision
+from tqdm import tqdm
+
+from dassl.utils import UserError, atomic_path, cache_dir
+
+logger = logging.getLogger("dassl.prompting")
+
+DETERMINISTIC = {"Compose", "Resize", "CenterCrop", "ToImage", "ToDtype", "Normalize", "PILToTensor", "ToTensor"}
+
+
+def cached_image_features(encode, weights, loader, paths, transform, precision, enabled=True):
+    """Features of all images of a loader, in order.
+
+    Args:
+        encode: (B, 3, H, W) images, as the loader yields them -> (B, e) features.
+        weights: the encoder (an nn.Module) whose parameters and buffers key the cache.
+        loader: yields batches with "img", in a fixed order.
+        paths: the image files in that order.
+        transform: what the loader applies to each; random ones are never cached.
+        precision: the name of the precision in force (part of the key).
+        enabled: whether to read and write the cache.
+
+    Returns:
+        (n, e) tensor on the CPU.
+    """
+    if not (enabled and is_deterministic(transform)):
+        return _compute(encode, loader)
+    key = _key(weights, paths, transform, loader.batch_size, precision)
+    path = cache_dir("image_features") / f"{key}.pt"
+    try:
+        features = torch.load(path, map_location="cpu", weights_only=True)
+        if len(features) == len(paths):
+            logger.info("Image features of %d images from %s", len(paths), path)
+            return features
+    except FileNotFoundError:
+        pass
+    except Exception as error:  # damaged: say so and make it again
+        logger.warning("Ignoring the damaged cache file %s (%s)", path, type(error).__name__)
+    features = _compute(encode, loader)
+    with atomic_path(path) as temporary:
+        torch.save(features, temporary)
+    return features
+
+
+def is_deterministic(transform):
+    """Whether a transform is known to give the same pixels every time."""
+    steps = getattr(transform, "transforms", [transform])
+    return all(type(step).__name__ in DETERMINISTIC for step in steps)
+
+
+@torch.no_grad()
+def _compute(encode, loader):
+    return torch.cat([encode(batch["img"]).cpu() for batch in tqdm(loader, disable=None, leave=False)])
+
+
+def _key(weights, paths, transform, batch_size, precision):
+    digest = hashlib.sha256()
+    versions = (torch.__version__, torchvision.__version__, PIL.__version__)
+    tensors = weights.state_dict()
+    device = str(next(iter(tensors.values())).device.type)
+    digest.update(repr((versions, device, precision, batch_size, repr(transform))).encode())
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        digest.update(repr((name, tensor.dtype, tuple(tensor.shape))).encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    with ThreadPoolExecutor() as pool:  # hashing and reading release the GIL
+        for content in pool.map(_file_digest, paths):
+            digest.update(content)
+    return digest.hexdigest()[:40]
+
+
+def _file_digest(path):
+    try:
+        with open(path, "rb") as file:
+            return hashlib.sha256(file.read()).digest()
+    except OSError as error:
+        raise UserError(f"cannot read the image {path}: {error.strerror}") from error

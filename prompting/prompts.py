@@ -1,0 +1,111 @@
+"""Prompts as sequences of frozen tokens and learnable vectors, turned into what the text encoder takes.
+
+A sequence is a list of integers: a token id of CLIP's vocabulary, or `soft(k)` for row k of the learnable vectors.
+Every method only says what its sequences are; which tokens are shared and which are each prompt's own follows.
+"""
+
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from clip.simple_tokenizer import SimpleTokenizer
+from torch import nn
+
+from dassl.utils import UserError
+
+tokenizer = lru_cache(maxsize=1)(SimpleTokenizer)
+
+
+def token_ids(text):
+    """The token ids of a text, without start and end token."""
+    return tokenizer().encode(text.replace("_", " "))
+
+
+def soft(k):
+    """The entry of a sequence that stands for learnable vector k (an integer or a range: then a list)."""
+    return ~k if isinstance(k, int) else [~i for i in k]
+
+
+def sequence(*parts):
+    """One prompt from texts, token ids and soft entries: [start, *parts, end]."""
+    start, end = (tokenizer().encoder[t] for t in ("<|startoftext|>", "<|endoftext|>"))
+    inner = [i for part in parts for i in (token_ids(part) if isinstance(part, str) else part)]
+    return [start, *inner, end]
+
+
+class Prompts(nn.Module):
+    """B x N prompts, split into shared and own tokens. It has no parameters and no state of its own.
+
+    Args:
+        encoder: the TextEncoder, for its token embeddings and context length.
+        sequences: B rows of N sequences of integers (see the module's first lines).
+        names: N class names, for the message about a prompt that is too long.
+
+    Raises:
+        UserError: a prompt is longer than the encoder's context; names the class.
+    """
+
+    def __init__(self, encoder, sequences, names):
+        super().__init__()
+        for row in sequences:
+            for name, tokens in zip(names, row, strict=True):
+                if len(tokens) > encoder.context_length:
+                    raise UserError(
+                        f'the prompt of class "{name}" has {len(tokens)} tokens, the text encoder takes '
+                        f"{encoder.context_length}: shorten the class name, the template or the context (N_CTX)"
+                    )
+        n_shared = [_common_prefix(row) for row in sequences]
+        owns = [[tokens[p:] for tokens in row] for p, row in zip(n_shared, sequences, strict=True)]
+        if all(own == owns[0] for own in owns):
+            owns = owns[:1]
+        frozen = sorted({t for row in sequences for tokens in row for t in tokens if t >= 0})
+        rows_of = {token: i for i, token in enumerate(frozen)}
+
+        def index(token):  # learnable vectors stand behind the frozen embeddings, counted from the end of those
+            return rows_of[token] if token >= 0 else len(frozen) + ~token
+
+        p_max = max(n_shared)
+        s_max = max(len(tokens) for own in owns for tokens in own)
+        shared = [
+            [index(t) for t in row[0][:p]] + [0] * (p_max - p) for p, row in zip(n_shared, sequences, strict=True)
+        ]
+        own = [[[index(t) for t in tokens] + [0] * (s_max - len(tokens)) for tokens in row] for row in owns]
+        eot = torch.tensor([[len(tokens) - 1 for tokens in row] for row in owns])
+
+        with torch.no_grad():
+            embedding = encoder.token_embedding.weight
+            embedding = embedding[torch.tensor(frozen, device=embedding.device)].to(encoder.dtype)
+        self.register_buffer("frozen", embedding, persistent=False)
+        self.register_buffer("shared", torch.tensor(shared, device=embedding.device), persistent=False)
+        self.register_buffer("own", torch.tensor(own, device=embedding.device), persistent=False)
+        self.eot = eot[0] if len(eot) == 1 else eot  # on the CPU: the encoder plans with it
+        self.shared_lengths = n_shared
+
+    def forward(self, vectors=None):
+        """The text encoder's arguments (shared, own, eot, shared_lengths) with learnable vectors (K, d) in place."""
+        source = self.frozen
+        if vectors is not None:
+            source = torch.cat([source, vectors.to(source.dtype)])
+        return F.embedding(self.shared, source), F.embedding(self.own, source), self.eot, self.shared_lengths
+
+
+def _common_prefix(row):
+    """How many first tokens all sequences share; at least the end token stays each one's own."""
+    first, last = min(row), max(row)  # whatever these two agree on, all in between do
+    longest = min(map(len, row)) - 1
+    return next((i for i in range(longest) if first[i] != last[i]), longest)
+
+
+@torch.no_grad()
+def encode_templates(encoder, templates, names):
+    """Text features of hand-written templates: (T templates, N names, e), not normalised.
+
+    Args:
+        templates: T strings with one `{}` each, where the class name goes.
+        names: N class names; underscores count as spaces.
+    """
+    features = []
+    for template in templates:
+        prompts = Prompts(encoder, [[sequence(template.replace("{}", name)) for name in names]], names)
+        features.append(encoder(*prompts()))
+    return torch.cat(features)

@@ -1,0 +1,49 @@
+"""Slow, obvious references that the tests and benchmarks hold the fast paths against."""
+
+import torch
+from clip.model import CLIP
+
+END = 49407
+
+
+def tiny_clip(kind="vit", width=64, layers=2, seed=0):
+    """A small random CLIP with OpenAI's architecture, tokenizer and context length, in float32."""
+    torch.manual_seed(seed)
+    vision = {"vit": (2, 64, 16), "resnet": ((1, 1, 1, 1), 2, None)}[kind]
+    model = CLIP(32, 32, *vision, 77, END + 1, width, width // 32, layers).float().eval()
+    with torch.no_grad():  # larger than at initialisation, so that attention is not all but uniform
+        model.token_embedding.weight.mul_(10)
+        model.positional_embedding.mul_(10)
+        for block in model.transformer.resblocks:
+            block.attn.in_proj_weight.mul_(3)
+    return model.requires_grad_(False)
+
+
+def encode_in_full(model, embeddings, eot):
+    """Text features (B, N, e) of (B, N, 77, d) token embeddings: every prompt whole, with CLIP's own transformer.
+
+    eot: (B, N) positions of the end-of-text tokens in the whole sequence.
+    """
+    dtype = model.dtype
+    x = embeddings.to(dtype) + model.positional_embedding.to(dtype)
+    x = x.flatten(0, 1).permute(1, 0, 2)
+    x = model.ln_final(model.transformer(x).permute(1, 0, 2)).to(dtype)
+    x = x[torch.arange(len(x)), eot.flatten()] @ model.text_projection
+    return x.unflatten(0, eot.shape)
+
+
+def relative_error(value, reference):
+    """Largest difference over the reference's largest magnitude."""
+    return ((value - reference).abs().max() / reference.abs().max()).item()
+
+
+def whole_prompts(shared, own, eot, shared_lengths):
+    """What `Prompts` gives the text encoder, laid out whole: (B, N, 77, d) embeddings and (B, N) end positions."""
+    rows, n, width = shared.shape[0], own.shape[1], shared.shape[2]
+    own, eot = own.expand(rows, -1, -1, -1), eot.expand(rows, -1)
+    laid_out = []
+    for b, length in enumerate(shared_lengths):
+        parts = [shared[b, :length].expand(n, -1, -1), own[b]]
+        parts.append(own.new_zeros(n, 77 - length - own.shape[2], width))
+        laid_out.append(torch.cat(parts, dim=1))
+    return torch.stack(laid_out), eot + torch.tensor(shared_lengths)[:, None]
