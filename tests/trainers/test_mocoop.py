@@ -1,0 +1,159 @@
+"""MoCoOp's formulas against loops over images, experts, classes and templates, in float64."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from dassl.utils import UserError
+from prompting.prompts import encode_templates
+from prompting.text_encoder import TextEncoder
+from tests.reference import relative_error, tiny_clip
+from trainers import mocoop
+from trainers.mocoop import MoCoOpCLIP, PromptLearner, auto_groups, template_ids
+
+B, G, N, E = 5, 4, 6, 32
+SCALE = 20.0
+
+
+def unit(*shape, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return F.normalize(torch.randn(*shape, dtype=torch.double, generator=generator), dim=-1)
+
+
+def softmax(values):
+    exps = [math.exp(v - max(values)) for v in values]
+    return [e / sum(exps) for e in exps]
+
+
+@pytest.fixture
+def model():
+    clip_model = tiny_clip()
+    encoder = TextEncoder(clip_model)
+    torch.manual_seed(3)
+    learner = PromptLearner([[4, 1], [1, 2], [0, 3], [2, 0]], ["cat", "wild cat", "dog"], ["emu"], encoder, E)
+    torch.nn.init.normal_(learner.ctx, std=0.2)
+    return MoCoOpCLIP(clip_model, learner, encoder, top_k=2, renormalize=False)
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 4])
+@pytest.mark.parametrize("renormalize", [False, True])
+def test_mixture_of_chosen_experts(model, top_k, renormalize):
+    model.top_k, model.renormalize = top_k, renormalize
+    model.double()
+    images, text = unit(B, E), unit(G, N, E, seed=1)
+    got = model.logits(images, text)
+    for b in range(B):
+        router = model.prompt_learner.router(images[b]).tolist()
+        chosen = sorted(range(G), key=lambda g: -router[g])[:top_k]
+        weights = softmax([router[g] for g in chosen])
+        for n in range(N):
+            feature = sum(w * text[g, n] for w, g in zip(weights, chosen, strict=True))
+            if renormalize:
+                feature = feature / feature.norm()
+            assert math.isclose(got[b, n].item(), (model.logit_scale * images[b] @ feature).item(), rel_tol=1e-9)
+
+
+def test_router_loss_is_the_kl_of_the_paper():
+    router, images, groups, temperature = unit(B, G, seed=2) * 3, unit(B, E), unit(G, E, seed=1) * 0.3, 0.5
+    expected = 0.0
+    for b in range(B):
+        hard = softmax([F.cosine_similarity(images[b], groups[g], dim=0).item() / temperature for g in range(G)])
+        routed = softmax(router[b].tolist())
+        expected += sum(h * math.log(h / r) for h, r in zip(hard, routed, strict=True)) / B
+    assert math.isclose(mocoop.router_loss(router, images, groups, temperature).item(), expected, rel_tol=1e-9)
+
+
+def test_router_loss_vanishes_where_router_follows_hard_prompts():
+    images, groups = unit(B, E), unit(G, E, seed=1)
+    assert abs(mocoop.router_loss(images @ groups.t() / 0.1, images, groups, 0.1).item()) < 1e-12
+
+
+def test_router_loss_of_the_release():
+    router, images, features = unit(B, G, seed=2) * 3, unit(B, E), unit(G, N, E, seed=1)
+    labels = torch.tensor([0, 5, 2, 2, 1])
+    expected = 0.0
+    for b in range(B):
+        similarity = [(images[b] @ features[g, labels[b]]).item() for g in range(G)]
+        for g in sorted(range(G), key=lambda g: -similarity[g])[:2]:
+            similarity[g] += 10
+        routed = softmax(router[b].tolist())
+        expected -= sum(t * math.log(r) for t, r in zip(softmax(similarity), routed, strict=True)) / B
+    assert math.isclose(mocoop.router_loss_class(router, images, features, labels).item(), expected, rel_tol=1e-9)
+
+
+def test_text_loss():
+    experts = unit(G, N, E)
+    hard = [unit(n, N, E, seed=10 + n) for n in (1, 3, 2, 4)]
+    expected = 0.0
+    for g in range(G):
+        for y in range(N):
+            p = [softmax([SCALE * (experts[g, y] @ h[c]).item() for c in range(N)])[y] for h in hard[g]]
+            expected -= math.log(sum(p) / len(p)) / (G * N)
+    assert math.isclose(mocoop.text_loss(experts, hard, SCALE).item(), expected, rel_tol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["router_loss", "router_loss_class", "text_loss"])
+def test_gradients_by_finite_differences(name):
+    router, images = unit(B, G, seed=2).requires_grad_(True), unit(B, E)
+    if name == "router_loss":
+        arguments = (lambda r: mocoop.router_loss(r, images, unit(G, E, seed=1), 0.5)), router
+    elif name == "router_loss_class":
+        labels = torch.arange(B)
+        arguments = (lambda r: mocoop.router_loss_class(r, images, unit(G, N, E, seed=1), labels)), router
+    else:
+        hard = [unit(n, N, E, seed=10 + n) for n in (1, 3)]
+        arguments = (lambda t: mocoop.text_loss(t, hard, SCALE)), unit(2, N, E).requires_grad_(True)
+    assert torch.autograd.gradcheck(*arguments)
+
+
+def test_experts_start_as_their_first_templates():
+    clip_model = tiny_clip()
+    encoder, names = TextEncoder(clip_model), ["cat", "yin_yang", "crocodile head"]
+    templates = ["a photo of a {} texture.", "{} in a video game.", "a photo of many {}."]
+    ids = [template_ids(t) for t in templates]
+    learner = PromptLearner([[len(a), len(b)] for a, b in ids], names, [], encoder, E)
+    words = torch.tensor([i for a, b in ids for i in a + b])
+    with torch.no_grad():
+        learner.ctx.copy_(encoder.token_embedding.weight[words])
+        got = encoder(*learner())
+    assert relative_error(got, encode_templates(encoder, templates, names)) < 1e-5
+
+
+def test_extra_names_serve_the_text_loss_alone(model):
+    assert model.encode_text().shape == (G, 3, E)
+    both = model.encode_text(with_extra=True)
+    assert both.shape == (G, 4, E) and relative_error(both[:, :3], model.encode_text()) < 1e-5
+
+
+def test_auto_groups():
+    """Clear clusters of templates come out as such, the same way every time."""
+    encoder = TextEncoder(tiny_clip())
+    templates = ["a photo of a {}.", "a b c d e f g h {}!!", "a photo of the {}.", "a b c d e f g i {}!!"]
+    groups = auto_groups(encoder, templates, ["cat", "dog"], 2)
+    assert [set(g) for g in groups] == [{templates[0], templates[2]}, {templates[1], templates[3]}]
+    assert groups == auto_groups(encoder, templates, ["cat", "dog"], 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"GROUPS": "automatic"}, "auto"),
+        ({"GROUPS": [["a photo of a {}."], []]}, "none of them empty"),
+        ({"GROUPS": [["a photo of a dog."]]}, "one {}"),
+        ({"TOP_K": 5}, "1 to 4"),
+        ({"ROUTER_TARGET": "papers"}, "did you mean paper"),
+        ({"GROUPS": "auto", "N_GROUPS": 99}, "1 to 80"),
+        ({"PREC": "fp8"}, "fp"),
+    ],
+)
+def test_mistakes_in_the_config(options, message):
+    from dassl.config import get_cfg_default
+    from trainers import extend_cfg
+
+    cfg = get_cfg_default()
+    extend_cfg(cfg)
+    cfg.TRAINER.MOCOOP.update(options)
+    with pytest.raises(UserError, match=message.replace("{}", r"\{\}")):
+        mocoop.MoCoOp.check_cfg(object.__new__(mocoop.MoCoOp), cfg)

@@ -1,0 +1,182 @@
+"""What trainers of prompts on a frozen CLIP have in common: precision, the training step, evaluation from caches.
+
+A method adds a prompt learner (an nn.Module) and, where it needs more than cross-entropy, a `loss`.
+"""
+
+import logging
+from contextlib import nullcontext
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from dassl.engine import TrainerX
+from dassl.metrics import compute_accuracy
+from dassl.optim import build_lr_scheduler, build_optimizer
+from dassl.utils import UserError, count_num_param, load_pretrained_weights, nearest
+from prompting.backbone import load_backbone
+from prompting.image_features import cached_image_features
+from prompting.text_encoder import TextEncoder
+
+logger = logging.getLogger("dassl.trainers")
+
+PRECISIONS = ("fp16", "fp32", "amp", "bf16")
+
+
+class PromptedCLIP(nn.Module):
+    """A frozen CLIP whose text features come from a prompt learner.
+
+    Args:
+        clip_model: as `load_backbone` gives it.
+        prompt_learner: an nn.Module; called without arguments it gives the text encoder's arguments.
+        text_encoder: the TextEncoder of clip_model.
+    """
+
+    def __init__(self, clip_model, prompt_learner, text_encoder):
+        super().__init__()
+        self.image_encoder = clip_model.visual
+        self.text_encoder = text_encoder
+        self.prompt_learner = prompt_learner
+        self.dtype = clip_model.dtype
+        self.register_buffer("logit_scale", clip_model.logit_scale.detach().float().exp())
+
+    def encode_image(self, images):
+        """(B, 3, H, W) images -> (B, e) image features, not normalised."""
+        return self.image_encoder(images.to(self.dtype))
+
+    def encode_text(self):
+        """The text features that `logits` takes. Default: (N, e), normalised."""
+        return F.normalize(self.text_encoder(*self.prompt_learner())[0].float(), dim=-1)
+
+    def logits(self, image_features, text_features):
+        """(B, e) normalised image features, text features -> (B, N) logits."""
+        return self.logit_scale * image_features @ text_features.t()
+
+    def forward(self, images):
+        image_features = F.normalize(self.encode_image(images).float(), dim=-1)
+        return self.logits(image_features, self.encode_text())
+
+
+class PromptTrainer(TrainerX):
+    """Trains a prompt learner on a frozen CLIP.
+
+    Attributes:
+        section: the name of the method's config block, cfg.TRAINER.<section>; it may hold PREC.
+        frozen_image_encoder: whether image features are the same before and after training.
+    """
+
+    section = None
+    frozen_image_encoder = True
+
+    def build_prompted_clip(self, clip_model, text_encoder, classnames):
+        """The method's PromptedCLIP, its parameters in float32."""
+        raise NotImplementedError
+
+    def loss(self, images, labels):
+        """(loss, {name: value to log}) of a batch. Default: cross-entropy."""
+        logits = self.model(images)
+        loss = F.cross_entropy(logits, labels)
+        return loss, {"acc": compute_accuracy(logits, labels)[0].item()}
+
+    def param_groups(self):
+        """What build_optimizer is given for the prompt learner (None: all its parameters alike)."""
+        return None
+
+    def check_cfg(self, cfg):
+        precision = cfg.TRAINER[self.section].get("PREC", "fp32") if self.section else "fp32"
+        if precision not in PRECISIONS:
+            raise UserError(f'unknown TRAINER.{self.section}.PREC "{precision}": {nearest(precision, PRECISIONS)}')
+        self.precision = precision
+
+    def build_model(self):
+        cfg = self.cfg
+        if self.device.type == "cpu" and self.precision in ("fp16", "amp"):
+            logger.info("PREC %s is meant for GPUs: computing in fp32 on the CPU", self.precision)
+            self.precision = "fp32"
+        logger.info("Loading CLIP (backbone: %s)", cfg.MODEL.BACKBONE.NAME)
+        clip_model = load_backbone(cfg.MODEL.BACKBONE.NAME, self.precision, self.device)
+        text_encoder = TextEncoder(clip_model)
+        self.model = self.build_prompted_clip(clip_model, text_encoder, self.dm.dataset.classnames).to(self.device)
+        learner = self.model.prompt_learner
+        if cfg.MODEL.INIT_WEIGHTS:
+            load_pretrained_weights(learner, cfg.MODEL.INIT_WEIGHTS)
+        self.scaler = torch.amp.GradScaler("cuda") if self.precision == "amp" else None
+        optim = sched = None
+        if any(p.requires_grad for p in learner.parameters()):
+            logger.info("# learnable params: %s", f"{count_num_param(learner):,}")
+            optim = build_optimizer(learner, cfg.OPTIM, self.param_groups())
+            sched = build_lr_scheduler(optim, cfg.OPTIM)
+        self.register_model("prompt_learner", learner, optim, sched)
+
+    def load_weights(self, name, state_dict, source):
+        # CoOp's released checkpoints carry the frozen token embeddings of their own class names
+        state_dict = {k: v for k, v in state_dict.items() if k not in ("token_prefix", "token_suffix")}
+        super().load_weights(name, state_dict, source)
+
+    # Training
+
+    def autocast(self):
+        return torch.autocast("cuda", dtype=torch.float16) if self.precision == "amp" else nullcontext()
+
+    def forward_backward(self, batch):
+        images, labels = self.parse_batch_train(batch)
+        with self.autocast():
+            loss, summary = self.loss(images, labels)
+        self.model_backward_and_update(loss)
+        if (self.batch_idx + 1) == self.num_batches:
+            self.update_lr()
+        return {"loss": loss.item()} | summary
+
+    def parse_batch_train(self, batch):
+        return batch["img"].to(self.device), batch["label"].to(self.device)
+
+    def model_backward(self, loss):
+        self.detect_anomaly(loss)
+        (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+
+    def clip_gradients(self):
+        """Called between backward pass and step, with unscaled gradients."""
+
+    def model_update(self, names=None):
+        for name in self.get_model_names(names):
+            optim = self._optims[name]
+            if self.scaler is None:
+                self.clip_gradients()
+                optim.step()
+            else:
+                self.scaler.unscale_(optim)
+                self.clip_gradients()
+                self.scaler.step(optim)
+                self.scaler.update()
+
+    def run_state(self):
+        return super().run_state() | ({} if self.scaler is None else {"scaler": self.scaler.state_dict()})
+
+    def load_run_state(self, state):
+        super().load_run_state(state)
+        if self.scaler is not None and "scaler" in state:
+            self.scaler.load_state_dict(state["scaler"])
+
+    # Evaluation
+
+    @torch.no_grad()
+    def predict(self, loader):
+        """Text features once for the whole evaluation, image features from the cache where the encoder is frozen."""
+        with self.autocast():
+            text_features = self.model.encode_text()
+            features = cached_image_features(
+                lambda images: self.model.encode_image(images.to(self.device)),
+                self.model.image_encoder,
+                loader,
+                [item.impath for item in loader.dataset.data_source],
+                loader.dataset.transform,
+                self.precision,
+                enabled=self.cfg.TEST.FEATURE_CACHE and self.frozen_image_encoder,
+            )
+        labels = torch.tensor([item.label for item in loader.dataset.data_source])
+        size = loader.batch_size
+        for chunk, label in zip(features.split(size), labels.split(size), strict=True):
+            chunk = F.normalize(chunk.to(self.device).float(), dim=-1)
+            with self.autocast():
+                logits = self.model.logits(chunk, text_features)
+            yield logits, label.to(self.device)

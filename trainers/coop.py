@@ -1,0 +1,89 @@
+"""CoOp: context vectors learned in place of a template's words (Zhou et al., IJCV 2022, section 3.2)."""
+
+import logging
+
+import torch
+from torch import nn
+from yacs.config import CfgNode as CN
+
+from dassl.engine import TRAINER_REGISTRY
+from dassl.utils import UserError, nearest
+from prompting.prompts import Prompts, sequence, soft, token_ids
+from trainers.base import PromptedCLIP, PromptTrainer
+
+logger = logging.getLogger("dassl.trainers")
+
+POSITIONS = ("end", "middle", "front")
+
+
+def extend_cfg(cfg):
+    cfg.TRAINER.COOP = CN()
+    cfg.TRAINER.COOP.N_CTX = 16  # number of context vectors
+    cfg.TRAINER.COOP.CSC = False  # class-specific context
+    cfg.TRAINER.COOP.CTX_INIT = ""  # words to start from; their number of tokens then replaces N_CTX
+    cfg.TRAINER.COOP.PREC = "fp16"  # fp16, fp32, amp, bf16
+    cfg.TRAINER.COOP.CLASS_TOKEN_POSITION = "end"  # end, middle or front
+
+
+class PromptLearner(nn.Module):
+    """N prompts of context vectors, class name and full stop.
+
+    Args:
+        cfg: the whole config; reads TRAINER.COOP.
+        classnames: N class names.
+        text_encoder: the TextEncoder, for its token embeddings.
+
+    Attributes:
+        ctx: the context vectors, (n_ctx, d) or, class-specific, (N, n_ctx, d).
+    """
+
+    def __init__(self, cfg, classnames, text_encoder):
+        super().__init__()
+        cfg = cfg.TRAINER.COOP
+        embedding = text_encoder.token_embedding
+        if cfg.CTX_INIT:
+            ids = torch.tensor(token_ids(cfg.CTX_INIT), device=embedding.weight.device)
+            n_ctx, ctx = len(ids), embedding(ids).detach().float().clone()
+            text = cfg.CTX_INIT.replace("_", " ")
+        else:
+            n_ctx, text = cfg.N_CTX, " ".join(["X"] * cfg.N_CTX)
+            shape = (len(classnames), n_ctx) if cfg.CSC else (n_ctx,)
+            ctx = torch.empty(*shape, embedding.weight.shape[1])
+            nn.init.normal_(ctx, std=0.02)
+        if cfg.CSC and ctx.dim() == 2:
+            ctx = ctx.expand(len(classnames), -1, -1).clone()
+        logger.info('Initial context: "%s"', text)
+        logger.info("Number of context words (tokens): %d", n_ctx)
+        self.ctx = nn.Parameter(ctx)
+
+        sequences = []
+        for n, name in enumerate(classnames):
+            first = n * n_ctx if cfg.CSC else 0
+            words = soft(range(first, first + n_ctx))
+            before = {"end": n_ctx, "middle": n_ctx // 2, "front": 0}[cfg.CLASS_TOKEN_POSITION]
+            ids, length = token_ids(f"{name}."), len(token_ids(name))  # a name's own last dot joins the full stop
+            sequences.append(sequence(words[:before], ids[:length], words[before:], ids[length:]))
+        self.prompts = Prompts(text_encoder, [sequences], classnames)
+
+    def forward(self):
+        """The text encoder's arguments for one row of N prompts."""
+        return self.prompts(self.ctx.flatten(0, -2))
+
+
+@TRAINER_REGISTRY.register()
+class CoOp(PromptTrainer):
+    """Context Optimization: cross-entropy on the context vectors alone."""
+
+    section = "COOP"
+
+    def check_cfg(self, cfg):
+        super().check_cfg(cfg)
+        position = cfg.TRAINER.COOP.CLASS_TOKEN_POSITION
+        if position not in POSITIONS:
+            raise UserError(f'unknown TRAINER.COOP.CLASS_TOKEN_POSITION "{position}": {nearest(position, POSITIONS)}')
+        if not cfg.TRAINER.COOP.CTX_INIT and cfg.TRAINER.COOP.N_CTX < 1:
+            raise UserError(f"TRAINER.COOP.N_CTX is {cfg.TRAINER.COOP.N_CTX}: give at least one context vector")
+
+    def build_prompted_clip(self, clip_model, text_encoder, classnames):
+        learner = PromptLearner(self.cfg, classnames, text_encoder)
+        return PromptedCLIP(clip_model, learner, text_encoder)

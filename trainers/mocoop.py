@@ -1,0 +1,373 @@
+"""MoCoOp: a mixture of soft prompts, routed by the image (Du et al., 2024, arXiv 2409.12011).
+
+Hard templates come in G groups by meaning. Each group has one soft prompt, the expert, which starts from the group's
+first template. A router picks the TOP_K experts for an image; the class's text feature is the mean of their
+normalised text features under the gate weights, and the logit its product with the normalised image feature and the
+logit scale. The mixture is linear, so mixing features and mixing per-expert logits are the same thing; the mixed
+feature is not normalised again unless RENORMALIZE says so.
+
+    L = L_ce + ROUTER_WEIGHT * L_router + TEXT_WEIGHT * L_text
+
+L_router guides the router by the hard prompts, L_text keeps each expert near its group's templates; both come in the
+paper's form and in that of the released code.
+"""
+
+import logging
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from yacs.config import CfgNode as CN
+
+from dassl.engine import TRAINER_REGISTRY
+from dassl.metrics import compute_accuracy
+from dassl.utils import UserError, nearest
+from prompting.prompts import Prompts, encode_templates, sequence, soft, token_ids
+from prompting.templates import IMAGENET, custom_template
+from trainers.base import PromptedCLIP, PromptTrainer
+
+logger = logging.getLogger("dassl.trainers")
+
+SHARED_GROUPS = [
+    ["a photo of a {}."],
+    ["a photo of many {}."],
+    [
+        "a low resolution photo of the {}.",
+        "a low resolution photo of a {}.",
+        "a pixelated photo of the {}.",
+        "a pixelated photo of a {}.",
+    ],
+    ["a good photo of the {}.", "a good photo of a {}."],
+]
+"""The groups that the datasets of the paper have in common."""
+
+
+def extend_cfg(cfg):
+    cfg.TRAINER.MOCOOP = CN()
+    cfg.TRAINER.MOCOOP.PREC = "fp16"  # fp16, fp32, amp, bf16
+    cfg.TRAINER.MOCOOP.GROUPS = None  # list of lists of templates with {}; "auto"; None: the shared groups
+    cfg.TRAINER.MOCOOP.N_GROUPS = 5  # how many groups "auto" makes
+    cfg.TRAINER.MOCOOP.TEMPLATES = ()  # what "auto" groups; (): CLIP's eighty for ImageNet and the dataset's own
+    cfg.TRAINER.MOCOOP.TOP_K = 2  # experts per image
+    cfg.TRAINER.MOCOOP.RENORMALIZE = False  # normalise the mixed text feature
+    cfg.TRAINER.MOCOOP.ROUTER_WEIGHT = 1.0
+    cfg.TRAINER.MOCOOP.ROUTER_TARGET = "paper"  # paper: KL to hard prompts' softmax; class: as the released code
+    cfg.TRAINER.MOCOOP.ROUTER_TEMPERATURE = 1.0  # of the hard prompts' softmax
+    cfg.TRAINER.MOCOOP.TEXT_WEIGHT = 5.0
+    cfg.TRAINER.MOCOOP.TEXT_TARGET = "template"  # template: each one; group_mean: their mean, as the released code
+    cfg.TRAINER.MOCOOP.TEXT_CLASSES = "all"  # all: names of base and new classes serve L_text; train: base only
+    cfg.TRAINER.MOCOOP.TEXT_OFFSET = False  # released code: a learned vector added to all text features
+    cfg.TRAINER.MOCOOP.TUNE_LAYERNORM = False  # released code: train the image encoder's LayerNorms
+    cfg.TRAINER.MOCOOP.GRAD_CLIP = 1.0  # largest gradient norm; 0: no limit
+
+
+class PromptLearner(nn.Module):
+    """G experts and their router.
+
+    Args:
+        layout: (G, 2) integers, each expert's number of vectors before and after the class name.
+        classnames: N class names; `extra` are further ones that serve the text loss alone.
+        text_encoder: the TextEncoder.
+        feature_dim: e, the length of image and text features.
+        text_offset: whether to learn a vector that is added to all text features.
+
+    Attributes:
+        ctx: (K, d), the vectors of all experts one after another.
+        router: linear, normalised image feature (B, e) -> (B, G).
+        offset: (e,) or None.
+    """
+
+    def __init__(self, layout, classnames, extra, text_encoder, feature_dim, text_offset=False):
+        super().__init__()
+        self.register_buffer("layout", torch.tensor(layout))
+        self.ctx = nn.Parameter(torch.zeros(sum(map(sum, layout)), text_encoder.token_embedding.weight.shape[1]))
+        self.router = nn.Linear(feature_dim, len(layout))
+        self.offset = nn.Parameter(torch.zeros(feature_dim)) if text_offset else None
+        self.prompts = Prompts(text_encoder, _expert_sequences(layout, classnames), classnames)
+        self.text_loss_prompts = self.prompts
+        if extra:
+            names = [*classnames, *extra]
+            self.text_loss_prompts = Prompts(text_encoder, _expert_sequences(layout, names), names)
+
+    def forward(self, with_extra=False):
+        """The text encoder's arguments: G rows of N prompts, or of N + extra."""
+        return (self.text_loss_prompts if with_extra else self.prompts)(self.ctx)
+
+    def gates(self, image_features, top_k):
+        """(B, e) normalised image features -> router logits (B, G) and gate weights (B, G), zero off the top K."""
+        logits = self.router(image_features)
+        top, chosen = logits.topk(top_k, dim=-1)
+        return logits, torch.zeros_like(logits).scatter(1, chosen, top.softmax(dim=-1))
+
+
+def _expert_sequences(layout, names):
+    rows, start = [], 0
+    for before, after in layout:
+        middle, end = start + before, start + before + after
+        rows.append([sequence(soft(range(start, middle)), name, soft(range(middle, end))) for name in names])
+        start = end
+    return rows
+
+
+def template_ids(template):
+    """Token ids of a template before and after the class name."""
+    before, _, after = template.partition("{}")
+    return token_ids(before), token_ids(after)
+
+
+class MoCoOpCLIP(PromptedCLIP):
+    """CLIP whose text features are a mixture of experts chosen per image."""
+
+    def __init__(self, clip_model, prompt_learner, text_encoder, top_k, renormalize):
+        super().__init__(clip_model, prompt_learner, text_encoder)
+        self.top_k, self.renormalize = top_k, renormalize
+
+    def encode_text(self, with_extra=False):
+        """(G, N, e) normalised text features of every expert and class."""
+        features = self.text_encoder(*self.prompt_learner(with_extra)).float()
+        if self.prompt_learner.offset is not None:
+            features = features + self.prompt_learner.offset
+        return F.normalize(features, dim=-1)
+
+    def logits(self, image_features, text_features):
+        _, self.gate_weights = self.prompt_learner.gates(image_features, self.top_k)
+        return self.mix(image_features, text_features, self.gate_weights)
+
+    def mix(self, image_features, text_features, weights):
+        """Per-expert logits mixed under the gate weights.
+
+        (B, e), (G, N, e), (B, G) -> (B, N), in one matrix product of (B, G*e) with (G*e, N): no text feature is
+        ever copied per image.
+        """
+        logits = self.logit_scale * torch.einsum("bg,be,gne->bn", weights, image_features, text_features)
+        if self.renormalize:  # the mixed feature's squared norm, from the experts' inner products
+            inner = torch.einsum("gne,hne->ngh", text_features, text_features)
+            logits = logits / torch.einsum("bg,ngh,bh->bn", weights, inner, weights).clamp_min(1e-12).sqrt()
+        return logits
+
+
+def router_loss(router_logits, image_features, group_features, temperature):
+    """KL(W_hard || W_router), W_hard = softmax over g of cos(v, h_g) / temperature (the paper's form).
+
+    Args:
+        router_logits: (B, G). image_features: (B, e), normalised. group_features: (G, e), each the mean over the
+            group's templates and the classes of the normalised hard text features.
+    """
+    hard = F.log_softmax(image_features @ F.normalize(group_features, dim=-1).t() / temperature, dim=-1)
+    return F.kl_div(F.log_softmax(router_logits, dim=-1), hard, reduction="batchmean", log_target=True)
+
+
+def router_loss_class(router_logits, image_features, class_features, labels):
+    """Cross-entropy of the router with a softmax over cos(v, group g's mean of class y), its top two raised by 10.
+
+    The released code's form. class_features: (G, N, e), normalised means over each group's templates; labels: (B,).
+    """
+    similarity = torch.einsum("be,gbe->bg", image_features, class_features[:, labels])
+    top = similarity.topk(min(2, similarity.shape[1]), dim=-1).indices
+    target = similarity.scatter_add(1, top, torch.full_like(top, 10, dtype=similarity.dtype)).softmax(dim=-1)
+    return F.cross_entropy(router_logits, target)
+
+
+def text_loss(text_features, hard_features, logit_scale):
+    """Semantically grouped text supervision, the mean over experts g and classes y of -log mean_i P_i(y | t_g).
+
+    P_i(y | t_g) is the softmax over classes c of logit_scale * cos(t_g(y), h_i(c)), i over the group's templates.
+
+    Args:
+        text_features: (G, N, e), normalised, of the experts.
+        hard_features: G tensors (n_g, N, e), normalised, of each group's templates.
+    """
+    losses = []
+    for soft_features, hard in zip(text_features, hard_features, strict=True):
+        logits = logit_scale * torch.einsum("ye,ice->iyc", soft_features, hard)
+        log_p = logits.diagonal(dim1=1, dim2=2) - logits.logsumexp(dim=-1)  # (n_g, N): log P_i(y | t_g(y))
+        losses.append(math.log(len(hard)) - log_p.logsumexp(dim=0).mean())
+    return torch.stack(losses).mean()
+
+
+def auto_groups(text_encoder, templates, classnames, n_groups):
+    """Group templates by meaning: k-means on their text features, averaged over the classes.
+
+    Deterministic. A group begins with its most central template, which the expert starts from; groups stand in the
+    order of their first member in `templates`.
+    """
+    from sklearn.cluster import KMeans  # slow to import, and only this option needs it
+
+    features = F.normalize(encode_templates(text_encoder, templates, classnames).float(), dim=-1)
+    points = F.normalize(features.mean(dim=1), dim=-1).cpu().double().numpy()
+    means = KMeans(n_groups, n_init=10, random_state=0).fit(points)
+    distance = ((points - means.cluster_centers_[means.labels_]) ** 2).sum(axis=1)
+    groups = {label: [] for label in means.labels_}  # in order of first appearance
+    for i in distance.argsort(kind="stable"):
+        groups[means.labels_[i]].append(templates[i])
+    return list(groups.values())
+
+
+@TRAINER_REGISTRY.register()
+class MoCoOp(PromptTrainer):
+    """Mixture of Context Optimization."""
+
+    section = "MOCOOP"
+
+    def check_cfg(self, cfg):
+        super().check_cfg(cfg)
+        options = cfg.TRAINER.MOCOOP
+        for key, known in {
+            "ROUTER_TARGET": ("paper", "class"),
+            "TEXT_TARGET": ("template", "group_mean"),
+            "TEXT_CLASSES": ("all", "train"),
+        }.items():
+            if options[key] not in known:
+                raise UserError(f'unknown TRAINER.MOCOOP.{key} "{options[key]}": {nearest(options[key], known)}')
+        groups = options.GROUPS
+        if isinstance(groups, str):
+            if groups != "auto":
+                raise UserError(f'TRAINER.MOCOOP.GROUPS is "{groups}": give a list of lists of templates, or auto')
+            templates, n_groups = _auto_templates(cfg), options.N_GROUPS
+            if not 1 <= n_groups <= len(templates):
+                raise UserError(
+                    f"TRAINER.MOCOOP.N_GROUPS is {n_groups}: give 1 to {len(templates)}, the number of templates"
+                )
+        else:
+            groups = SHARED_GROUPS if groups is None else groups
+            if not groups or not all(isinstance(g, (list, tuple)) and g for g in groups):
+                raise UserError("TRAINER.MOCOOP.GROUPS must be a list of lists of templates, none of them empty")
+            templates, n_groups = [t for group in groups for t in group], len(groups)
+        for template in templates:
+            if not isinstance(template, str) or template.count("{}") != 1:
+                raise UserError(f"the template {template!r} of TRAINER.MOCOOP must hold one {{}} for the class name")
+        if not 1 <= options.TOP_K <= n_groups:
+            raise UserError(f"TRAINER.MOCOOP.TOP_K is {options.TOP_K}: give 1 to {n_groups}, the number of groups")
+
+    def build_prompted_clip(self, clip_model, text_encoder, classnames):
+        options, dataset = self.cfg.TRAINER.MOCOOP, self.dm.dataset
+        known = getattr(dataset, "all_classnames", classnames)
+        extra = [name for name in known if name not in set(classnames)] if options.TEXT_CLASSES == "all" else []
+        self.text_loss_names = [*classnames, *extra]
+        self.groups = options.GROUPS or SHARED_GROUPS
+        if self.groups == "auto":
+            self.groups = auto_groups(text_encoder, _auto_templates(self.cfg), list(known), options.N_GROUPS)
+        logger.info("Groups of hard templates:")
+        for group in self.groups:
+            logger.info("  %s", "  ".join(group))
+
+        ids = [template_ids(group[0]) for group in self.groups]
+        layout = [[len(before), len(after)] for before, after in ids]
+        feature_dim = clip_model.text_projection.shape[1]
+
+        def build_learner(layout):
+            return PromptLearner(layout, classnames, extra, text_encoder, feature_dim, options.TEXT_OFFSET)
+
+        self.build_learner = build_learner
+        learner = build_learner(layout)
+        first_words = torch.tensor([i for before, after in ids for i in before + after])
+        with torch.no_grad():
+            learner.ctx.copy_(text_encoder.token_embedding.weight[first_words.to(self.device)])
+        self.layernorms = None
+        if options.TUNE_LAYERNORM:
+            self.layernorms = nn.ModuleList(m for m in clip_model.visual.modules() if isinstance(m, nn.LayerNorm))
+            if not self.layernorms:
+                raise UserError(
+                    f"TRAINER.MOCOOP.TUNE_LAYERNORM: the image encoder of {self.cfg.MODEL.BACKBONE.NAME} has no "
+                    "LayerNorms; choose a ViT backbone"
+                )
+            learner.layernorms = self.layernorms.requires_grad_(True)  # saved and loaded with the prompts
+            self.frozen_image_encoder = False
+        return MoCoOpCLIP(clip_model, learner, text_encoder, options.TOP_K, options.RENORMALIZE)
+
+    def load_weights(self, name, state_dict, source):
+        # Trained on a dataset with other groups, the experts have another shape: it travels with the weights.
+        layout = state_dict.get("layout")
+        if layout is not None and not torch.equal(layout.cpu(), self.model.prompt_learner.layout.cpu()):
+            learner = self.build_learner(layout.tolist()).to(self.device)
+            if self.layernorms is not None:
+                learner.layernorms = self.layernorms
+            self.model.prompt_learner = self._models[name] = learner
+        super().load_weights(name, state_dict, source)
+
+    def param_groups(self):
+        if self.layernorms is None:
+            return None
+        tuned = {id(p) for p in self.layernorms.parameters()}
+        rest = [p for p in self.model.prompt_learner.parameters() if id(p) not in tuned]
+        return [{"params": rest}, {"params": list(self.layernorms.parameters()), "lr": 0.1 * self.cfg.OPTIM.LR}]
+
+    def before_train(self):
+        super().before_train()
+        with torch.no_grad():
+            encoder, names, n = self.model.text_encoder, self.text_loss_names, self.num_classes
+            self.hard_features = [
+                F.normalize(encode_templates(encoder, group, names).float(), dim=-1) for group in self.groups
+            ]
+            means = torch.stack([hard.mean(dim=0) for hard in self.hard_features])
+            self.group_features = means[:, :n].mean(dim=1)
+            self.class_features = F.normalize(means, dim=-1)
+            if self.cfg.TRAINER.MOCOOP.TEXT_TARGET == "group_mean":
+                self.hard_features = list(self.class_features[:, None])
+
+    def before_epoch(self):
+        super().before_epoch()
+        self.chosen = torch.zeros(len(self.groups), device=self.device)
+        self.entropy, self.seen = 0.0, 0
+
+    def loss(self, images, labels):
+        options, model = self.cfg.TRAINER.MOCOOP, self.model
+        image_features = F.normalize(model.encode_image(images).float(), dim=-1)
+        text_features = model.encode_text(with_extra=options.TEXT_WEIGHT > 0)
+        router_logits, weights = model.prompt_learner.gates(image_features, model.top_k)
+        logits = model.mix(image_features, text_features[:, : self.num_classes], weights)
+
+        loss = ce = F.cross_entropy(logits, labels)
+        summary = {"loss_ce": ce.item()}
+        if options.ROUTER_WEIGHT > 0:
+            if options.ROUTER_TARGET == "paper":
+                router = router_loss(router_logits, image_features, self.group_features, options.ROUTER_TEMPERATURE)
+            else:
+                router = router_loss_class(router_logits, image_features, self.class_features, labels)
+            loss = loss + options.ROUTER_WEIGHT * router
+            summary["loss_router"] = router.item()
+        if options.TEXT_WEIGHT > 0:
+            text = text_loss(text_features, self.hard_features, model.logit_scale)
+            loss = loss + options.TEXT_WEIGHT * text
+            summary["loss_text"] = text.item()
+
+        with torch.no_grad():
+            log_gates = router_logits.log_softmax(dim=-1)
+            self.chosen += (weights > 0).sum(dim=0)
+            self.entropy += -(log_gates.exp() * log_gates).sum().item()
+            self.seen += len(labels)
+        return loss, summary | {"acc": compute_accuracy(logits, labels)[0].item()}
+
+    def clip_gradients(self):
+        limit = self.cfg.TRAINER.MOCOOP.GRAD_CLIP
+        if limit > 0:
+            nn.utils.clip_grad_norm_(self.model.prompt_learner.parameters(), limit)
+
+    def after_epoch(self):
+        load = (self.chosen / self.seen).tolist()
+        entropy = self.entropy / self.seen
+        logger.info("router: load %s entropy %.3f", " ".join(f"{x:.3f}" for x in load), entropy)
+        for g, share in enumerate(load):
+            self.write_scalar(f"router/load_{g}", share, self.epoch)
+        self.write_scalar("router/entropy", entropy, self.epoch)
+        super().after_epoch()
+
+    def predict(self, loader):
+        self.gate_weights = []
+        for output, label in super().predict(loader):
+            self.gate_weights.append(self.model.gate_weights)
+            yield output, label
+
+    def extra_metrics(self):
+        """Of the evaluated images: the share that chose each expert (sums to TOP_K), each expert's mean gate weight."""
+        weights = torch.cat(self.gate_weights)
+        return {
+            "expert_usage": [round(x, 6) for x in (weights > 0).float().mean(dim=0).tolist()],
+            "expert_weight": [round(x, 6) for x in weights.mean(dim=0).tolist()],
+        }
+
+
+def _auto_templates(cfg):
+    own = custom_template(cfg.DATASET.NAME)
+    return list(cfg.TRAINER.MOCOOP.TEMPLATES) or [*IMAGENET, *([] if own in IMAGENET else [own])]

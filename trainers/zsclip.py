@@ -1,0 +1,55 @@
+"""Zero-shot CLIP (Radford et al., ICML 2021), the baseline that learns nothing.
+
+ZeroshotCLIP takes the one hand-written template that CoOp uses for the dataset; ZeroshotCLIP2 averages the normalised
+text features of that template and of the seven ImageNet templates that CLIP's authors selected.
+"""
+
+import logging
+
+import torch.nn.functional as F
+from torch import nn
+
+from dassl.engine import TRAINER_REGISTRY
+from prompting.prompts import encode_templates
+from prompting.templates import IMAGENET_SELECT, custom_template
+from trainers.base import PromptedCLIP, PromptTrainer
+
+logger = logging.getLogger("dassl.trainers")
+
+
+class FixedCLIP(PromptedCLIP):
+    """CLIP with text features (N, e) that were computed beforehand."""
+
+    def __init__(self, clip_model, text_encoder, text_features):
+        super().__init__(clip_model, nn.Module(), text_encoder)
+        self.register_buffer("text_features", F.normalize(text_features.float(), dim=-1))
+
+    def encode_text(self):
+        return self.text_features
+
+
+@TRAINER_REGISTRY.register()
+class ZeroshotCLIP(PromptTrainer):
+    """Zero-shot CLIP with the dataset's own template."""
+
+    def templates(self):
+        return [custom_template(self.cfg.DATASET.NAME)]
+
+    def build_prompted_clip(self, clip_model, text_encoder, classnames):
+        templates = self.templates()
+        logger.info("Prompt ensembling (n=%d): %s", len(templates), templates)
+        features = F.normalize(encode_templates(text_encoder, templates, classnames).float(), dim=-1)
+        return FixedCLIP(clip_model, text_encoder, features.mean(dim=0))
+
+    def train(self):
+        logger.info("Nothing to train")
+        self.test()
+
+
+@TRAINER_REGISTRY.register()
+class ZeroshotCLIP2(ZeroshotCLIP):
+    """Zero-shot CLIP with a template ensemble."""
+
+    def templates(self):
+        own = custom_template(self.cfg.DATASET.NAME)
+        return [t for t in IMAGENET_SELECT if t != own] + [own]
