@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# CoOp, base-to-new generalisation (scripts/lib.sh says what it reads; --help prints it).
+TRAINER=CoOp
+CFG="${CFG:-vit_b16_ep50_ctxv1}"
+source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
+base2new "$@"

@@ -1,0 +1,80 @@
+# What the scripts of all trainers share: settings from the environment, one run, one protocol per function.
+
+set -euo pipefail
+
+HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+DATA="${DATA:-data}"
+SEEDS="${SEEDS:-1 2 3}"
+OUTPUT="${OUTPUT:-output}"
+export PYTHONPATH="$HERE${PYTHONPATH:+:$PYTHONPATH}"
+
+if [[ -z "${PYTHON:-}" ]]; then
+    PYTHON=python
+    if [[ -z "${VIRTUAL_ENV:-}" && -x "$HERE/.venv/bin/python" ]]; then PYTHON="$HERE/.venv/bin/python"; fi
+fi
+
+usage() {
+    cat <<EOF
+Usage: bash $0 $1
+
+  $2
+
+Environment (default):
+  DATA      folder of the datasets ($DATA)
+  SEEDS     seeds, one run each ($SEEDS)
+  CFG       trainer config in configs/trainers/$TRAINER/, without .yaml ($CFG)
+  BACKBONE  name or path of the backbone (the config's)
+  OUTPUT    where runs are written ($OUTPUT)
+  DEVICE    cpu or cuda (cuda where there is one)
+  PYTHON    the interpreter ($PYTHON)
+A run that was interrupted goes on where it stopped when the same command is given again.
+EOF
+}
+
+# run_train DATASET SEED OUTPUT_DIR [train.py's other arguments ...] [KEY VALUE ...]
+run_train() {
+    local dataset=$1 seed=$2 dir=$3
+    shift 3
+    local options=(--root "$DATA" --seed "$seed" --trainer "$TRAINER" --output-dir "$dir"
+        --dataset-config-file "$HERE/configs/datasets/$dataset.yaml"
+        --config-file "$HERE/configs/trainers/$TRAINER/$CFG.yaml")
+    if [[ -n "${BACKBONE:-}" ]]; then options+=(--backbone "$BACKBONE"); fi
+    local keys=()
+    case "${DEVICE:-}" in
+        "") ;;
+        cpu) keys=(USE_CUDA False) ;;
+        cuda) keys=(USE_CUDA True) ;;
+        *) echo "error: DEVICE is \"$DEVICE\": give cpu or cuda" >&2; return 1 ;;
+    esac
+    "$PYTHON" "$HERE/train.py" "${options[@]}" "$@" ${keys[@]+"${keys[@]}"}
+}
+
+# base2new DATASET [SHOTS]: train on the base classes, test on base and new classes; no SHOTS: nothing is trained.
+base2new() {
+    local what="Base-to-new generalisation: train on the first half of the classes, test on both halves."
+    local arguments="DATASET SHOTS"
+    if [[ "$TRAINER" == Zeroshot* ]]; then
+        arguments="DATASET" what="Base-to-new generalisation of $TRAINER: test on each half of the classes."
+    fi
+    if [[ "${1:-}" == -h || "${1:-}" == --help ]]; then usage "$arguments" "$what"; return; fi
+    local wanted
+    wanted=$(wc -w <<<"$arguments")
+    if [[ $# -ne $wanted ]]; then usage "$arguments" "$what" >&2; return 2; fi
+    local dataset=$1 shots=${2:-} seed base new
+    for seed in $SEEDS; do
+        if [[ -z "$shots" ]]; then
+            base="$OUTPUT/base2new/test_base/$dataset/$TRAINER/$CFG/seed$seed"
+            new="$OUTPUT/base2new/test_new/$dataset/$TRAINER/$CFG/seed$seed"
+            run_train "$dataset" "$seed" "$base" --eval-only DATASET.SUBSAMPLE_CLASSES base
+            run_train "$dataset" "$seed" "$new" --eval-only DATASET.SUBSAMPLE_CLASSES new
+        else
+            base="$OUTPUT/base2new/train_base/$dataset/shots_$shots/$TRAINER/$CFG/seed$seed"
+            new="$OUTPUT/base2new/test_new/$dataset/shots_$shots/$TRAINER/$CFG/seed$seed"
+            run_train "$dataset" "$seed" "$base" DATASET.NUM_SHOTS "$shots" DATASET.SUBSAMPLE_CLASSES base
+            run_train "$dataset" "$seed" "$new" --eval-only --model-dir "$base" \
+                DATASET.NUM_SHOTS "$shots" DATASET.SUBSAMPLE_CLASSES new
+        fi
+    done
+    "$PYTHON" -m benchmark.base2new "$OUTPUT" --dataset "$dataset" --trainer "$TRAINER" --config "$CFG" \
+        --seeds $SEEDS ${shots:+--shots "$shots"}
+}

@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# MoCoOp, base-to-new generalisation (scripts/lib.sh says what it reads; --help prints it).
+TRAINER=MoCoOp
+CFG="${CFG:-vit_b16_ep50}"
+source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
+base2new "$@"

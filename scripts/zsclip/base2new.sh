@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# ZeroshotCLIP, base-to-new generalisation (scripts/lib.sh says what it reads; --help prints it).
+TRAINER="${TRAINER:-ZeroshotCLIP}"
+CFG="${CFG:-vit_b16}"
+source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
+base2new "$@"

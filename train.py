@@ -1,0 +1,128 @@
+"""One run: arguments -> config -> trainer -> train, or test with --eval-only. The command line is CoOp's."""
+
+import argparse
+import logging
+import sys
+
+import torch
+
+import datasets  # noqa: F401  registers every dataset
+import trainers
+from dassl.config import get_cfg_default, merge_from_file, merge_from_list
+from dassl.engine import TRAINER_REGISTRY, build_trainer, run_folder
+from dassl.utils import UserError, collect_env_info, set_random_seed, setup_logger
+from prompting import backbone
+
+logger = logging.getLogger("dassl.train")
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__)
+    add = parser.add_argument
+    add("--root", default="", help="path to the datasets (DATASET.ROOT)")
+    add("--output-dir", default="", help="output directory (OUTPUT_DIR)")
+    add("--resume", default="", help="folder of a run to go on from (RESUME)")
+    add("--seed", type=int, default=-1, help="seed of all random numbers; negative: none is set (SEED)")
+    add("--source-domains", nargs="+", help="source domains for DA/DG (DATASET.SOURCE_DOMAINS)")
+    add("--target-domains", nargs="+", help="target domains for DA/DG (DATASET.TARGET_DOMAINS)")
+    add("--transforms", nargs="+", help="data augmentation methods (INPUT.TRANSFORMS)")
+    add("--config-file", default="", help="path to the trainer's config file")
+    add("--dataset-config-file", default="", help="path to the dataset's config file")
+    add("--trainer", default="", help="name of the trainer (TRAINER.NAME)")
+    add("--backbone", default="", help="name or path of the backbone (MODEL.BACKBONE.NAME)")
+    add("--head", default="", help="name of the head (MODEL.HEAD.NAME)")
+    add("--eval-only", action="store_true", help="evaluation only")
+    add("--model-dir", default="", help="load the model from this directory for --eval-only")
+    add("--load-epoch", type=int, help="load the weights of this epoch for --eval-only")
+    add("--no-train", action="store_true", help="do not call trainer.train()")
+    add("--overwrite", action="store_true", help="replace a run of another config in the output directory")
+    add("opts", nargs=argparse.REMAINDER, help="config keys and values: KEY VALUE ...")
+    return parser.parse_args(argv)
+
+
+def setup_cfg(args):
+    """The frozen config: defaults, dataset config, trainer config, arguments, KEY VALUE; the last word wins."""
+    cfg = get_cfg_default()
+    trainers.extend_cfg(cfg)
+    default_input = cfg.INPUT.clone()
+    cfg.INPUT.SIZE, cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD = (), [], []  # not set: follow the backbone
+    for path in (args.dataset_config_file, args.config_file):
+        if path:
+            merge_from_file(cfg, path)
+    arguments = {
+        "DATASET.ROOT": args.root,
+        "OUTPUT_DIR": args.output_dir,
+        "RESUME": args.resume,
+        "SEED": args.seed if args.seed >= 0 else None,
+        "DATASET.SOURCE_DOMAINS": args.source_domains,
+        "DATASET.TARGET_DOMAINS": args.target_domains,
+        "INPUT.TRANSFORMS": args.transforms,
+        "TRAINER.NAME": args.trainer,
+        "MODEL.BACKBONE.NAME": args.backbone,
+        "MODEL.HEAD.NAME": args.head,
+    }
+    merge_from_list(cfg, [word for pair in arguments.items() if pair[1] for word in pair])
+    merge_from_list(cfg, args.opts)
+    _set_input(cfg, default_input)
+    cfg.freeze()
+    return cfg
+
+
+def _set_input(cfg, default):
+    """Let image size and normalisation follow the backbone. Raises UserError where the config contradicts it."""
+    name = cfg.MODEL.BACKBONE.NAME
+    if not name:
+        raise UserError("no backbone: give --backbone or MODEL.BACKBONE.NAME, " + ", ".join(backbone.known_names()))
+    wanted = (default.SIZE, default.PIXEL_MEAN, default.PIXEL_STD)
+    clip_backbone = not backbone.is_torchvision(name)
+    if clip_backbone:
+        size = backbone.image_size(name)
+        wanted = ((size, size), list(backbone.PIXEL_MEAN), list(backbone.PIXEL_STD))
+    for key, value in zip(("SIZE", "PIXEL_MEAN", "PIXEL_STD"), wanted, strict=True):
+        given = cfg.INPUT[key]
+        if clip_backbone and given and any(abs(a - b) > 1e-3 for a, b in zip(given, value, strict=False)):
+            raise UserError(
+                f"INPUT.{key} is {tuple(given)} but the backbone {name} takes {tuple(value)}: leave the key out"
+            )
+        cfg.INPUT[key] = given or value
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    cfg = setup_cfg(args)
+    TRAINER_REGISTRY.get(cfg.TRAINER.NAME)  # an unknown name must not claim the folder
+    run_folder.claim(cfg, args.overwrite)
+    if cfg.SEED >= 0:
+        set_random_seed(cfg.SEED)
+    setup_logger(cfg.OUTPUT_DIR)
+    if torch.cuda.is_available() and cfg.USE_CUDA:
+        torch.backends.cudnn.deterministic = True
+    logger.info("***************\n** Arguments **\n***************")
+    logger.info("\n".join(f"{key}: {value}" for key, value in sorted(vars(args).items())))
+    logger.info("************\n** Config **\n************\n%s", cfg)
+    logger.info("Collecting env info ...\n** System info **\n%s\n", collect_env_info())
+
+    trainer = build_trainer(cfg)
+    if args.eval_only:
+        trainer.load_model(args.model_dir, epoch=args.load_epoch)
+        trainer.test()
+    elif not args.no_train:
+        trainer.train()
+    return trainer
+
+
+def run(argv=None):
+    """main(), with a user's mistakes as one line on stderr and exit status 1."""
+    try:
+        main(argv)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last epoch", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run())
