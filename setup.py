@@ -1,0 +1,34 @@
+"""The package: ranges of what it needs. requirements.txt pins the versions that are tested."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+PACKAGES = ["benchmark", "dassl", "datasets", "prompting", "trainers"]
+
+setup(
+    name="mocoop",
+    version="0.1.0",
+    description="Prompt learning for CLIP: CoOp, MoCoOp and what they are compared with, on a Dassl-style engine",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.10",
+    packages=find_packages(include=[*PACKAGES, *(f"{name}.*" for name in PACKAGES)]),
+    py_modules=["train"],
+    install_requires=[
+        "clip-anytorch>=2.6",
+        "numpy>=1.26",
+        "pillow>=10",
+        "pyyaml>=6",
+        "scikit-learn>=1.3",
+        "setuptools<81",  # clip imports pkg_resources, which setuptools 81 dropped
+        "tabulate>=0.9",
+        "tensorboard>=2.15",
+        "torch>=2.6",
+        "torchvision>=0.21",
+        "tqdm>=4.65",
+        "yacs>=0.1.8",
+    ],
+    extras_require={"test": ["pytest>=8"]},
+)
