@@ -3,6 +3,8 @@
 import hashlib
 import os
 import tempfile
+import warnings
+import zipfile
 from functools import lru_cache
 from pathlib import Path
 
@@ -88,7 +90,7 @@ def _locate(name):
     path = Path(EMBEDDED.get(name, name)).expanduser()
     if path.is_file():
         return path
-    if os.sep in name or path.suffix in (".pt", ".pth"):
+    if path.suffix in (".pt", ".pth") or path.parent.is_dir() and os.sep in name:
         raise UserError(f"backbone file {path} not found; at hand: {_at_hand()}")
     raise UserError(f'unknown backbone "{name}" (MODEL.BACKBONE.NAME): {nearest(name, known_names())}, or a path')
 
@@ -124,10 +126,10 @@ def _at_hand():
 def _read(path):
     """The state dict in a file: OpenAI's TorchScript archive or a plain state dict."""
     try:
-        return torch.jit.load(path, map_location="cpu").state_dict()
-    except RuntimeError:
-        pass
-    try:
+        if _is_torchscript(path):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # OpenAI's archives are what they are
+                return torch.jit.load(path, map_location="cpu").state_dict()
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise UserError(f"{path} is neither a TorchScript archive nor a state dict: {_first_line(error)}") from error
@@ -135,6 +137,11 @@ def _read(path):
     if "text_projection" not in weights:
         raise UserError(f"{path} does not hold a CLIP model of OpenAI's architecture: it has no text_projection")
     return weights
+
+
+def _is_torchscript(path):
+    """Whether a file is a TorchScript archive: it holds code, a state dict holds none."""
+    return zipfile.is_zipfile(path) and any("/code/" in name for name in zipfile.ZipFile(path).namelist())
 
 
 def _sha256(path):
