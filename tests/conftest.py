@@ -1,18 +1,69 @@
-"""What all tests share: the real data where it is at hand, and a cache folder of their own."""
+"""What all tests share: real data where it is at hand, a tiny data set and backbone, a cache folder of their own."""
 
+import json
+import logging
+import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
-SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+import train
+from dassl.utils import setup_logger
+from tests.reference import tiny_clip
+
+# On models this small threads cost more than they give; processes that tests start must compute alike.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
+
+REPO = Path(__file__).parents[1]
+SHARED = REPO.parent / "shared"
+TOY_CLASSES = ("ant", "bee", "crab_claw", "dog")
 
 
 @pytest.fixture
 def caltech_root():
     """DATASET.ROOT with the real Caltech101."""
-    if not (SHARED_DATA / "caltech-101").is_dir():
-        pytest.skip(f"the real Caltech101 is not at {SHARED_DATA}")
-    return str(SHARED_DATA)
+    if not (SHARED / "data" / "caltech-101").is_dir():
+        pytest.skip("the real Caltech101 is not at ../shared/data")
+    return str(SHARED / "data")
+
+
+@pytest.fixture
+def icon_clip():
+    """The path of a small CLIP trained on icons and photos."""
+    path = SHARED / "models" / "icon-clip.pt"
+    if not path.is_file():
+        pytest.skip("the small CLIP is not at ../shared/models/icon-clip.pt")
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def toy_root(tmp_path_factory):
+    """DATASET.ROOT with four classes in Caltech101's layout: 6, 2 and 3 noisy images each, of the class's colour."""
+    root = tmp_path_factory.mktemp("toy")
+    images = root / "caltech-101" / "101_ObjectCategories"
+    rng = np.random.default_rng(0)
+    split = {"train": [], "val": [], "test": []}
+    for label, name in enumerate(TOY_CLASSES):
+        (images / name).mkdir(parents=True)
+        colour = rng.uniform(0, 255, 3)
+        for i, part in enumerate(["train"] * 6 + ["val"] * 2 + ["test"] * 3):
+            pixels = np.clip(colour + rng.normal(0, 40, (40, 48, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(images / name / f"{i}.png")
+            split[part].append([f"{name}/{i}.png", label, name])
+    (root / "caltech-101" / "split_zhou_Caltech101.json").write_text(json.dumps(split))
+    return str(root)
+
+
+@pytest.fixture(scope="session")
+def toy_backbone(tmp_path_factory):
+    """The path of a random CLIP's state dict: ViT, 32 x 32 pixels."""
+    path = tmp_path_factory.mktemp("backbone") / "tiny.pt"
+    torch.save(tiny_clip().state_dict(), path)
+    return str(path)
 
 
 @pytest.fixture(autouse=True)
@@ -21,3 +72,37 @@ def tmp_cache(tmp_path_factory, monkeypatch):
     path = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("MOCOOP_CACHE", str(path))
     return path
+
+
+@pytest.fixture
+def closing_logger():
+    """A logger below "dassl"; afterwards sys.stdout and the handlers are as before."""
+    yield logging.getLogger("dassl.test")
+    setup_logger()
+    logging.getLogger("dassl").handlers.clear()
+
+
+@pytest.fixture
+def toy_args(toy_root, toy_backbone):
+    """toy_args(trainer, output_dir, *keys, flags=()): train.py's arguments for three epochs on the tiny data set."""
+
+    def args(trainer, output, *keys, flags=(), config="vit_b16_ep50"):
+        options = {
+            "--root": toy_root,
+            "--backbone": toy_backbone,
+            "--seed": 1,
+            "--trainer": trainer,
+            "--dataset-config-file": REPO / "configs/datasets/caltech101.yaml",
+            "--config-file": REPO / f"configs/trainers/{trainer}/{config}.yaml",
+            "--output-dir": output,
+        }
+        small = ("DATASET.NUM_SHOTS", 4, "DATALOADER.TRAIN_X.BATCH_SIZE", 4, "OPTIM.MAX_EPOCH", 3)
+        return [str(a) for a in (*(x for pair in options.items() for x in pair), *flags, *small, *keys)]
+
+    return args
+
+
+@pytest.fixture
+def toy_run(toy_args, closing_logger):
+    """toy_run(trainer, output_dir, *keys, flags=()): run train.py in this process; the trainer."""
+    return lambda *args, **options: train.main(toy_args(*args, **options))

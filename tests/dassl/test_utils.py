@@ -70,13 +70,6 @@ def test_registry():
 # Log
 
 
-@pytest.fixture
-def closing_logger():
-    yield logging.getLogger("dassl.test")
-    utils.setup_logger()
-    logging.getLogger("dassl").handlers.clear()
-
-
 def test_log_goes_to_console_and_file_once(tmp_path, capsys, closing_logger):
     utils.setup_logger(tmp_path / "other.log")
     utils.setup_logger(str(tmp_path / "run"))
