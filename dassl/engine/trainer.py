@@ -418,14 +418,14 @@ class SimpleTrainer(TrainerBase):
             yield self.model_inference(input), label
 
     def _write_metrics(self, split, results, seconds):
+        counts = {key: vars(self.evaluator).get(f"_{key}") for key in ("total", "correct")}
         trained = [p for m in self._models.values() for p in m.parameters() if p.requires_grad]
         run_folder.write_metrics(
             self.cfg,
             {
                 "split": split,
                 **results,
-                "total": self.evaluator._total,
-                "correct": self.evaluator._correct,
+                **{key: count for key, count in counts.items() if count is not None},
                 **self.extra_metrics(),
                 "loaded_from": self.loaded_from,
                 "trainable_parameters": sum(p.numel() for p in {id(p): p for p in trained}.values()),
