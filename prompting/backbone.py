@@ -68,18 +68,19 @@ def load_backbone(name, precision="fp32", device="cpu"):
         UserError: unknown name, no such file, no network, or a file that holds no CLIP model.
     """
     path = _locate(name)
+    weights = dict(_read(path))
     try:
-        model = build_model(dict(_read(path)))
+        model = build_model(weights)
     except (KeyError, RuntimeError, AttributeError) as error:
         raise UserError(f"{path} does not hold a CLIP model of OpenAI's architecture: {_first_line(error)}") from error
     finally:
         _read.cache_clear()  # the model has its own copy
-    if precision in ("fp32", "amp"):
-        model.float()
-    elif precision == "bf16":
-        for tensor in (*model.parameters(), *model.buffers()):
-            if tensor.dtype == torch.float16:
-                tensor.data = tensor.data.bfloat16()
+    half = [p for p in model.parameters() if p.dtype == torch.float16]
+    model.float().load_state_dict(weights)  # build_model has rounded them
+    for parameter in half:
+        parameter.data = parameter.data.to(
+            {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision, torch.float32)
+        )
     return model.requires_grad_(False).to(device).eval()
 
 

@@ -1,4 +1,5 @@
 # What the scripts of all trainers share: settings from the environment, one run, one protocol per function.
+# shellcheck shell=bash disable=SC2086  # SEEDS is a list of words
 
 set -euo pipefail
 
