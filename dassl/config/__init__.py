@@ -32,7 +32,7 @@ def clean_cfg(cfg, trainer):
 
 
 def merge_from_file(cfg, path):
-    """Set the keys that a yaml file gives.
+    """Set the keys that a yaml file gives. A key whose default is None takes values of any type.
 
     Raises:
         UserError: the file is missing or no yaml, has an unknown key, or a value of the wrong type.
@@ -95,7 +95,12 @@ def _node(cfg, path, source):
 def _set(cfg, path, value, source):
     node, name = _node(cfg, path, source), path[-1]
     default = node.get(name)
+    any_type = node.__dict__.setdefault("__any_type__", set())  # yacs copies it along
+    if default is None and name in node:
+        any_type.add(name)
     try:
+        if name in any_type:
+            node[name] = default = None
         if isinstance(default, float) and not isinstance(value, bool | None):
             value = float(value)  # also from 1, and from 1e-5, which yaml takes for text
         node.merge_from_other_cfg(CfgNode({name: value}))

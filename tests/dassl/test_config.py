@@ -1,6 +1,7 @@
 """The config: Dassl's defaults, and merges whose errors say where and what."""
 
 import pytest
+from yacs.config import CfgNode
 
 from dassl.config import clean_cfg, get_cfg_default, merge_from_file, merge_from_list
 from dassl.utils import UserError
@@ -68,6 +69,18 @@ def test_merge_from_list():
     assert (cfg.OPTIM.LR, cfg.SEED, cfg.DATASET.ROOT) == (0.002, 3, "~/d")
     assert cfg.DATASET.SOURCE_DOMAINS == ("a", "b")
     assert cfg.DATALOADER.CACHE_GB == 0.0
+
+
+def test_key_without_default_takes_any_type_again_and_again(tmp_path):
+    cfg = get_cfg_default()
+    cfg.TRAINER.X = CfgNode({"GROUPS": None})
+    (tmp_path / "a.yaml").write_text("TRAINER:\n  X:\n    GROUPS: [[a], [b]]\n")
+    merge_from_file(cfg, tmp_path / "a.yaml")
+    copy = cfg.clone()
+    merge_from_list(copy, ["TRAINER.X.GROUPS", "auto"])
+    assert cfg.TRAINER.X.GROUPS == [["a"], ["b"]] and copy.TRAINER.X.GROUPS == "auto"
+    merge_from_list(copy, ["TRAINER.X.GROUPS", "[['c']]"])
+    assert copy.TRAINER.X.GROUPS == [["c"]]
 
 
 def test_node_that_allows_new_keys_takes_them(tmp_path):

@@ -157,3 +157,44 @@ def test_mistakes_in_the_config(options, message):
     cfg.TRAINER.MOCOOP.update(options)
     with pytest.raises(UserError, match=message.replace("{}", r"\{\}")):
         mocoop.MoCoOp.check_cfg(object.__new__(mocoop.MoCoOp), cfg)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"ROUTER_TARGET": "class", "TEXT_TARGET": "group_mean", "TEXT_CLASSES": "train"},
+        {"TEXT_OFFSET": True, "TUNE_LAYERNORM": True, "RENORMALIZE": True},
+        {"GROUPS": "auto", "N_GROUPS": 3, "TEMPLATES": "['a {}.', 'the {}.', 'my {}.', 'a bad {}.']", "TOP_K": 1},
+        {"ROUTER_WEIGHT": 0.0, "TEXT_WEIGHT": 0.0, "GRAD_CLIP": 0.0, "PREC": "bf16"},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_whole_runs_with_options(options, tmp_path, toy_run):
+    """They train, and evaluated alone, on the same and on other classes, the weights say the same."""
+    keys = [x for key, value in options.items() for x in (f"TRAINER.MOCOOP.{key}", value)]
+    trained = toy_run("MoCoOp", tmp_path / "train", "DATASET.SUBSAMPLE_CLASSES", "base", *keys)
+    assert trained.epoch == 2
+    flags = ["--eval-only", "--model-dir", str(tmp_path / "train")]
+    alone = toy_run("MoCoOp", tmp_path / "base", "DATASET.SUBSAMPLE_CLASSES", "base", *keys, flags=flags)
+    batch = next(iter(alone.test_loader))["img"]
+    with torch.no_grad():
+        assert torch.equal(trained.model(batch), alone.model(batch))
+    toy_run("MoCoOp", tmp_path / "new", "DATASET.SUBSAMPLE_CLASSES", "new", *keys, flags=flags)
+
+
+def test_experts_of_other_groups_come_with_the_weights(tmp_path, toy_run):
+    """As in cross-dataset evaluation: the other data set's config has groups of its own."""
+    keys = ("TRAINER.MOCOOP.GROUPS", "[['a photo of a {}.'], ['art of the {}.'], ['a {} in a video game.']]")
+    toy_run("MoCoOp", tmp_path / "train", *keys)
+    flags = ["--eval-only", "--model-dir", str(tmp_path / "train")]
+    trainer = toy_run("MoCoOp", tmp_path / "eval", flags=flags)
+    assert trainer.model.prompt_learner.layout.tolist() == [[4, 1], [3, 1], [1, 5]]
+
+
+def test_layernorms_learn_at_a_tenth_of_the_rate(tmp_path, toy_run):
+    trainer = toy_run("MoCoOp", tmp_path, "TRAINER.MOCOOP.TUNE_LAYERNORM", True, "OPTIM.MAX_EPOCH", 8)
+    rest, norms = trainer._optims["prompt_learner"].param_groups
+    assert norms["initial_lr"] == pytest.approx(0.1 * rest["initial_lr"])
+    assert {id(p) for p in norms["params"]} == {id(p) for p in trainer.layernorms.parameters()}
+    assert any((m.weight != 1).any() for m in trainer.layernorms), "they moved"
+    assert not any(p.requires_grad for n, p in trainer.model.image_encoder.named_parameters() if "ln_" not in n)
