@@ -8,6 +8,7 @@ import random
 import pytest
 
 import datasets  # noqa: F401  registers the readers
+import trainers
 from dassl.config import get_cfg_default, merge_from_file
 from dassl.data.datasets import build_dataset
 
@@ -35,6 +36,7 @@ FEW_SHOTS = {
 
 def config(root, **options):
     cfg = get_cfg_default()
+    trainers.extend_cfg(cfg)  # whose keys the file may set
     merge_from_file(cfg, CONFIG)
     cfg.DATASET.ROOT = root
     for key, value in options.items():
