@@ -2,15 +2,15 @@
 
 import argparse
 import logging
+import os
 import sys
 
 import torch
 
-import datasets  # noqa: F401  registers every dataset
-import trainers
 from dassl.config import get_cfg_default, merge_from_file, merge_from_list
 from dassl.engine import TRAINER_REGISTRY, build_trainer, run_folder
 from dassl.utils import UserError, collect_env_info, set_random_seed, setup_logger
+from dassl.utils.logger import Tee
 from prompting import backbone
 
 logger = logging.getLogger("dassl.train")
@@ -42,8 +42,11 @@ def parse_args(argv=None):
 
 def setup_cfg(args):
     """The frozen config: defaults, dataset config, trainer config, arguments, KEY VALUE; the last word wins."""
+    import datasets  # noqa: F401  registers every dataset; here, so that a broken plug-in is a mistake like others
+    from trainers import extend_cfg
+
     cfg = get_cfg_default()
-    trainers.extend_cfg(cfg)
+    extend_cfg(cfg)
     default_input = cfg.INPUT.clone()
     cfg.INPUT.SIZE, cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD = (), [], []  # not set: follow the backbone
     for path in (args.dataset_config_file, args.config_file):
@@ -61,7 +64,7 @@ def setup_cfg(args):
         "MODEL.BACKBONE.NAME": args.backbone,
         "MODEL.HEAD.NAME": args.head,
     }
-    merge_from_list(cfg, [word for pair in arguments.items() if pair[1] for word in pair])
+    merge_from_list(cfg, [word for pair in arguments.items() if pair[1] not in (None, "") for word in pair])
     merge_from_list(cfg, args.opts)
     _set_input(cfg, default_input)
     cfg.freeze()
@@ -71,16 +74,15 @@ def setup_cfg(args):
 def _set_input(cfg, default):
     """Let image size and normalisation follow the backbone. Raises UserError where the config contradicts it."""
     name = cfg.MODEL.BACKBONE.NAME
-    if not name:
-        raise UserError("no backbone: give --backbone or MODEL.BACKBONE.NAME, " + ", ".join(backbone.known_names()))
     wanted = (default.SIZE, default.PIXEL_MEAN, default.PIXEL_STD)
-    clip_backbone = not backbone.is_torchvision(name)
-    if clip_backbone:
+    if backbone.is_clip(name):  # others are the trainer's business
         size = backbone.image_size(name)
         wanted = ((size, size), list(backbone.PIXEL_MEAN), list(backbone.PIXEL_STD))
     for key, value in zip(("SIZE", "PIXEL_MEAN", "PIXEL_STD"), wanted, strict=True):
         given = cfg.INPUT[key]
-        if clip_backbone and given and any(abs(a - b) > 1e-3 for a, b in zip(given, value, strict=False)):
+        if given and not (len(given) == len(value) and all(isinstance(x, int | float) for x in given)):
+            raise UserError(f"INPUT.{key} is {tuple(given)}: give {len(value)} numbers")
+        if backbone.is_clip(name) and given and any(abs(a - b) > 1e-3 for a, b in zip(given, value, strict=True)):
             raise UserError(
                 f"INPUT.{key} is {tuple(given)} but the backbone {name} takes {tuple(value)}: leave the key out"
             )
@@ -91,6 +93,8 @@ def main(argv=None):
     args = parse_args(argv)
     cfg = setup_cfg(args)
     TRAINER_REGISTRY.get(cfg.TRAINER.NAME)  # an unknown name must not claim the folder
+    if args.overwrite and args.model_dir and os.path.realpath(args.model_dir) == os.path.realpath(cfg.OUTPUT_DIR):
+        raise UserError("--overwrite would remove the model that --model-dir names: choose another --output-dir")
     run_folder.claim(cfg, args.overwrite)
     if cfg.SEED >= 0:
         set_random_seed(cfg.SEED)
@@ -104,6 +108,9 @@ def main(argv=None):
 
     trainer = build_trainer(cfg)
     if args.eval_only:
+        trained = any(trainer._optims.values())
+        if trained and not (args.model_dir or cfg.MODEL.INIT_WEIGHTS):
+            raise UserError("--eval-only needs --model-dir: nothing is trained yet")
         trainer.load_model(args.model_dir, epoch=args.load_epoch)
         trainer.test()
     elif not args.no_train:
@@ -117,6 +124,8 @@ def run(argv=None):
         main(argv)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        if isinstance(sys.stdout, Tee):
+            sys.stdout.file.write(f"error: {error}\n")
         return 1
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last epoch", file=sys.stderr)

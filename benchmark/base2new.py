@@ -3,8 +3,8 @@
     python -m benchmark.base2new OUTPUT [--dataset D] [--trainer T] [--config C] [--shots N] [--seeds 1 2 3]
 
 Reads the metrics.json files that the scripts' base2new runs left below OUTPUT; without options, of all of them. As in
-the papers, the last row's H is that of the mean accuracies; the standard deviations are over seeds (population, as
-CoOp's parse_test_res.py computes them).
+the papers, the H of the row "mean" is that of the mean accuracies; the standard deviations are over seeds (population,
+as CoOp's parse_test_res.py computes them).
 """
 
 import argparse
@@ -64,11 +64,15 @@ def main(argv=None):
         ours = {"dataset": dataset, "shots": shots, "trainer": trainer, "config": config}
         if any(getattr(args, key) not in (None, value) for key, value in ours.items()):
             continue
-        rows = table({s: r for s, r in seeds.items() if args.seeds is None or s in args.seeds})
+        seeds = {s: r for s, r in seeds.items() if args.seeds is None or s in args.seeds}
+        rows = table(seeds)
+        half = sorted(seed for seed, r in seeds.items() if len(r) < 2)
         if rows:
             found = True
             print(f"\n{trainer} ({config}) on {dataset}, " + (f"{shots} shots" if shots else "zero-shot"))
             print(tabulate(rows, ["seed", "base", "new", "H"], floatfmt=".2f", tablefmt="simple"))
+            if half:
+                print(f"not finished yet: seed {', '.join(map(str, half))}")
     if not found:
         print(f"error: no finished base-to-new run of that kind below {args.output}/base2new", file=sys.stderr)
         return 1

@@ -9,7 +9,6 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-import torchvision
 from clip import clip as openai
 from clip.model import build_model
 
@@ -35,13 +34,13 @@ EMBEDDED = {}
 """Backbones shipped with the project: name -> path of a state dict."""
 
 
-def is_torchvision(name):
-    """Whether a MODEL.BACKBONE.NAME is one of torchvision.models, for trainers that do without CLIP."""
-    return name in torchvision.models.list_models(module=torchvision.models)
-
-
 def known_names():
     return [*IMAGE_SIZES, *EMBEDDED]
+
+
+def is_clip(name):
+    """Whether a MODEL.BACKBONE.NAME is one that `load_backbone` may know, by name or as a file."""
+    return name in known_names() or name.endswith((".pt", ".pth"))
 
 
 def image_size(name):
@@ -135,8 +134,10 @@ def _read(path):
     except Exception as error:
         raise UserError(f"{path} is neither a TorchScript archive nor a state dict: {_first_line(error)}") from error
     weights = weights.get("state_dict", weights) if isinstance(weights, dict) else {}
-    if "text_projection" not in weights:
-        raise UserError(f"{path} does not hold a CLIP model of OpenAI's architecture: it has no text_projection")
+    towers = ("visual.proj", "visual.attnpool.positional_embedding")
+    for keys in (("text_projection",), ("visual.conv1.weight",), towers):
+        if not any(key in weights for key in keys):
+            raise UserError(f"{path} does not hold a CLIP model of OpenAI's architecture: it has no {keys[0]}")
     return weights
 
 

@@ -40,26 +40,42 @@ def cached_image_features(encode, weights, loader, paths, transform, precision, 
     if not (enabled and is_deterministic(transform)):
         return _compute(encode, loader)
     key = _key(weights, paths, transform, loader.batch_size, precision)
-    path = cache_dir("image_features") / f"{key}.pt"
     try:
+        path = cache_dir("image_features") / f"{key}.pt"
         features = torch.load(path, map_location="cpu", weights_only=True)
         if len(features) == len(paths):
             logger.info("Image features of %d images from %s", len(paths), path)
             return features
     except FileNotFoundError:
         pass
+    except UserError as error:
+        logger.warning("Going on without the cache of image features: %s", error)
+        return _compute(encode, loader)
     except Exception as error:  # damaged: say so and make it again
         logger.warning("Ignoring the damaged cache file %s (%s)", path, type(error).__name__)
     features = _compute(encode, loader)
-    with atomic_path(path) as temporary:
-        torch.save(features, temporary)
+    try:
+        with atomic_path(path) as temporary:
+            torch.save(features, temporary)
+    except (OSError, RuntimeError) as error:
+        logger.warning("Image features are not kept: cannot write %s (%s)", path, error)
     return features
 
 
 def is_deterministic(transform):
     """Whether a transform is known to give the same pixels every time."""
-    steps = getattr(transform, "transforms", [transform])
-    return all(type(step).__name__ in DETERMINISTIC for step in steps)
+    return all(type(step).__name__ in DETERMINISTIC for step in _steps(transform))
+
+
+def _steps(transform):
+    """The transforms that a transform is made of, itself included."""
+    return [transform, *(step for part in getattr(transform, "transforms", ()) for step in _steps(part))]
+
+
+def _settings(step):
+    """All that a transform was told, as text; its own repr may leave things out."""
+    told = {k: v for k, v in vars(step).items() if not k.startswith("_") and k not in ("training", "transforms")}
+    return type(step).__name__, sorted((k, repr(v)) for k, v in told.items())
 
 
 @torch.no_grad()
@@ -71,8 +87,10 @@ def _key(weights, paths, transform, batch_size, precision):
     digest = hashlib.sha256()
     versions = (torch.__version__, torchvision.__version__, PIL.__version__)
     tensors = weights.state_dict()
-    device = str(next(iter(tensors.values())).device.type)
-    digest.update(repr((versions, device, precision, batch_size, repr(transform))).encode())
+    device = next(iter(tensors.values())).device
+    device = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    steps = [_settings(step) for step in _steps(transform)]
+    digest.update(repr((versions, device, precision, batch_size, steps)).encode())
     for name, tensor in tensors.items():
         tensor = tensor.detach().cpu().contiguous()
         digest.update(repr((name, tensor.dtype, tuple(tensor.shape))).encode())

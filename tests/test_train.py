@@ -135,6 +135,12 @@ def test_a_diverging_run_stops_and_keeps_its_last_checkpoint(tmp_path, toy_args,
         (("DATASET.SUBSAMPLE_CLASSES", "old"), [], ["all, base or new"]),
         (("OPTIM.NAME", "sdg"), [], ["did you mean sgd"]),
         (("INPUT.TRANSFORMS", "('random_flipp',)"), [], ["random_flip"]),
+        (("INPUT.SIZE", "('a', 'b')"), [], ["INPUT.SIZE", "2 numbers"]),
+        (("OPTIM.LR", "None"), [], ["OPTIM.LR", "a number"]),
+        (("TRAINER.COOP.CTX_INIT", " "), [], ["CTX_INIT", "no word"]),
+        (("INPUT.NO_TRANSFORM", "True"), [], ["NO_TRANSFORM"]),
+        (("TEST.FINAL_MODEL", "best-val"), [], ["did you mean best_val"]),
+        (("TEST.SPLIT", "vall"), [], ["did you mean val"]),
     ],
 )
 def test_a_mistake_is_one_line(keys, flags, words, tmp_path, toy_args, closing_logger, capsys):
@@ -154,6 +160,76 @@ def test_an_unreadable_image_is_named(workers, tmp_path, toy_root, toy_args, clo
     assert train.run([*args[:2], *args[2:], "DATASET.ROOT", str(root)]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert str(broken) in line
+
+
+def test_seed_zero_is_a_seed(tmp_path, toy_run):
+    trainer = toy_run("CoOp", tmp_path, flags=["--seed", "0", "--no-train"])
+    assert trainer.cfg.SEED == 0
+
+
+@pytest.mark.parametrize("sampler", ["SequentialSampler", "RandomSampler"])
+def test_any_order_of_test_images_gives_the_same_result(sampler, tmp_path, toy_run):
+    for name, keys in (("plain", ()), ("other", ("DATALOADER.TEST.SAMPLER", sampler)), ("again", ())):
+        toy_run("ZeroshotCLIP", tmp_path / name, *keys, config="vit_b16", flags=["--eval-only"])
+    found = {name: metrics(tmp_path / name) for name in ("plain", "other", "again")}
+    assert found["plain"]["macro_f1"] == found["other"]["macro_f1"] == found["again"]["macro_f1"]
+    assert found["plain"]["correct"] == found["other"]["correct"] == found["again"]["correct"]
+
+
+def test_evaluation_from_the_cache_is_the_engines(tmp_path, toy_run):
+    """A trainer with inference of its own is evaluated through it."""
+    trainer = toy_run("MoCoOp", tmp_path, "OPTIM.MAX_EPOCH", 1)
+    from_cache = torch.cat([output for output, _ in trainer.predict(trainer.test_loader)])
+
+    class Own(type(trainer)):
+        def model_inference(self, images):
+            return self.model(images)
+
+    trainer.__class__ = Own
+    with torch.no_grad():
+        assert torch.allclose(
+            from_cache, torch.cat([out for out, _ in trainer.predict(trainer.test_loader)]), atol=1e-4
+        )
+
+
+def test_weights_that_break_in_the_last_batch_are_not_kept(tmp_path, toy_args, closing_logger, capsys):
+    """The loss never shows it: one batch an epoch, and the step after it ruins the weights."""
+    keys = ("DATALOADER.TRAIN_X.BATCH_SIZE", 16, "OPTIM.LR", 1e38, "OPTIM.WEIGHT_DECAY", 1e3, "OPTIM.WARMUP_EPOCH", 1)
+    assert train.run(toy_args("CoOp", tmp_path, *keys)) == 1
+    assert "became infinite or NaN in epoch 2" in capsys.readouterr().err
+    assert weights(tmp_path, 1)["ctx"].isfinite().all() and not (tmp_path / "metrics.json").exists()
+    assert "became infinite" in (tmp_path / "log.txt").read_text()
+
+
+def test_a_start_that_failed_does_not_hold_the_folder(tmp_path, toy_args, toy_run):
+    assert train.run(toy_args("CoOp", tmp_path, "TRAINER.COOP.N_CTX", 99)) == 1
+    toy_run("CoOp", tmp_path)
+
+
+def test_evaluation_needs_something_trained(tmp_path, toy_args, toy_run, capsys):
+    toy_run("CoOp", tmp_path)
+    before = (tmp_path / "metrics.json").read_text()
+    assert train.run(toy_args("CoOp", tmp_path, flags=["--eval-only"])) == 1
+    assert "--eval-only needs --model-dir" in capsys.readouterr().err
+    assert (tmp_path / "metrics.json").read_text() == before
+
+
+def test_overwriting_goes_on_after_a_kill_and_spares_the_model_to_test(tmp_path, toy_args, toy_run, capsys):
+    toy_run("CoOp", tmp_path, "OPTIM.MAX_EPOCH", 2)
+    flags = ["--overwrite", "--eval-only", "--model-dir", str(tmp_path)]
+    assert train.run(toy_args("CoOp", tmp_path, "OPTIM.LR", 0.1, flags=flags)) == 1
+    assert "--overwrite would remove the model" in capsys.readouterr().err
+    trainer = toy_run("CoOp", tmp_path, "OPTIM.MAX_EPOCH", 2, flags=["--overwrite"])
+    assert trainer.start_epoch == 2, "the same config goes on"
+
+
+def test_the_best_of_the_run_to_resume_comes_along(tmp_path, toy_run):
+    keys = ("TEST.FINAL_MODEL", "best_val")
+    toy_run("CoOp", tmp_path / "a", "OPTIM.MAX_EPOCH", 2, *keys)
+    toy_run("CoOp", tmp_path / "b", *keys, flags=["--resume", str(tmp_path / "a")])
+    assert (tmp_path / "b" / "prompt_learner" / "model-best.pth.tar").exists()
+    again = toy_run("CoOp", tmp_path / "b", *keys, flags=["--resume", str(tmp_path / "a")])
+    assert again.start_epoch == 3, "it goes on from its own folder"
 
 
 def test_nothing_is_written_under_the_data(tmp_path, toy_root, toy_run):

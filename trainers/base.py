@@ -5,17 +5,20 @@ A method adds a prompt learner (an nn.Module) and, where it needs more than cros
 
 import logging
 from contextlib import nullcontext
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.data import SequentialSampler
 
+from dassl.data import DatasetWrapper
 from dassl.engine import TrainerX
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import UserError, count_num_param, load_pretrained_weights, nearest
 from prompting.backbone import load_backbone
-from prompting.image_features import cached_image_features
+from prompting.image_features import cached_image_features, is_deterministic
 from prompting.text_encoder import TextEncoder
 
 logger = logging.getLogger("dassl.trainers")
@@ -69,11 +72,17 @@ class PromptTrainer(TrainerX):
     frozen_image_encoder = True
 
     def build_prompted_clip(self, clip_model, text_encoder, classnames):
-        """The method's PromptedCLIP, its parameters in float32."""
+        """The method's PromptedCLIP, its parameters in float32.
+
+        Args:
+            clip_model: as `load_backbone` gives it.
+            text_encoder: the TextEncoder of clip_model.
+            classnames: N class names in the order of the labels.
+        """
         raise NotImplementedError
 
     def loss(self, images, labels):
-        """(loss, {name: value to log}) of a batch. Default: cross-entropy."""
+        """(scalar loss, {name: number to log}) of images (B, 3, H, W) and labels (B,). Default: cross-entropy."""
         logits = self.model(images)
         loss = F.cross_entropy(logits, labels)
         return loss, {"acc": compute_accuracy(logits, labels)[0].item()}
@@ -87,6 +96,8 @@ class PromptTrainer(TrainerX):
         if precision not in PRECISIONS:
             raise UserError(f'unknown TRAINER.{self.section}.PREC "{precision}": {nearest(precision, PRECISIONS)}')
         self.precision = precision
+        if cfg.INPUT.NO_TRANSFORM or cfg.DATALOADER.K_TRANSFORMS != 1:
+            raise UserError(f"{cfg.TRAINER.NAME} takes one transformed image: INPUT.NO_TRANSFORM False, K_TRANSFORMS 1")
 
     def build_model(self):
         cfg = self.cfg
@@ -107,6 +118,7 @@ class PromptTrainer(TrainerX):
             optim = build_optimizer(learner, cfg.OPTIM, self.param_groups())
             sched = build_lr_scheduler(optim, cfg.OPTIM)
         self.register_model("prompt_learner", learner, optim, sched)
+        self._image_features = WeakKeyDictionary()  # loader -> features, for a frozen encoder
 
     def load_weights(self, name, state_dict, source):
         # CoOp's released checkpoints carry the frozen token embeddings of their own class names
@@ -161,22 +173,34 @@ class PromptTrainer(TrainerX):
 
     @torch.no_grad()
     def predict(self, loader):
-        """Text features once for the whole evaluation, image features from the cache where the encoder is frozen."""
-        with self.autocast():
-            text_features = self.model.encode_text()
+        """Text features once for the whole evaluation, image features from the cache where the encoder is frozen.
+
+        A trainer that overrides `model_inference` or `parse_batch_test`, or a loader that is not in the order of its
+        data, is evaluated batch by batch as the engine does it.
+        """
+        dataset = loader.dataset
+        hooks = ("model_inference", "parse_batch_test")
+        overridden = any(getattr(type(self), hook) is not getattr(TrainerX, hook) for hook in hooks)
+        if overridden or type(dataset) is not DatasetWrapper or not isinstance(loader.sampler, SequentialSampler):
+            yield from super().predict(loader)
+            return
+        text_features = self.model.encode_text()
+        features = self._image_features.get(loader)
+        if features is None:
+            keep = self.cfg.TEST.FEATURE_CACHE and self.frozen_image_encoder and is_deterministic(dataset.transform)
             features = cached_image_features(
                 lambda images: self.model.encode_image(images.to(self.device)),
                 self.model.image_encoder,
                 loader,
-                [item.impath for item in loader.dataset.data_source],
-                loader.dataset.transform,
+                [item.impath for item in dataset.data_source],
+                dataset.transform,
                 self.precision,
-                enabled=self.cfg.TEST.FEATURE_CACHE and self.frozen_image_encoder,
+                enabled=keep,
             )
-        labels = torch.tensor([item.label for item in loader.dataset.data_source])
+            if keep:
+                self._image_features[loader] = features
+        labels = torch.tensor([item.label for item in dataset.data_source])
         size = loader.batch_size
         for chunk, label in zip(features.split(size), labels.split(size), strict=True):
             chunk = F.normalize(chunk.to(self.device).float(), dim=-1)
-            with self.autocast():
-                logits = self.model.logits(chunk, text_features)
-            yield logits, label.to(self.device)
+            yield self.model.logits(chunk, text_features), label.to(self.device)

@@ -81,6 +81,8 @@ class CoOp(PromptTrainer):
         position = cfg.TRAINER.COOP.CLASS_TOKEN_POSITION
         if position not in POSITIONS:
             raise UserError(f'unknown TRAINER.COOP.CLASS_TOKEN_POSITION "{position}": {nearest(position, POSITIONS)}')
+        if cfg.TRAINER.COOP.CTX_INIT and not token_ids(cfg.TRAINER.COOP.CTX_INIT):
+            raise UserError("TRAINER.COOP.CTX_INIT holds no word: give words, or leave it empty for N_CTX vectors")
         if not cfg.TRAINER.COOP.CTX_INIT and cfg.TRAINER.COOP.N_CTX < 1:
             raise UserError(f"TRAINER.COOP.N_CTX is {cfg.TRAINER.COOP.N_CTX}: give at least one context vector")
 

@@ -96,7 +96,7 @@ class PromptLearner(nn.Module):
 
     def gates(self, image_features, top_k):
         """(B, e) normalised image features -> router logits (B, G) and gate weights (B, G), zero off the top K."""
-        logits = self.router(image_features)
+        logits = self.router(image_features).to(image_features.dtype)  # autocast makes it half
         top, chosen = logits.topk(top_k, dim=-1)
         return logits, torch.zeros_like(logits).scatter(1, chosen, top.softmax(dim=-1))
 
@@ -131,6 +131,7 @@ class MoCoOpCLIP(PromptedCLIP):
         return F.normalize(features, dim=-1)
 
     def logits(self, image_features, text_features):
+        """(B, e) normalised image features, (G, N, e) text features -> (B, N); leaves gate_weights (B, G)."""
         _, self.gate_weights = self.prompt_learner.gates(image_features, self.top_k)
         return self.mix(image_features, text_features, self.gate_weights)
 
@@ -140,7 +141,8 @@ class MoCoOpCLIP(PromptedCLIP):
         (B, e), (G, N, e), (B, G) -> (B, N), in one matrix product of (B, G*e) with (G*e, N): no text feature is
         ever copied per image.
         """
-        logits = self.logit_scale * torch.einsum("bg,be,gne->bn", weights, image_features, text_features)
+        weighted = (weights[:, :, None] * image_features[:, None]).flatten(1)
+        logits = self.logit_scale * weighted @ text_features.transpose(1, 2).flatten(0, 1)
         if self.renormalize:  # the mixed feature's squared norm, from the experts' inner products
             inner = torch.einsum("gne,hne->ngh", text_features, text_features)
             logits = logits / torch.einsum("bg,ngh,bh->bn", weights, inner, weights).clamp_min(1e-12).sqrt()
@@ -189,8 +191,16 @@ def text_loss(text_features, hard_features, logit_scale):
 def auto_groups(text_encoder, templates, classnames, n_groups):
     """Group templates by meaning: k-means on their text features, averaged over the classes.
 
-    Deterministic. A group begins with its most central template, which the expert starts from; groups stand in the
-    order of their first member in `templates`.
+    Deterministic. A group begins with its most central template, which the expert starts from.
+
+    Args:
+        text_encoder: the TextEncoder.
+        templates: T strings with one `{}` each.
+        classnames: N class names.
+        n_groups: how many groups, at most T; templates that are all but equal may leave fewer.
+
+    Returns:
+        A list of lists of templates.
     """
     from sklearn.cluster import KMeans  # slow to import, and only this option needs it
 
@@ -237,8 +247,8 @@ class MoCoOp(PromptTrainer):
         for template in templates:
             if not isinstance(template, str) or template.count("{}") != 1:
                 raise UserError(f"the template {template!r} of TRAINER.MOCOOP must hold one {{}} for the class name")
-        if not 1 <= options.TOP_K <= n_groups:
-            raise UserError(f"TRAINER.MOCOOP.TOP_K is {options.TOP_K}: give 1 to {n_groups}, the number of groups")
+        self.cfg = cfg
+        self._check_top_k(n_groups)
 
     def build_prompted_clip(self, clip_model, text_encoder, classnames):
         options, dataset = self.cfg.TRAINER.MOCOOP, self.dm.dataset
@@ -248,12 +258,13 @@ class MoCoOp(PromptTrainer):
         self.groups = options.GROUPS or SHARED_GROUPS
         if self.groups == "auto":
             self.groups = auto_groups(text_encoder, _auto_templates(self.cfg), list(known), options.N_GROUPS)
+            self._check_top_k(len(self.groups))
         logger.info("Groups of hard templates:")
         for group in self.groups:
             logger.info("  %s", "  ".join(group))
 
         ids = [template_ids(group[0]) for group in self.groups]
-        layout = [[len(before), len(after)] for before, after in ids]
+        self.layout = layout = [[len(before), len(after)] for before, after in ids]
         feature_dim = clip_model.text_projection.shape[1]
 
         def build_learner(layout):
@@ -276,10 +287,20 @@ class MoCoOp(PromptTrainer):
             self.frozen_image_encoder = False
         return MoCoOpCLIP(clip_model, learner, text_encoder, options.TOP_K, options.RENORMALIZE)
 
+    def _check_top_k(self, n_groups):
+        top_k = self.cfg.TRAINER.MOCOOP.TOP_K
+        if not 1 <= top_k <= n_groups:
+            raise UserError(f"TRAINER.MOCOOP.TOP_K is {top_k}: give 1 to {n_groups}, the number of groups")
+
+    def build_model(self):
+        super().build_model()
+        self.model.prompt_learner.layout.copy_(torch.tensor(self.layout))  # INIT_WEIGHTS may have had another
+
     def load_weights(self, name, state_dict, source):
         # Trained on a dataset with other groups, the experts have another shape: it travels with the weights.
         layout = state_dict.get("layout")
         if layout is not None and not torch.equal(layout.cpu(), self.model.prompt_learner.layout.cpu()):
+            self._check_top_k(len(layout))
             learner = self.build_learner(layout.tolist()).to(self.device)
             if self.layernorms is not None:
                 learner.layernorms = self.layernorms
@@ -295,6 +316,8 @@ class MoCoOp(PromptTrainer):
 
     def before_train(self):
         super().before_train()
+        if self.model.prompt_learner.layout.tolist() != self.layout:
+            raise UserError("the run to resume has experts of other groups than TRAINER.MOCOOP.GROUPS here")
         with torch.no_grad():
             encoder, names, n = self.model.text_encoder, self.text_loss_names, self.num_classes
             self.hard_features = [

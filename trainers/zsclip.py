@@ -1,7 +1,7 @@
 """Zero-shot CLIP (Radford et al., ICML 2021), the baseline that learns nothing.
 
 ZeroshotCLIP takes the one hand-written template that CoOp uses for the dataset; ZeroshotCLIP2 averages the normalised
-text features of that template and of the seven ImageNet templates that CLIP's authors selected.
+text features of the seven ImageNet templates that CLIP's authors selected and, but for ImageNet, of that template.
 """
 
 import logging
@@ -18,7 +18,12 @@ logger = logging.getLogger("dassl.trainers")
 
 
 class FixedCLIP(PromptedCLIP):
-    """CLIP with text features (N, e) that were computed beforehand."""
+    """CLIP with text features that were computed beforehand.
+
+    Args:
+        clip_model, text_encoder: as PromptedCLIP takes them.
+        text_features: (N, e), normalised here.
+    """
 
     def __init__(self, clip_model, text_encoder, text_features):
         super().__init__(clip_model, nn.Module(), text_encoder)
@@ -52,4 +57,4 @@ class ZeroshotCLIP2(ZeroshotCLIP):
 
     def templates(self):
         own = custom_template(self.cfg.DATASET.NAME)
-        return [t for t in IMAGENET_SELECT if t != own] + [own]
+        return IMAGENET_SELECT + ([own] if self.cfg.DATASET.NAME != "ImageNet" else [])

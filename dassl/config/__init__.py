@@ -1,5 +1,7 @@
 """A run's config: the defaults, and merging files and arguments into them with errors that help."""
 
+import ast
+
 import yaml
 from yacs.config import CfgNode
 
@@ -103,9 +105,25 @@ def _set(cfg, path, value, source):
             node[name] = default = None
         if isinstance(default, float) and not isinstance(value, bool | None):
             value = float(value)  # also from 1, and from 1e-5, which yaml takes for text
-        node.merge_from_other_cfg(CfgNode({name: value}))
+        if isinstance(default, str) and isinstance(value, str):
+            value = _text(value)
+            node[name] = value
+        else:
+            node.merge_from_other_cfg(CfgNode({name: value}))
+            if node[name] is None and default is not None:  # yacs lets it pass
+                node[name] = default
+                raise TypeError("no value")
     except (AssertionError, TypeError, ValueError) as error:
         raise UserError(f"{source}: {'.'.join(path)} takes {_kind(default)}, not {value!r}") from error
+
+
+def _text(value):
+    """A string as it is, but for quotes around it: 2024 and None are names too."""
+    try:
+        literal = ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return value
+    return literal if isinstance(literal, str) else value
 
 
 def _kind(value):

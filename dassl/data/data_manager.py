@@ -15,7 +15,7 @@ from torchvision.transforms import v2
 from dassl.data.datasets import build_dataset
 from dassl.data.decoded_images import DecodedImages
 from dassl.data.samplers import build_sampler
-from dassl.data.seeding import SeededIndex, SeededSampler, seeded
+from dassl.data.seeding import Seeded, SeededSampler, seeded_items
 from dassl.data.transforms import build_transform
 from dassl.data.transforms.transforms import interpolation_mode, normalize, to_tensor
 from dassl.utils import UserError, read_image
@@ -67,13 +67,7 @@ class DatasetWrapper(Dataset):
 
     def __getitems__(self, indices):
         """A batch of items, as the loader asks for it, each made on its own seed if it has one."""
-        return [self._seeded_item(index) for index in indices]
-
-    def _seeded_item(self, index):
-        if not isinstance(index, SeededIndex):
-            return self[index]
-        with seeded(index.seed):
-            return self[index]
+        return seeded_items(self, indices)
 
     def _transform_image(self, transform, img0):
         images = [transform(img0) for _ in range(self.k_tfm)]
@@ -138,9 +132,12 @@ def build_data_loader(
         sampler_type, cfg=cfg, data_source=data_source, batch_size=batch_size, n_domain=n_domain, n_ins=n_ins
     )
     num_workers = min(cfg.DATALOADER.NUM_WORKERS, os.cpu_count() or 1)
+    dataset = (dataset_wrapper or DatasetWrapper)(cfg, data_source, transform=tfm, is_train=is_train)
+    if is_train and not hasattr(dataset, "__getitems__"):
+        dataset = Seeded(dataset)
     try:
         return _Loader(
-            (dataset_wrapper or DatasetWrapper)(cfg, data_source, transform=tfm, is_train=is_train),
+            dataset,
             batch_size=batch_size,
             sampler=SeededSampler(sampler) if is_train else sampler,
             num_workers=num_workers,

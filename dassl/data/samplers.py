@@ -98,9 +98,6 @@ class RandomDomainSampler(_DomainSampler):
         UserError: the batch cannot be shared evenly, or there are too few domains or images.
     """
 
-    def __init__(self, data_source, batch_size, n_domain):
-        super().__init__(data_source, batch_size, n_domain)
-
     def choose(self, rng):
         return rng.sample(list(self.groups), self.n_domain)
 

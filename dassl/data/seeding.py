@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from torch.utils.data import Sampler
+from torch.utils.data import Dataset, Sampler
 
 from dassl.data.samplers import draw_seed
 
@@ -58,3 +58,36 @@ def seeded(seed):
         finally:
             random.setstate(python)
             np.random.set_state(numpy)
+
+
+def seeded_items(dataset, indices):
+    """The dataset's items, each made on its own seed where its index has one."""
+    items = []
+    for index in indices:
+        if isinstance(index, SeededIndex):
+            with seeded(index.seed):
+                items.append(dataset[int(index)])
+        else:
+            items.append(dataset[index])
+    return items
+
+
+class Seeded(Dataset):
+    """Another dataset, whose items are made on the seeds of their indices. Its attributes are the other's."""
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitem__(self, index):
+        return self.dataset[index]
+
+    def __getitems__(self, indices):
+        return seeded_items(self.dataset, indices)
+
+    def __getattr__(self, name):
+        if name == "dataset":  # not there yet: being unpickled in a worker
+            raise AttributeError(name)
+        return getattr(self.dataset, name)

@@ -9,7 +9,7 @@ import torch
 import torchvision
 import yaml
 
-from dassl.utils import UserError, atomic_path, write_json
+from dassl.utils import UserError, atomic_path, mkdir_if_missing, write_json
 
 NO_EFFECT = {
     "OUTPUT_DIR",
@@ -33,12 +33,17 @@ def claim(cfg, overwrite=False):
     A folder that holds a run of the same config may be taken again: that run resumes, or is tested once more.
 
     Raises:
-        UserError: the folder holds a run of another config and `overwrite` is false; names the first difference.
+        UserError: the folder holds a run of another config and `overwrite` is false (names the first difference), its
+            config.yaml is damaged, or it cannot be created.
     """
     path = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
-    if os.path.isfile(path):
-        with open(path, encoding="utf-8") as file:
-            held = _flat(yaml.safe_load(file) or {})
+    differing = []
+    if os.path.isfile(path) and _holds_a_run(cfg.OUTPUT_DIR):
+        try:
+            with open(path, encoding="utf-8") as file:
+                held = _flat(yaml.safe_load(file) or {})
+        except (yaml.YAMLError, AttributeError) as error:
+            raise UserError(f"{path} is damaged: choose another --output-dir, or remove that folder") from error
         ours = _flat(yaml.safe_load(cfg.dump()))
         # a key on one side alone belongs to a trainer or a version that the other run did not know
         differing = [k for k in sorted(held.keys() & ours.keys()) if k not in NO_EFFECT and held[k] != ours[k]]
@@ -50,9 +55,9 @@ def claim(cfg, overwrite=False):
                 f"{cfg.OUTPUT_DIR} holds {state} run of another config ({key} was {held[key]!r}, is now "
                 f"{ours[key]!r}{more}): choose another --output-dir, or replace that run with --overwrite"
             )
-    if overwrite:
+    if differing:
         _clear(cfg.OUTPUT_DIR)
-    os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+    mkdir_if_missing(cfg.OUTPUT_DIR)
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write(cfg.dump())
 
@@ -81,12 +86,22 @@ def write_metrics(cfg, metrics):
 
 def _clear(folder):
     """Remove an earlier run's checkpoints and result. Its logs stay, and so do runs in folders below."""
-    doomed = [os.path.join(folder, name) for name in ("config.yaml", "metrics.json", "cmat.pt")]
-    for pointer in glob.glob(os.path.join(glob.escape(folder), "*", "checkpoint")):
-        doomed += [pointer, *glob.glob(os.path.join(glob.escape(os.path.dirname(pointer)), "model*.pth.tar*"))]
-    for path in doomed:
+    pointers = _pointers(folder)
+    doomed = [os.path.join(folder, "metrics.json"), *pointers]  # first what makes it a run, last what tells of which
+    for pointer in pointers:
+        doomed += glob.glob(os.path.join(glob.escape(os.path.dirname(pointer)), "model*.pth.tar*"))
+    for path in [*doomed, os.path.join(folder, "cmat.pt"), os.path.join(folder, "config.yaml")]:
         if os.path.isfile(path):
             os.remove(path)
+
+
+def _holds_a_run(folder):
+    """Whether a run got as far as a checkpoint or a result; one that failed at its start leaves nothing to protect."""
+    return os.path.isfile(os.path.join(folder, "metrics.json")) or bool(_pointers(folder))
+
+
+def _pointers(folder):
+    return glob.glob(os.path.join(glob.escape(folder), "*", "checkpoint"))
 
 
 def _flat(tree, prefix=""):

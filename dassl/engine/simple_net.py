@@ -50,8 +50,16 @@ def _backbone(name, pretrained, **kwargs):
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
         raise UserError(f'unknown torchvision backbone "{name}" (MODEL.BACKBONE.NAME): {nearest(name, known)}')
-    model = torchvision.models.get_model(name, weights="DEFAULT" if pretrained else None, **kwargs)
-    last, linear = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)][-1]
+    try:
+        model = torchvision.models.get_model(name, weights="DEFAULT" if pretrained else None, **kwargs)
+    except OSError as error:
+        raise UserError(
+            f"cannot download the weights of {name} ({error}): set MODEL.BACKBONE.PRETRAINED False"
+        ) from error
+    linears = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)]
+    if not linears:
+        raise UserError(f'the torchvision backbone "{name}" does not end in a linear layer: choose another')
+    last, linear = linears[-1]
     owner, _, attribute = last.rpartition(".")
     setattr(model.get_submodule(owner), attribute, nn.Identity())
     return model, linear.in_features

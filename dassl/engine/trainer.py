@@ -9,6 +9,7 @@ import datetime
 import glob
 import logging
 import os
+import shutil
 import sys
 import time
 from collections import OrderedDict
@@ -26,11 +27,13 @@ from dassl.utils import (
     AverageMeter,
     MetricMeter,
     UserError,
+    atomic_path,
     count_num_param,
     get_rng_state,
     load_checkpoint,
     load_pretrained_weights,
     mkdir_if_missing,
+    nearest,
     save_checkpoint,
     set_rng_state,
     tolist_if_not,
@@ -122,7 +125,11 @@ class TrainerBase:
         return epoch
 
     def load_model(self, directory, epoch=None):
-        """Load weights of all registered models: of an epoch, else the best on val, else the last."""
+        """Load weights of all registered models: of an epoch, else the best on val, else the last.
+
+        Raises:
+            UserError: there is no such file, it is damaged, or the weights do not fit.
+        """
         if not directory:
             logger.info("Note that load_model() is skipped as no pretrained model is given")
             return
@@ -280,6 +287,9 @@ class SimpleTrainer(TrainerBase):
 
     def __init__(self, cfg):
         super().__init__()
+        for key, choices in (("FINAL_MODEL", ("last_step", "best_val")), ("SPLIT", ("test", "val"))):
+            if cfg.TEST[key] not in choices:
+                raise UserError(f'unknown TEST.{key} "{cfg.TEST[key]}": {nearest(cfg.TEST[key], choices)}')
         self.check_cfg(cfg)
         self.device = torch.device("cuda" if torch.cuda.is_available() and cfg.USE_CUDA else "cpu")
         self.start_epoch = self.epoch = 0
@@ -332,16 +342,29 @@ class SimpleTrainer(TrainerBase):
         self.best_result, self.train_seconds = state["best_result"], state["train_seconds"]
 
     def before_train(self):
-        directory = self.cfg.RESUME or self.output_dir
-        if self.cfg.RESUME and not os.path.isdir(directory):
-            raise UserError(f"no folder {directory} to resume from (--resume)")
+        directory = self.output_dir
+        if self.cfg.RESUME and not any(_last_epoch(os.path.join(directory, n)) for n in self.get_model_names()):
+            directory = self.cfg.RESUME
+            if not os.path.isdir(directory):
+                raise UserError(f"no folder {directory} to resume from (--resume)")
+            self._take_best(directory)
         mkdir_if_missing(self.output_dir)
         self.start_epoch = self.resume_model_if_exist(directory)
-        purge_step = self.start_epoch * len(self.train_loader_x) or None
-        self.init_writer(os.path.join(self.output_dir, "tensorboard"), purge_step)
+        self.epoch = max(0, self.start_epoch - 1)
+        self.init_writer(os.path.join(self.output_dir, "tensorboard"), self.start_epoch * len(self.train_loader_x))
         self.time_start = time.time()
 
+    def _take_best(self, directory):
+        """Copy the best models of the run to resume, so that this one may end with them."""
+        for name in self.get_model_names():
+            best = os.path.join(directory, name, BEST)
+            if os.path.isfile(best):
+                mkdir_if_missing(os.path.join(self.output_dir, name))
+                with atomic_path(os.path.join(self.output_dir, name, BEST)) as temporary:
+                    shutil.copyfile(best, temporary)
+
     def after_epoch(self):
+        self._detect_broken_weights()
         if self.cfg.TEST.FINAL_MODEL == "best_val" and not self.cfg.TEST.NO_TEST:
             result = self.test(split="val")
             if result > self.best_result:
@@ -349,6 +372,16 @@ class SimpleTrainer(TrainerBase):
                 self.save_model(self.epoch, self.output_dir, val_result=result, model_name=BEST)
         self.save_model(self.epoch, self.output_dir)
         self._drop_checkpoint(self.epoch)
+
+    def _detect_broken_weights(self):
+        """Raises NonFiniteLossError where an epoch left infinite or NaN weights, before they are saved."""
+        for name, model in self._models.items():
+            if not all(p.isfinite().all() for p in model.parameters() if p.requires_grad):
+                kept = "the checkpoint of the epoch before is kept" if self.epoch else "no checkpoint was written yet"
+                raise NonFiniteLossError(
+                    f"the weights of {name} became infinite or NaN in epoch {self.epoch + 1}: lower OPTIM.LR or compute "
+                    f"in fp32; {kept}"
+                )
 
     def _drop_checkpoint(self, epoch):
         """Remove the checkpoint of the epoch before this one, unless CHECKPOINT_FREQ asked for it.
@@ -471,7 +504,7 @@ class TrainerX(SimpleTrainer):
             shown = {k: f"{losses.meters[k].avg:.3f}" for k in ("loss", "acc") if k in losses.meters}
             bar.set_postfix(shown | {"lr": f"{lr:.2e}", "left": str(eta)}, refresh=False)
             bar.update()
-            if (self.batch_idx + 1) % frequency == 0 or num_batches < frequency:
+            if frequency > 0 and ((self.batch_idx + 1) % frequency == 0 or num_batches < frequency):
                 logger.info(
                     f"epoch [{self.epoch + 1}/{self.max_epoch}] batch [{self.batch_idx + 1}/{num_batches}] "
                     f"time {batch_time.val:.3f} ({batch_time.avg:.3f}) data {data_time.val:.3f} ({data_time.avg:.3f}) "

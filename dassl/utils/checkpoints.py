@@ -62,15 +62,14 @@ def save_checkpoint(state, save_dir, is_best=False, remove_module_from_keys=True
 
 
 def load_checkpoint(fpath):
-    """What `save_checkpoint` (or Dassl's) wrote, on the CPU if there is no GPU.
+    """What `save_checkpoint` (or Dassl's) wrote, on the CPU.
 
     Raises:
         UserError: the file is missing, damaged, or holds more than tensors and plain values.
     """
-    device = None if torch.cuda.is_available() else "cpu"
     try:
         with torch.serialization.safe_globals(IN_DASSL_CHECKPOINTS):
-            checkpoint = torch.load(fpath, map_location=device, weights_only=True)
+            checkpoint = torch.load(fpath, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"no checkpoint at {fpath}") from error
     except Exception as error:  # torch raises almost anything on a damaged file

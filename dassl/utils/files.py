@@ -63,7 +63,7 @@ def write_json(obj, fpath):
     """Write a JSON file, whole or not at all, in a folder created where missing."""
     mkdir_if_missing(os.path.dirname(fpath) or ".")
     with atomic_path(fpath) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        json.dump(obj, file, indent=4)
+        json.dump(obj, file, indent=4, default=float)  # numpy and torch scalars
         file.write("\n")
 
 

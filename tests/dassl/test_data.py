@@ -225,12 +225,17 @@ def test_a_wrapper_class_of_ones_own(items):
     batches = list(train_loader(config(), items, dataset_wrapper=Plain))
     assert all(b["index"].tolist() and ((b["index"] % 2) == b["label"]).all() for b in batches)
 
-    noise = []
-    for workers in (0, 1):
-        torch.manual_seed(3)
-        loader = train_loader(config(workers), items, dataset_wrapper=Noisy)
-        noise.append([batch["noise"].tolist() for batch in loader])
-    assert noise[0] == noise[1]
+    class PlainNoisy(Plain):
+        def __getitem__(self, idx):
+            return super().__getitem__(idx) | {"noise": random.random()}
+
+    for wrapper in (Noisy, PlainNoisy):
+        noise = []
+        for workers, seed in ((0, 3), (1, 3), (1, 4)):
+            torch.manual_seed(seed)
+            loader = train_loader(config(workers), items, dataset_wrapper=wrapper)
+            noise.append([batch["noise"].tolist() for batch in loader])
+        assert noise[0] == noise[1] != noise[2]
 
 
 def test_loader_options(items, monkeypatch):

@@ -66,6 +66,9 @@ def test_whatever_decides_the_numbers_makes_another_entry(encoder, paths):
     assert computes(encoder, paths[::-1]) and computes(encoder, paths[:4])
     assert computes(encoder, paths, precision="bf16") and computes(encoder, paths, batch_size=3)
     assert computes(encoder, paths, transform=v2.Compose([v2.Resize((8, 9)), *TRANSFORM.transforms[1:]]))
+    assert computes(
+        encoder, paths, transform=v2.Compose([*TRANSFORM.transforms[:2], v2.ToDtype(torch.double, scale=True)])
+    )
     Image.new("RGB", (10, 10), (1, 1, 1)).save(paths[2])
     assert computes(encoder, paths), "another image under the same name"
     with torch.no_grad():
@@ -77,7 +80,14 @@ def test_switched_off_or_random_nothing_is_kept(encoder, paths, tmp_cache):
     calls = []
     features(encoder, paths, calls, enabled=False)
     features(encoder, paths, calls, transform=v2.Compose([v2.RandomHorizontalFlip(), TRANSFORM]))
-    assert calls == [2, 2, 1] * 2 and not list(tmp_cache.iterdir())
+    features(encoder, paths, calls, transform=v2.Compose([v2.Compose([v2.RandomHorizontalFlip()]), TRANSFORM]))
+    assert calls == [2, 2, 1] * 3 and not list(tmp_cache.iterdir())
+
+
+def test_a_cache_that_cannot_be_written_costs_no_run(encoder, paths, tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MOCOOP_CACHE", str(tmp_path / "file" / "cache"))
+    assert features(encoder, paths).shape == (5, 4) and "without the cache" in caplog.text
 
 
 @pytest.mark.parametrize("damage", ["emptied", "cut", "other"])

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import train
 from dassl.utils import UserError
 from prompting.prompts import encode_templates
 from prompting.text_encoder import TextEncoder
@@ -198,3 +199,15 @@ def test_layernorms_learn_at_a_tenth_of_the_rate(tmp_path, toy_run):
     assert {id(p) for p in norms["params"]} == {id(p) for p in trainer.layernorms.parameters()}
     assert any((m.weight != 1).any() for m in trainer.layernorms), "they moved"
     assert not any(p.requires_grad for n, p in trainer.model.image_encoder.named_parameters() if "ln_" not in n)
+
+
+def test_a_run_of_other_groups_is_not_resumed_nor_short_of_experts(tmp_path, toy_args, toy_run, capsys):
+    keys = ("TRAINER.MOCOOP.GROUPS", "[['a photo of a {}.'], ['art of the {}.']]")
+    toy_run("MoCoOp", tmp_path / "two", *keys)
+    assert train.run(toy_args("MoCoOp", tmp_path / "five", flags=["--resume", str(tmp_path / "two")])) == 1
+    assert "experts of other groups" in capsys.readouterr().err
+    args = toy_args(
+        "MoCoOp", tmp_path / "k", "TRAINER.MOCOOP.TOP_K", 3, flags=["--eval-only", "--model-dir", tmp_path / "two"]
+    )
+    assert train.run(args) == 1
+    assert "TOP_K is 3: give 1 to 2" in capsys.readouterr().err
