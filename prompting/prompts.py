@@ -82,11 +82,27 @@ class Prompts(nn.Module):
         self.shared_lengths = n_shared
 
     def forward(self, vectors=None):
-        """The text encoder's arguments (shared, own, eot, shared_lengths) with learnable vectors (K, d) in place."""
+        """The text encoder's arguments (shared, own, eot, shared_lengths) with learnable vectors in place.
+
+        Args:
+            vectors: (K, d), or (R, K, d): R rows of the one row of prompts, each with vectors of its own.
+        """
+        if vectors is not None and vectors.dim() == 3:
+            shared, own = self._in_rows(self.shared, vectors), self._in_rows(self.own, vectors)
+            return shared, own, self.eot, self.shared_lengths * len(vectors)
         source = self.frozen
         if vectors is not None:
             source = torch.cat([source, vectors.to(source.dtype)])
         return F.embedding(self.shared, source), F.embedding(self.own, source), self.eot, self.shared_lengths
+
+    def _in_rows(self, index, vectors):
+        """(1, *) indices -> (R, *, d) embeddings, or (1, *, d) where no learnable vector occurs."""
+        learnable = (index >= len(self.frozen))[0]
+        found = F.embedding(index.clamp(max=len(self.frozen) - 1), self.frozen)
+        if not learnable.any():
+            return found
+        placed = vectors.to(found.dtype)[:, (index[0] - len(self.frozen)).clamp(min=0)]
+        return torch.where(learnable[..., None], placed, found)
 
 
 def _common_prefix(row):

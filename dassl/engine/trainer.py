@@ -379,8 +379,8 @@ class SimpleTrainer(TrainerBase):
             if not all(p.isfinite().all() for p in model.parameters() if p.requires_grad):
                 kept = "the checkpoint of the epoch before is kept" if self.epoch else "no checkpoint was written yet"
                 raise NonFiniteLossError(
-                    f"the weights of {name} became infinite or NaN in epoch {self.epoch + 1}: lower OPTIM.LR or compute "
-                    f"in fp32; {kept}"
+                    f"the weights of {name} became infinite or NaN in epoch {self.epoch + 1}: lower OPTIM.LR or "
+                    f"compute in fp32; {kept}"
                 )
 
     def _drop_checkpoint(self, epoch):

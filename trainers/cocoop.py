@@ -1,0 +1,134 @@
+"""CoCoOp: context vectors moved by the image (Zhou et al., CVPR 2022, section 3.2).
+
+A Meta-Net turns an image's feature x into a vector pi(x) that is added to every context vector: v_m(x) = v_m + pi(x).
+Every image thus has prompts of its own. The images of a batch are the rows of one call of the text encoder; where a
+batch does not fit the memory budget it goes in chunks, forward and backward.
+"""
+
+import logging
+from collections import OrderedDict
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from yacs.config import CfgNode as CN
+
+from dassl.engine import TRAINER_REGISTRY
+from dassl.utils import UserError
+from prompting.prompts import Prompts, sequence, soft, token_ids
+from trainers.base import PromptedCLIP, PromptTrainer
+
+logger = logging.getLogger("dassl.trainers")
+
+
+def extend_cfg(cfg):
+    cfg.TRAINER.COCOOP = CN()
+    cfg.TRAINER.COCOOP.N_CTX = 16  # number of context vectors
+    cfg.TRAINER.COCOOP.CTX_INIT = ""  # words to start from; their number of tokens then replaces N_CTX
+    cfg.TRAINER.COCOOP.PREC = "fp16"  # fp16, fp32, amp, bf16
+    cfg.TRAINER.COCOOP.MEMORY_GB = 2.0  # GiB of text activations; more images than fit are encoded in chunks
+
+
+class PromptLearner(nn.Module):
+    """N prompts of context vectors, class name and full stop, for every image.
+
+    Args:
+        cfg: the whole config; reads TRAINER.COCOOP.
+        classnames: N class names.
+        text_encoder: the TextEncoder, for its token embeddings.
+        feature_dim: e, the length of image features.
+
+    Attributes:
+        ctx: (n_ctx, d) context vectors.
+        meta_net: (B, e) normalised image features -> (B, d).
+    """
+
+    def __init__(self, cfg, classnames, text_encoder, feature_dim):
+        super().__init__()
+        cfg = cfg.TRAINER.COCOOP
+        embedding = text_encoder.token_embedding
+        width = embedding.weight.shape[1]
+        if cfg.CTX_INIT:
+            ids = torch.tensor(token_ids(cfg.CTX_INIT), device=embedding.weight.device)
+            ctx = embedding(ids).detach().float().clone()
+        else:
+            ctx = torch.empty(cfg.N_CTX, width)
+            nn.init.normal_(ctx, std=0.02)
+        text = cfg.CTX_INIT.replace("_", " ") or " ".join(["X"] * cfg.N_CTX)
+        logger.info('Initial context: "%s"', text)
+        logger.info("Number of context words (tokens): %d", len(ctx))
+        self.ctx = nn.Parameter(ctx)
+        hidden = feature_dim // 16
+        layers = [
+            ("linear1", nn.Linear(feature_dim, hidden)),
+            ("relu", nn.ReLU()),
+            ("linear2", nn.Linear(hidden, width)),
+        ]
+        self.meta_net = nn.Sequential(OrderedDict(layers))
+        words = soft(range(len(ctx)))
+        self.prompts = Prompts(text_encoder, [[sequence(words, f"{name}.") for name in classnames]], classnames)
+
+    def forward(self, image_features):
+        """(B, e) normalised image features -> the text encoder's arguments for B rows of N prompts."""
+        shift = self.meta_net(image_features).to(self.ctx.dtype)  # autocast makes it half
+        return self.prompts(self.ctx + shift[:, None])
+
+
+class CoCoOpCLIP(PromptedCLIP):
+    """CLIP with text features of every image's own."""
+
+    def __init__(self, clip_model, prompt_learner, text_encoder, chunk):
+        super().__init__(clip_model, prompt_learner, text_encoder)
+        self.chunk = chunk
+
+    def encode_text(self):
+        """Nothing: there is no text feature without an image."""
+
+    def logits(self, image_features, text_features=None):
+        """(B, e) normalised image features -> (B, N) logits, `chunk` images at a time."""
+        chunks = image_features.split(self.chunk)
+        if len(chunks) == 1 or not torch.is_grad_enabled():
+            return torch.cat([self._chunk_logits(chunk) for chunk in chunks])
+        # each chunk's activations are computed again for its backward pass, so that one chunk's are held at a time
+        return torch.cat([checkpoint(self._chunk_logits, chunk, use_reentrant=False) for chunk in chunks])
+
+    def _chunk_logits(self, image_features):
+        text_features = F.normalize(self.text_encoder(*self.prompt_learner(image_features)).float(), dim=-1)
+        return self.logit_scale * torch.einsum("be,bne->bn", image_features, text_features)
+
+
+def images_that_fit(text_encoder, prompts, memory_gb):
+    """How many images' prompts can be encoded at once within a budget in GiB, at least 1.
+
+    Counts what the backward pass keeps: per token and layer about 16 vectors of the model's width, and the attention
+    of the own tokens.
+    """
+    width = text_encoder.token_embedding.weight.shape[1]
+    blocks = text_encoder.transformer.resblocks
+    shared, own = prompts.shared.shape[1], int((prompts.eot + 1).sum())
+    size = torch.empty((), dtype=text_encoder.dtype).element_size()
+    attention = blocks[0].attn.num_heads * own * (shared + min(own, 512)) * 2
+    per_image = len(blocks) * size * ((shared + own) * 16 * width + attention)
+    return max(1, int(memory_gb * 2**30 / per_image))
+
+
+@TRAINER_REGISTRY.register()
+class CoCoOp(PromptTrainer):
+    """Conditional Context Optimization: cross-entropy on context vectors and Meta-Net."""
+
+    section = "COCOOP"
+
+    def check_cfg(self, cfg):
+        super().check_cfg(cfg)
+        options = cfg.TRAINER.COCOOP
+        if options.CTX_INIT and not token_ids(options.CTX_INIT):
+            raise UserError("TRAINER.COCOOP.CTX_INIT holds no word: give words, or leave it empty for N_CTX vectors")
+        if not options.CTX_INIT and options.N_CTX < 1:
+            raise UserError(f"TRAINER.COCOOP.N_CTX is {options.N_CTX}: give at least one context vector")
+
+    def build_prompted_clip(self, clip_model, text_encoder, classnames):
+        learner = PromptLearner(self.cfg, classnames, text_encoder, clip_model.text_projection.shape[1])
+        chunk = images_that_fit(text_encoder, learner.prompts, self.cfg.TRAINER.COCOOP.MEMORY_GB)
+        logger.info("Prompts of %d images are encoded at a time (TRAINER.COCOOP.MEMORY_GB)", chunk)
+        return CoCoOpCLIP(clip_model, learner, text_encoder, chunk)
