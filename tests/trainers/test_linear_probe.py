@@ -1,0 +1,38 @@
+"""The linear probe: what it saves is what it found."""
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from trainers.linear_probe import search
+
+
+def test_whole_runs(tmp_path, toy_run):
+    trained = toy_run("LinearProbe", tmp_path / "a", config="vit_b16")
+    assert trained.test() > 50, "the classes differ in colour"
+    flags = ["--eval-only", "--model-dir", str(tmp_path / "a")]
+    alone = toy_run("LinearProbe", tmp_path / "b", config="vit_b16", flags=flags)
+    batch = next(iter(alone.test_loader))["img"]
+    with torch.no_grad():
+        assert torch.equal(trained.model(batch), alone.model(batch))
+    x, y = trained.features(trained.dm.dataset.train_x)
+    with torch.no_grad():
+        logits = trained.model.prompt_learner(torch.from_numpy(x))
+    assert (logits.argmax(dim=1).numpy() == y).mean() > 0.9
+
+
+def test_two_classes(tmp_path, toy_run):
+    assert toy_run("LinearProbe", tmp_path, "DATASET.SUBSAMPLE_CLASSES", "base", config="vit_b16").test() > 60
+
+
+def test_search_prefers_strong_regularisation_where_features_are_noise():
+    rng = np.random.default_rng(0)
+    y = np.arange(40) % 2
+    x = rng.normal(size=(40, 30))
+    x[:, 0] += 3 * y
+    x_val, y_val = rng.normal(size=(400, 30)), np.arange(400) % 2
+    x_val[:, 0] += 3 * y_val
+    c = search(x, y, x_val, y_val, 4)
+    score = LogisticRegression(C=c, max_iter=1000).fit(x, y).score(x_val, y_val)
+    others = [LogisticRegression(C=10.0**p, max_iter=1000).fit(x, y).score(x_val, y_val) for p in range(-6, 7, 2)]
+    assert score >= max(others)

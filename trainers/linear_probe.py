@@ -1,0 +1,109 @@
+"""The linear probe: logistic regression on frozen image features (Radford et al., ICML 2021, section 3.2).
+
+The strength of its regularisation is searched for on the few validation images as the CoOp paper does (IJCV 2022,
+section 4.1): seven values over twelve decades, then eight steps of halving around the best. Features are normalised to
+the length that makes their entries 1 on average. It knows the training classes only.
+"""
+
+import logging
+import warnings
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from torch import nn
+from yacs.config import CfgNode as CN
+
+from dassl.data import build_data_loader
+from dassl.engine import TRAINER_REGISTRY
+from dassl.utils import UserError
+from prompting.image_features import cached_image_features
+from trainers.base import PromptedCLIP, PromptTrainer
+
+logger = logging.getLogger("dassl.trainers")
+
+
+def extend_cfg(cfg):
+    cfg.TRAINER.LINEARPROBE = CN()
+    cfg.TRAINER.LINEARPROBE.PREC = "fp32"  # of the image encoder
+    cfg.TRAINER.LINEARPROBE.STEPS = 8  # of halving, after the first search
+
+
+class ProbedCLIP(PromptedCLIP):
+    """CLIP's image encoder and a linear layer in place of the text encoder."""
+
+    def encode_text(self):
+        """Nothing: there are no prompts."""
+
+    def logits(self, image_features, text_features=None):
+        """(B, e) normalised image features -> (B, N) logits."""
+        return self.prompt_learner(image_features * image_features.shape[1] ** 0.5)
+
+
+@TRAINER_REGISTRY.register()
+class LinearProbe(PromptTrainer):
+    """Logistic regression on image features under the test transform."""
+
+    section = "LINEARPROBE"
+
+    def build_prompted_clip(self, clip_model, text_encoder, classnames):
+        probe = nn.Linear(clip_model.text_projection.shape[1], len(classnames))
+        return ProbedCLIP(clip_model, probe.requires_grad_(False), text_encoder)
+
+    def features(self, items):
+        """(n, e) scaled features and (n,) labels of a list of Datum, as numpy arrays."""
+        size, transform = self.cfg.DATALOADER.TEST.BATCH_SIZE, self.test_loader.dataset.transform
+        loader = build_data_loader(self.cfg, data_source=items, batch_size=size, tfm=transform, is_train=False)
+        found = cached_image_features(
+            lambda images: self.model.encode_image(images.to(self.device)),
+            self.model.image_encoder,
+            loader,
+            [item.impath for item in items],
+            transform,
+            self.precision,
+            enabled=self.cfg.TEST.FEATURE_CACHE,
+        )
+        found = F.normalize(found.float(), dim=-1) * found.shape[1] ** 0.5
+        return found.numpy(), np.array([item.label for item in items])
+
+    def train(self):
+        if self.num_classes < 2:
+            raise UserError("a linear probe needs two classes")
+        dataset = self.dm.dataset
+        x, y = self.features(dataset.train_x)
+        c = search(x, y, *self.features(dataset.val), self.cfg.TRAINER.LINEARPROBE.STEPS) if dataset.val else 1.0
+        logger.info("Fitting with C = %.3g", c)
+        fitted = fit(x, y, c)
+        weight, bias = fitted.coef_, fitted.intercept_
+        if len(weight) == 1:  # scikit-learn keeps one row for two classes
+            weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+        self.model.prompt_learner.weight.copy_(torch.from_numpy(weight))
+        self.model.prompt_learner.bias.copy_(torch.from_numpy(bias))
+        self.save_model(0, self.output_dir)
+        self.test()
+
+
+def fit(x, y, c):
+    """Logistic regression of (n, e) features and (n,) labels with inverse regularisation strength c."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # c at the ends of the search need not converge
+        return LogisticRegression(C=c, max_iter=1000).fit(x, y)
+
+
+def search(x, y, x_val, y_val, steps):
+    """The C that does best on validation features: a coarse search, then `steps` of halving around its best."""
+
+    def score(c):
+        return fit(x, y, c).score(x_val, y_val)
+
+    coarse = {power: score(10.0**power) for power in range(-6, 7, 2)}
+    best = max(coarse, key=coarse.get)
+    scores, width = {best: coarse[best]}, 1.0
+    for _ in range(steps):
+        for power in (best - width, best + width):
+            scores[power] = score(10.0**power)
+        best = max(scores, key=scores.get)
+        width /= 2
+    return 10.0**best
