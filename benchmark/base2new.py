@@ -59,7 +59,7 @@ def main(argv=None):
         parser.add_argument(f"--{name}")
     parser.add_argument("--seeds", nargs="+", type=int)
     args = parser.parse_args(argv)
-    found = False
+    means = []
     for (dataset, shots, trainer, config), seeds in read_runs(args.output).items():
         ours = {"dataset": dataset, "shots": shots, "trainer": trainer, "config": config}
         if any(getattr(args, key) not in (None, value) for key, value in ours.items()):
@@ -68,12 +68,15 @@ def main(argv=None):
         rows = table(seeds)
         half = sorted(seed for seed, r in seeds.items() if len(r) < 2)
         if rows:
-            found = True
+            means.append([dataset, shots or "-", f"{trainer} ({config})", len(rows) - 2, *rows[-2][1:]])
             print(f"\n{trainer} ({config}) on {dataset}, " + (f"{shots} shots" if shots else "zero-shot"))
             print(tabulate(rows, ["seed", "base", "new", "H"], floatfmt=".2f", tablefmt="simple"))
             if half:
                 print(f"not finished yet: seed {', '.join(map(str, half))}")
-    if not found:
+    if len(means) > 1:
+        print("\nmeans")
+        print(tabulate(sorted(means), ["dataset", "shots", "method", "seeds", "base", "new", "H"], floatfmt=".2f"))
+    if not means:
         print(f"error: no finished base-to-new run of that kind below {args.output}/base2new", file=sys.stderr)
         return 1
     return 0

@@ -214,6 +214,11 @@ def auto_groups(text_encoder, templates, classnames, n_groups):
     return list(groups.values())
 
 
+def check_top_k(top_k, n_groups):
+    if not 1 <= top_k <= n_groups:
+        raise UserError(f"TRAINER.MOCOOP.TOP_K is {top_k}: give 1 to {n_groups}, the number of groups")
+
+
 @TRAINER_REGISTRY.register()
 class MoCoOp(PromptTrainer):
     """Mixture of Context Optimization."""
@@ -247,8 +252,7 @@ class MoCoOp(PromptTrainer):
         for template in templates:
             if not isinstance(template, str) or template.count("{}") != 1:
                 raise UserError(f"the template {template!r} of TRAINER.MOCOOP must hold one {{}} for the class name")
-        self.cfg = cfg
-        self._check_top_k(n_groups)
+        check_top_k(options.TOP_K, n_groups)
 
     def build_prompted_clip(self, clip_model, text_encoder, classnames):
         options, dataset = self.cfg.TRAINER.MOCOOP, self.dm.dataset
@@ -258,7 +262,7 @@ class MoCoOp(PromptTrainer):
         self.groups = options.GROUPS or SHARED_GROUPS
         if self.groups == "auto":
             self.groups = auto_groups(text_encoder, _auto_templates(self.cfg), list(known), options.N_GROUPS)
-            self._check_top_k(len(self.groups))
+            check_top_k(options.TOP_K, len(self.groups))
         logger.info("Groups of hard templates:")
         for group in self.groups:
             logger.info("  %s", "  ".join(group))
@@ -287,11 +291,6 @@ class MoCoOp(PromptTrainer):
             self.frozen_image_encoder = False
         return MoCoOpCLIP(clip_model, learner, text_encoder, options.TOP_K, options.RENORMALIZE)
 
-    def _check_top_k(self, n_groups):
-        top_k = self.cfg.TRAINER.MOCOOP.TOP_K
-        if not 1 <= top_k <= n_groups:
-            raise UserError(f"TRAINER.MOCOOP.TOP_K is {top_k}: give 1 to {n_groups}, the number of groups")
-
     def build_model(self):
         super().build_model()
         self.model.prompt_learner.layout.copy_(torch.tensor(self.layout))  # INIT_WEIGHTS may have had another
@@ -300,7 +299,7 @@ class MoCoOp(PromptTrainer):
         # Trained on a dataset with other groups, the experts have another shape: it travels with the weights.
         layout = state_dict.get("layout")
         if layout is not None and not torch.equal(layout.cpu(), self.model.prompt_learner.layout.cpu()):
-            self._check_top_k(len(layout))
+            check_top_k(self.cfg.TRAINER.MOCOOP.TOP_K, len(layout))
             learner = self.build_learner(layout.tolist()).to(self.device)
             if self.layernorms is not None:
                 learner.layernorms = self.layernorms

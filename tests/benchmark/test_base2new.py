@@ -47,6 +47,7 @@ def test_printed(output, capsys):
     assert main([str(output)]) == 0
     told = capsys.readouterr().out
     assert "ZeroshotCLIP (rn50) on dtd, zero-shot" in told and "not finished yet: seed 4" in told
+    assert told.strip().splitlines()[-1].split() == ["dtd", "16", "CoOp", "(rn50)", "3", "90.00", "60.00", "72.00"]
 
 
 def test_nothing_to_print(output, capsys):
