@@ -2,8 +2,7 @@
 
 PYTHON ?= python3
 VENV := .venv
-DATA ?= $(firstword $(wildcard ../shared/data) data)
-BACKBONE ?= $(firstword $(wildcard ../shared/models/icon-clip.pt) ViT-B/16)
+PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test setup clean
 
@@ -11,14 +10,12 @@ setup: $(VENV)/installed
 
 $(VENV)/installed: requirements.txt setup.py
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(PIP) -r requirements.txt
+	$(PIP) --no-deps --no-build-isolation -e .
 	touch $@
 
-SEEDS ?= 1
-
 demo: setup
-	@SEEDS="$(SEEDS)" DATA="$(DATA)" BACKBONE="$(BACKBONE)" PYTHON="$(CURDIR)/$(VENV)/bin/python" bash scripts/demo.sh
+	PYTHON="$(CURDIR)/$(VENV)/bin/python" bash scripts/demo.sh
 
 test: setup
 	$(VENV)/bin/python -m pytest -q

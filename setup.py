@@ -4,7 +4,7 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-PACKAGES = ["benchmark", "dassl", "datasets", "prompting", "trainers"]
+PACKAGES = ["benchmark", "dassl", "datasets", "embedded", "prompting", "trainers"]
 
 setup(
     name="mocoop",
@@ -15,10 +15,11 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=find_packages(include=[*PACKAGES, *(f"{name}.*" for name in PACKAGES)]),
+    package_data={"embedded": ["*.zip", "*.pt", "*.md", "package*.json"]},
     py_modules=["train"],
     install_requires=[
         "clip-anytorch>=2.6",
-        "numpy>=1.26",
+        "numpy>=2",
         "pillow>=10",
         "pyyaml>=6",
         "scikit-learn>=1.3",

@@ -39,7 +39,20 @@ class SplitDataset(DatasetBase):
     renamed = {}
 
     def __init__(self, cfg):
-        name, options = type(self).__name__, cfg.DATASET
+        options = cfg.DATASET
+        train, val, test = self.read(options)
+        if options.NUM_SHOTS >= 1:
+            # A generator of its own: what others draw, before or after, makes no difference.
+            rng = random.Random(cfg.SEED) if cfg.SEED >= 0 else random
+            train = self.generate_fewshot_dataset(train, num_shots=options.NUM_SHOTS, rng=rng)
+            val = self.generate_fewshot_dataset(val, num_shots=min(options.NUM_SHOTS, 4), rng=rng)
+        self.all_classnames = self.get_lab2cname(train)[1]
+        train, val, test = subsample_classes(train, val, test, subsample=options.SUBSAMPLE_CLASSES)
+        super().__init__(train_x=train, val=val, test=test)
+
+    def read(self, options):
+        """The whole train, val and test lists of Datum; options is cfg.DATASET."""
+        name = type(self).__name__
         layout = f"{self.dataset_dir}/{{{self.image_dir}/<class>/<image>, {self.split_file}}}"
         self.dataset_dir = os.path.join(os.path.abspath(os.path.expanduser(options.ROOT)), self.dataset_dir)
         self.image_dir = os.path.join(self.dataset_dir, self.image_dir)
@@ -49,17 +62,9 @@ class SplitDataset(DatasetBase):
         path = os.path.join(self.dataset_dir, self.split_file)
         if not os.path.isfile(path):
             path = self._keep_split(name, published=path)
-        train, val, test = read_split(path, self.image_dir)
-        check_files([*train, *val, *test], path)
-
-        if options.NUM_SHOTS >= 1:
-            # A generator of its own: what others draw, before or after, makes no difference.
-            rng = random.Random(cfg.SEED) if cfg.SEED >= 0 else random
-            train = self.generate_fewshot_dataset(train, num_shots=options.NUM_SHOTS, rng=rng)
-            val = self.generate_fewshot_dataset(val, num_shots=min(options.NUM_SHOTS, 4), rng=rng)
-        self.all_classnames = self.get_lab2cname(train)[1]
-        train, val, test = subsample_classes(train, val, test, subsample=options.SUBSAMPLE_CLASSES)
-        super().__init__(train_x=train, val=val, test=test)
+        parts = read_split(path, self.image_dir)
+        check_files([item for part in parts for item in part], path)
+        return parts
 
     def make_split(self):
         """A split for want of the published one, in its format; by default, made of the class folders."""

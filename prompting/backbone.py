@@ -17,6 +17,8 @@ from dassl.utils import UserError, nearest
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 
+VOCABULARY = 49408  # tokens of OpenAI's tokenizer
+
 IMAGE_SIZES = {
     "RN50": 224,
     "RN101": 224,
@@ -30,7 +32,7 @@ IMAGE_SIZES = {
 }
 """OpenAI's models and their image sizes in pixels: known without the weights, so that a config can be checked first."""
 
-EMBEDDED = {}
+EMBEDDED = {"icon-clip": str(Path(__file__).parents[1] / "embedded" / "icon-clip.pt")}
 """Backbones shipped with the project: name -> path of a state dict."""
 
 
@@ -134,6 +136,13 @@ def _read(path):
     except Exception as error:
         raise UserError(f"{path} is neither a TorchScript archive nor a state dict: {_first_line(error)}") from error
     weights = weights.get("state_dict", weights) if isinstance(weights, dict) else {}
+    if "token_embedding.rows" in weights:  # an embedded backbone: the tokens that it knows, and their numbers
+        weights = dict(weights)
+        rows, known = weights.pop("token_embedding.rows").long(), weights["token_embedding.weight"]
+        full = torch.randn(VOCABULARY, known.shape[1], generator=torch.Generator().manual_seed(0))
+        full = (full * known.float().std()).to(known.dtype)
+        full[rows] = known
+        weights["token_embedding.weight"] = full
     towers = ("visual.proj", "visual.attnpool.positional_embedding")
     for keys in (("text_projection",), ("visual.conv1.weight",), towers):
         if not any(key in weights for key in keys):

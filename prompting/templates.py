@@ -16,8 +16,10 @@ CUSTOM = {
     "ImageNetV2": "a photo of a {}.",
     "ImageNetA": "a photo of a {}.",
     "ImageNetR": "a photo of a {}.",
+    "IconsCommon": "an icon of a {}.",
+    "IconsRare": "an icon of a {}.",
 }
-"""Dataset name -> the one template of zero-shot CLIP in CoOp (IJCV 2022). Elsewhere: "a photo of a {}."."""
+"""Dataset name -> the one template of zero-shot CLIP in CoOp (IJCV 2022); icons have one of our own."""
 
 IMAGENET_SELECT = [
     "itap of a {}.",

@@ -1,9 +1,18 @@
 #!/usr/bin/env bash
-# Zero-shot CLIP, CoOp and MoCoOp, base-to-new on Caltech101 with 16 shots; ends with the table of all three.
+# Zero-shot CLIP, CoOp, CoCoOp and MoCoOp, base-to-new on the embedded benchmark; ends with the tables of all.
 set -euo pipefail
 HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
-export OUTPUT="${OUTPUT:-output/demo}"
-bash "$HERE/zsclip/base2new.sh" caltech101
-bash "$HERE/coop/base2new.sh" caltech101 16
-bash "$HERE/mocoop/base2new.sh" caltech101 16
-PYTHONPATH="$HERE/.." "${PYTHON:-python}" -m benchmark.base2new "$OUTPUT"
+export OUTPUT="${OUTPUT:-output/demo}" SEEDS="${SEEDS:-1}" PYTHON="${PYTHON:-python}"
+mkdir -p "$OUTPUT"
+
+run() {
+    local log="$OUTPUT/$1.txt"
+    echo "$1: scripts/$1/base2new.sh ${*:2} > $log"
+    bash "$HERE/$1/base2new.sh" "${@:2}" >"$log" || { tail -n 5 "$log" >&2; return 1; }
+}
+
+run zsclip icons_rare
+run coop icons_rare 16
+run cocoop icons_rare 16
+run mocoop icons_rare 16
+PYTHONPATH="$HERE/.." "$PYTHON" -m benchmark.base2new "$OUTPUT"

@@ -24,7 +24,7 @@ Environment (default):
   DATA      folder of the datasets ($DATA)
   SEEDS     seeds, one run each ($SEEDS)
   CFG       trainer config in configs/trainers/$TRAINER/, without .yaml ($CFG)
-  BACKBONE  name or path of the backbone (the config's)
+  BACKBONE  name or path of the backbone (the config's; icon-clip for icons_*)
   OUTPUT    where runs are written ($OUTPUT)
   DEVICE    cpu or cuda (cuda where there is one)
   PYTHON    the interpreter ($PYTHON)
@@ -39,7 +39,9 @@ run_train() {
     local options=(--root "$DATA" --seed "$seed" --trainer "$TRAINER" --output-dir "$dir"
         --dataset-config-file "$HERE/configs/datasets/$dataset.yaml"
         --config-file "$HERE/configs/trainers/$TRAINER/$CFG.yaml")
-    if [[ -n "${BACKBONE:-}" ]]; then options+=(--backbone "$BACKBONE"); fi
+    local backbone=${BACKBONE:-}
+    if [[ -z "$backbone" && "$dataset" == icons_* ]]; then backbone=icon-clip; fi # they go together
+    if [[ -n "$backbone" ]]; then options+=(--backbone "$backbone"); fi
     local keys=()
     case "${DEVICE:-}" in
         "") ;;

@@ -1,0 +1,64 @@
+"""The embedded backbone: it loads as any CLIP does, knows what it should, and methods learn on it."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from prompting.backbone import EMBEDDED, image_size, load_backbone
+from prompting.prompts import token_ids
+
+
+def accuracy(output):
+    return json.loads(Path(output, "metrics.json").read_text())["accuracy"]
+
+
+@pytest.fixture
+def run(tmp_path, toy_args, closing_logger):
+    """run(trainer, dataset, *keys): the accuracy of a run on the embedded benchmark."""
+    import train
+    from tests.conftest import REPO
+
+    def one(trainer, dataset, *keys, config="vit_b16_ep50", flags=()):
+        output = tmp_path / f"{trainer}{dataset}{len(list(tmp_path.iterdir()))}"
+        given = {"--backbone": "icon-clip", "--seed": 1, "--trainer": trainer, "--output-dir": output}
+        given["--dataset-config-file"] = REPO / f"configs/datasets/{dataset}.yaml"
+        given["--config-file"] = REPO / f"configs/trainers/{trainer}/{config}.yaml"
+        train.main([str(x) for x in (*(x for pair in given.items() for x in pair), *flags, *keys)])
+        return accuracy(output)
+
+    return one
+
+
+def test_file_and_architecture():
+    assert Path(EMBEDDED["icon-clip"]).stat().st_size < 20e6
+    assert image_size("icon-clip") == 64
+    model, again = load_backbone("icon-clip"), load_backbone("icon-clip")
+    assert torch.equal(model.token_embedding.weight, again.token_embedding.weight), "unknown tokens too"
+    assert model.token_embedding.weight.shape[0] == 49408 and model.context_length == 77
+    assert model.token_embedding.weight.abs().sum(dim=1).min() > 0
+
+
+def test_it_takes_every_form_of_prompt():
+    model = load_backbone("icon-clip")
+    known = torch.load(EMBEDDED["icon-clip"], weights_only=True)["token_embedding.rows"].tolist()
+    from prompting.templates import IMAGENET
+
+    assert {i for text in IMAGENET for i in token_ids(text.replace("{}", "camera"))} <= set(known)
+    assert model.logit_scale.exp() <= 100.01
+
+
+@pytest.mark.parametrize(("dataset", "least", "most"), [("icons_common", 55, 100), ("icons_rare", 0, 20)])
+def test_zero_shot_knows_common_names_and_not_rare_ones(dataset, least, most, run):
+    assert least < run("ZeroshotCLIP", dataset, config="vit_b16", flags=["--eval-only"]) < most
+
+
+def test_methods_learn_the_rare_classes(run):
+    """What the benchmark is for; a few epochs are enough to see it."""
+    keys = ("DATASET.SUBSAMPLE_CLASSES", "base")
+    zero_shot = run("ZeroshotCLIP", "icons_rare", *keys, config="vit_b16", flags=["--eval-only"])
+    probe = run("LinearProbe", "icons_rare", *keys, "DATASET.NUM_SHOTS", 16, config="vit_b16")
+    shots = ("DATASET.NUM_SHOTS", 16, "OPTIM.MAX_EPOCH", 12, "OPTIM.WARMUP_EPOCH", 1)
+    assert probe > zero_shot + 15
+    assert run("MoCoOp", "icons_rare", *keys, *shots) > zero_shot + 5

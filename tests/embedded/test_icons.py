@@ -1,0 +1,140 @@
+"""The embedded benchmark: what is in it, and that no icon and no rare name is where it must not be."""
+
+import json
+import re
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dassl.config import get_cfg_default
+from dassl.data.datasets import build_dataset
+from dassl.utils import UserError
+from datasets.icons import ARCHIVE, STYLES, unpacked
+from embedded import build, icon_sets
+from embedded.concepts import COMMON, MODIFIERS, OBJECTS, RARE
+
+
+def dataset(name, **options):
+    cfg = get_cfg_default()
+    cfg.SEED, cfg.DATASET.NAME = 1, name
+    for key, value in options.items():
+        cfg.DATASET[key] = value
+    return build_dataset(cfg)
+
+
+def set_of(path):
+    return Path(path).name.partition("--")[0]
+
+
+@pytest.mark.parametrize(("name", "classes", "counts"), [
+    ("IconsCommon", 100, (3460, 1130, 1796)),
+    ("IconsRare", 54, (2021, 378, 763)),
+])  # fmt: skip
+def test_counts_and_splits_by_whole_sets(name, classes, counts):
+    data = dataset(name)
+    assert data.num_classes == classes and (len(data.train_x), len(data.val), len(data.test)) == counts
+    assert data.classnames == sorted(data.classnames)
+    for part, sets in (("test", icon_sets.TEST), ("val", icon_sets.VAL)):
+        assert {set_of(item.impath) for item in getattr(data, part)} <= set(sets)
+    train = {set_of(item.impath) for item in data.train_x}
+    assert not train & {*icon_sets.TEST, *icon_sets.VAL, *icon_sets.KIN}
+    assert min(Counter(item.label for item in data.train_x).values()) >= 16, "enough for 16 shots"
+    assert len(dataset(name, NUM_SHOTS=16).train_x) == 16 * classes
+
+
+def test_styles_are_domains():
+    data = dataset("IconsCommon", SOURCE_DOMAINS=["outline"], TARGET_DOMAINS=["pixel", "colour"])
+    assert {item.domain for item in data.train_x} == {STYLES.index("outline")}
+    assert {STYLES[item.domain] for item in data.test} == {"pixel", "colour"}
+    assert data.num_classes == 100
+    with pytest.raises(UserError, match='no domain "outlined": did you mean outline'):
+        dataset("IconsCommon", SOURCE_DOMAINS=["outlined"])
+    with pytest.raises(UserError, match="no training icon in hand-drawn"):
+        dataset("IconsCommon", SOURCE_DOMAINS=["hand-drawn"])
+
+
+def test_unpacked_once_and_whole(tmp_cache):
+    folder = unpacked()
+    assert folder.parent == tmp_cache and unpacked() == folder
+    assert [path.name for path in tmp_cache.iterdir()] == [folder.name], "nothing temporary is left"
+    with zipfile.ZipFile(ARCHIVE) as archive:
+        assert all((folder / name).stat().st_size for name in archive.namelist())
+
+
+def test_pairs_are_in_the_usual_layout():
+    folder = unpacked() / "pairs"
+    metadata = torch.load(folder / "metadata_compositional-split-natural.t7", weights_only=True)
+    pairs = {
+        p: (folder / f"compositional-split-natural/{p}_pairs.txt").read_text().split("\n")[:-1]
+        for p in ("train", "val", "test")
+    }
+    seen = set(pairs["train"])
+    assert all((folder / "images" / item["image"]).is_file() for item in metadata)
+    assert all(f"{item['attr']} {item['obj']}" in pairs[item["set"]] for item in metadata)
+    assert len(seen) == 110 and not (set(pairs["val"]) - seen) & (set(pairs["test"]) - seen)
+    for part in ("val", "test"):
+        unseen = set(pairs[part]) - seen
+        assert unseen and all(any(words in pair for pair in seen) for u in unseen for words in u.split())
+    assert {item["attr"] for item in metadata} <= set(MODIFIERS) and {item["obj"] for item in metadata} <= set(OBJECTS)
+
+
+def test_sizes_and_licences():
+    assert ARCHIVE.stat().st_size < 12e6
+    notice = ARCHIVE.with_name("NOTICE.md").read_text()
+    used = {set_of(name) for name in zipfile.ZipFile(ARCHIVE).namelist() if name.endswith(".png")}
+    rows = dict(re.findall(r"\(`(.+?)`\) \|.*\| \[?([A-Z][\w.-]+)(?:\]\(\S+\))? \|$", notice, flags=re.MULTILINE))
+    assert used <= set(rows)
+    assert set(rows.values()) == {"MIT", "Apache-2.0", "CC-BY-4.0", "ISC"}, "share-alike sets stay out"
+    locked = json.loads(ARCHIVE.with_name("package-lock.json").read_text())["packages"]
+    assert {f"node_modules/@iconify-json/{name}" for name in rows} <= set(locked)
+
+
+def icon(name, words, drawing=0, style="outline"):
+    pixels = np.full((64, 64, 3), 255, np.uint8)
+    pixels[4 * (drawing % 16) : 4 * (drawing % 16) + 8, : 4 + drawing] = 0
+    return {"set": name, "name": words.replace(" ", "-"), "words": words, "style": style, "pixels": pixels}
+
+
+def test_who_goes_where():
+    icons = [
+        icon("ph", "camera", 1), icon("si", "camera", 2), icon("tabler", "camera", 3), icon("feather", "camera", 4),
+        icon("ph", "umbrella", 5), icon("feather", "umbrella", 6), icon("feather", "beach umbrella", 7),
+        icon("feather", "umbrellas", 8), icon("feather", "zebra", 9), icon("ph", "zebra", 10),
+        icon("pepicons-pop", "zebra", 11), icon("feather", "giraffe", 1), icon("tabler", "umbrella", 5),
+    ]  # fmt: skip
+    common, rare, pairs, pretraining = build.assign(icons)
+    assert {(i["set"], i["part"]) for i in common} == {("ph", "test"), ("si", "val"), ("tabler", "train")}
+    assert {(i["set"], i["part"]) for i in rare} == {("ph", "test"), ("feather", "train")}, "tabler's repeats ph's"
+    assert {(i["set"], i["words"]) for i in pretraining} == {("feather", "camera"), ("feather", "zebra")}, (
+        "no rare name, no set of the tests, no repeat of a test image"
+    )
+    assert not pairs
+
+
+@pytest.mark.parametrize(("words", "pair"), [
+    ("bell off", ("off", "bell")), ("add shopping cart", ("add", "cart")), ("map pin x", ("close", "location")),
+    ("bell", None), ("off bell ring", None),
+])  # fmt: skip
+def test_pairs_from_names(words, pair):
+    assert build.as_pair(words) == pair
+
+
+def test_rules_of_names():
+    assert icon_sets.RULES["solar"]("bell-off-bold-duotone") == ("bell-off", "duotone")
+    assert icon_sets.RULES["majesticons"]("line-line") == ("line", "outline")
+    assert icon_sets.RULES["fluent"]("alert-24-filled") == ("alert", "filled")
+    assert icon_sets.RULES["fluent"]("alert-20-filled") is None
+    assert icon_sets.RULES["twemoji"]("waving-hand-dark-skin-tone") is None
+    assert build.plain_words("home-alt-02") == "home" and build.plain_words("3d") == "3d"
+
+
+def test_names_are_of_one_class():
+    for classes in (COMMON, RARE, MODIFIERS, OBJECTS):
+        aliases = [alias for names in classes.values() for alias in names]
+        assert len(aliases) == len(set(aliases))
+    withheld = {alias for names in RARE.values() for alias in names}
+    assert not withheld & {alias for names in COMMON.values() for alias in names}

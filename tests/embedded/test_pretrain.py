@@ -1,0 +1,95 @@
+"""Pre-training: its captions, its loss, and that a stopped run goes on to the same model."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from embedded import pretrain
+from embedded.concepts import RARE
+from prompting.backbone import load_backbone
+from tests.reference import relative_error
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Sixteen drawings of eight names."""
+    rng = np.random.default_rng(0)
+    words = ["home", "house", "camera", "arrow left", "zebra", "star off", "cloud", "key"] * 2
+    pixels = rng.integers(0, 255, (16, 64, 64, 3), dtype=np.uint8)
+    path = tmp_path / "data.npz"
+    np.savez(
+        path, pixels=pixels, words=np.array(words), style=np.array(["outline", "filled"] * 8), set=np.array(["x"] * 16)
+    )
+    return str(path)
+
+
+def test_a_stopped_run_goes_on_to_the_same_model(data, tmp_path, monkeypatch, closing_logger):
+    class Stop(Exception):
+        pass
+
+    def save(folder, model, optimizer, step):
+        real(folder, model, optimizer, step)
+        if step == 2:
+            raise Stop
+
+    monkeypatch.setattr(pretrain, "report", lambda model: None)
+    monkeypatch.setattr(pretrain, "SAVE_EVERY", 2)
+    args = [data, "--epochs", "2", "--batch", "8"]
+    pretrain.main([*args, "--output", str(tmp_path / "whole")])
+    real = pretrain.save
+    monkeypatch.setattr(pretrain, "save", save)
+    with pytest.raises(Stop):
+        pretrain.main([*args, "--output", str(tmp_path / "stopped")])
+    monkeypatch.setattr(pretrain, "save", real)
+    pretrain.main([*args, "--output", str(tmp_path / "stopped")])
+    whole, stopped = (torch.load(tmp_path / name / "model.pt", weights_only=True) for name in ("whole", "stopped"))
+    assert all(torch.equal(whole[key], stopped[key]) for key in whole)
+    assert load_backbone(str(tmp_path / "whole" / "model.pt")).visual.input_resolution == 64
+
+
+def test_captions_take_every_form():
+    captions = pretrain.Captions(["house", "camera"], ["outline", "photo"])
+    rng = random.Random(0)
+    texts = [captions.caption(rng, "camera", "outline") for _ in range(20_000)]
+    stops = sum(text.endswith(".") for text in texts) / len(texts)
+    assert 0.45 < stops < 0.55 and all("camera" in text for text in texts)
+    forms = ("camera", "a photo of a camera", "a photo of a camera.", "a bad photo of the camera.", "outlined camera.")
+    assert set(forms) <= set(texts)
+    assert captions.concepts == ["home", "camera"] and captions.names[0] == ["house", "home"]
+    tokens, concepts = captions.draw([0, 1, 0], rng)
+    assert concepts.tolist() == [0, 1, 0] and (tokens.max(dim=1).values == pretrain.END).all()
+    assert set(tokens.unique().tolist()) <= set(captions.known_tokens())
+
+
+def test_loss_by_hand_and_text_as_clip_encodes_it():
+    torch.manual_seed(0)
+    model = pretrain.build_model().eval()
+    images, concepts = torch.randn(3, 3, 64, 64), torch.tensor([4, 9, 4])
+    tokens = torch.zeros(3, 9, dtype=torch.long)
+    tokens[:, :4] = torch.tensor([[49406, 320, 500, 49407], [49406, 320, 501, 49407], [49406, 49407, 0, 0]])
+    whole = F.pad(tokens, (0, 77 - 9))
+    v, t = (F.normalize(x, dim=-1) for x in (model.encode_image(images), model.encode_text(whole)))
+    logits = (model.logit_scale.exp() * v @ t.T).tolist()
+    expected = 0.0
+    for rows in (logits, list(zip(*logits, strict=True))):
+        for i, row in enumerate(rows):
+            total = np.log(np.sum(np.exp(row)))
+            same = [j for j in range(3) if concepts[i] == concepts[j]]
+            expected += sum(total - row[j] for j in same) / len(same) / 6
+    assert relative_error(pretrain.contrastive_loss(model, images, tokens, concepts), torch.tensor(expected)) < 0.02
+
+
+def test_drawings_stay_drawings():
+    pixels = torch.full((64, 64, 64, 3), 255, dtype=torch.uint8)
+    torch.manual_seed(0)
+    images = pretrain.augment(pixels)
+    flat = images.flatten(2)
+    assert (flat.max(dim=2).values - flat.min(dim=2).values).max() < 1e-4, "blank paper stays blank"
+
+
+def test_rare_words_are_not_in_any_template():
+    known = {word for text in [*pretrain.IMAGENET, *pretrain.CONTEXT] for word in text.strip(".").split()}
+    assert not known & {alias for aliases in RARE.values() for alias in aliases}
