@@ -1,0 +1,294 @@
+"""LAMM: a learned vector per class in place of its name (Gao et al., AAAI 2024, arXiv 2312.08212).
+
+The prompt of class i is "a photo of <M_i>.", M_i one vector that starts as the mean of the token embeddings of the
+class's name; all else is frozen. A hierarchical loss keeps the vectors near the names they came from, in the space of
+parameters, of features and of logits:
+
+    L = L_ce + WC_WEIGHT * L_wc + COS_WEIGHT * L_cos + KD_WEIGHT * L_kd
+
+Vectors belong to class names, so those of several runs merge: a class without a vector is told by its name, and
+vectors that MODEL.INIT_WEIGHTS brings travel on into this run's checkpoints (continual learning).
+"""
+
+import logging
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from yacs.config import CfgNode as CN
+
+from dassl.engine import TRAINER_REGISTRY
+from dassl.metrics import compute_accuracy
+from dassl.utils import UserError, load_checkpoint, nearest
+from prompting.prompts import Prompts, encode_templates, sequence, soft, token_ids
+from trainers.base import PromptedCLIP, PromptTrainer
+
+logger = logging.getLogger("dassl.trainers")
+
+BASES = ("clip", "coop")
+VECTORS = "vectors."
+"""What the state dict's keys of class vectors begin with; the class's name follows."""
+
+
+def extend_cfg(cfg):
+    cfg.TRAINER.LAMM = CN()
+    cfg.TRAINER.LAMM.PREC = "fp16"  # fp16, fp32, amp, bf16
+    cfg.TRAINER.LAMM.BASE = "clip"  # clip: the template's words before the class; coop: learned context vectors
+    cfg.TRAINER.LAMM.TEMPLATE = "a photo of {}."  # {}: where the class's vector stands; also zero-shot CLIP's prompt
+    cfg.TRAINER.LAMM.N_CTX = 16  # BASE coop: number of context vectors
+    cfg.TRAINER.LAMM.CTX_INIT = ""  # BASE coop: words to start from; their number of tokens then replaces N_CTX
+    cfg.TRAINER.LAMM.WC_WEIGHT = 1.0
+    cfg.TRAINER.LAMM.COS_WEIGHT = 1.0
+    cfg.TRAINER.LAMM.KD_WEIGHT = 1.0
+    cfg.TRAINER.LAMM.KD_TEMPERATURE = 1.0  # divides both models' logits
+    # What MODEL.INIT_WEIGHTS brings stays as it is: its classes' vectors, and the context that they were learned with.
+    cfg.TRAINER.LAMM.FREEZE_EARLIER = True
+
+
+def plain(name):
+    """A class's name as vectors are kept under: underscores count as spaces."""
+    return name.replace("_", " ")
+
+
+class ClassVectors(nn.Module):
+    """Vectors by class name. The state dict has an entry (d,) for each name, so two of them merge as dicts do.
+
+    Args:
+        learned: {name: (d,) value to start from} of the vectors to train.
+        kept: names of vectors that stay as they are loaded.
+
+    Attributes:
+        names: T learned names, then F kept ones.
+        learned: (T, d) parameter.
+        kept: (F, d) buffer.
+    """
+
+    def __init__(self, learned, kept, width, device):
+        super().__init__()
+        self.names = [*learned, *kept]
+        start = torch.stack(list(learned.values())) if learned else torch.zeros(0, width, device=device)
+        self.learned = nn.Parameter(start, requires_grad=bool(learned))
+        self.register_buffer("kept", torch.zeros(len(kept), width, device=device))
+
+    def forward(self):
+        """(T + F, d) in the order of names."""
+        return torch.cat([self.learned, self.kept])
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        for name, vector in zip(self.names, [*self.learned, *self.kept], strict=True):
+            destination[prefix + name] = vector if keep_vars else vector.detach()
+
+    def _load_from_state_dict(
+        self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+    ):
+        with torch.no_grad():
+            for name, vector in zip(self.names, [*self.learned, *self.kept], strict=True):
+                given = state_dict.get(prefix + name)
+                if given is None:
+                    missing_keys.append(prefix + name)
+                elif given.shape != vector.shape:
+                    error_msgs.append(f"{prefix + name} is {tuple(given.shape)}, not {tuple(vector.shape)}")
+                else:
+                    vector.copy_(given)
+        own = {prefix + name for name in self.names}
+        unexpected_keys += [key for key in state_dict if key.startswith(prefix) and key not in own]
+
+
+class PromptLearner(nn.Module):
+    """N prompts of words or context vectors, the class's vector or else its name, and the template's rest.
+
+    Args:
+        cfg: the whole config; reads TRAINER.LAMM.
+        classnames: N class names; classes of the same name share a vector.
+        text_encoder: the TextEncoder, for its token embeddings.
+        learned, kept: names of classes with a vector (see ClassVectors), of N or not.
+
+    Attributes:
+        vectors: the ClassVectors.
+        ctx: (n_ctx, d) context vectors; None with BASE clip.
+        initial: (T, d), what the learned vectors start from; zero for classes not of the N.
+
+    Raises:
+        UserError: a class's name has no word to start from.
+    """
+
+    def __init__(self, cfg, classnames, text_encoder, learned, kept=()):
+        super().__init__()
+        cfg = cfg.TRAINER.LAMM
+        embedding = text_encoder.token_embedding
+        width, device = embedding.weight.shape[1], embedding.weight.device
+
+        def embed(text):
+            return embedding(torch.tensor(token_ids(text), device=device)).detach().float()
+
+        start = {name: torch.zeros(width, device=device) for name in learned}
+        for name in start.keys() & {plain(name) for name in classnames}:
+            if not token_ids(name):
+                raise UserError(f'the class name "{name}" holds no word: LAMM has nothing to start its vector from')
+            start[name] = embed(name).mean(dim=0)
+        self.vectors = ClassVectors(start, kept, width, device)
+        self.register_buffer("initial", self.vectors.learned.detach().clone(), persistent=False)
+
+        before, _, after = cfg.TEMPLATE.partition("{}")
+        n_ctx, words, ctx = 0, before, None
+        if cfg.BASE == "coop":
+            if cfg.CTX_INIT:
+                ctx = embed(cfg.CTX_INIT).clone()
+            else:
+                ctx = nn.init.normal_(torch.empty(cfg.N_CTX, width), std=0.02)
+            n_ctx = len(ctx)
+            logger.info('Initial context: "%s"', plain(cfg.CTX_INIT) or " ".join(["X"] * n_ctx))
+            logger.info("Number of context words (tokens): %d", n_ctx)
+            words = soft(range(n_ctx))
+        self.register_parameter("ctx", None if ctx is None else nn.Parameter(ctx))
+
+        row_of = {name: n_ctx + k for k, name in enumerate(self.vectors.names)}
+        sequences = []
+        for name in map(plain, classnames):
+            parts = ([soft(row_of[name])], after) if name in row_of else (name + after,)
+            sequences.append(sequence(words, *parts))
+        self.prompts = Prompts(text_encoder, [sequences], classnames)
+
+    def forward(self):
+        """The text encoder's arguments for one row of N prompts."""
+        vectors = self.vectors()
+        return self.prompts(vectors if self.ctx is None else torch.cat([self.ctx, vectors]))
+
+
+def parameter_loss(vectors, initial):
+    """L_wc: the squared distance |M_i - initial_i|^2, the mean over classes; (T, d), (T, d) -> scalar."""
+    return (vectors - initial).square().sum(dim=-1).mean()
+
+
+def feature_loss(text_features, frozen_features):
+    """L_cos: one minus the cosine of each class's text feature and its name's, the mean over classes.
+
+    (N, e), (N, e), both normalised -> scalar.
+    """
+    return 1 - (text_features * frozen_features).sum(dim=-1).mean()
+
+
+def logits_loss(logits, zero_shot_logits, temperature):
+    """L_kd: KL(softmax(z_0 / temperature) || softmax(z / temperature)), the mean over images; (B, N) twice -> scalar.
+
+    z_0 are zero-shot CLIP's logits, z LAMM's.
+    """
+    target = F.log_softmax(zero_shot_logits / temperature, dim=-1)
+    return F.kl_div(F.log_softmax(logits / temperature, dim=-1), target, reduction="batchmean", log_target=True)
+
+
+def vector_names(state_dict):
+    """The names of the classes that a state dict holds vectors of."""
+    return [key.removeprefix(VECTORS) for key in state_dict if key.startswith(VECTORS)]
+
+
+def _check_earlier(earlier, own, path):
+    """Raises UserError where class vectors would come into another context than theirs, or do not fit the backbone.
+
+    load_pretrained_weights passes over what does not fit; but vectors mean nothing without their context.
+    """
+    bases = ["coop" if "ctx" in state_dict else "clip" for state_dict in (earlier, own)]
+    if bases[0] != bases[1]:
+        raise UserError(
+            f"{path} (MODEL.INIT_WEIGHTS) was trained with TRAINER.LAMM.BASE {bases[0]}, here it is {bases[1]}"
+        )
+    for key in [key for key in own if key in earlier]:
+        shapes = tuple(earlier[key].shape), tuple(own[key].shape)
+        if shapes[0] != shapes[1]:
+            raise UserError(
+                f"{path} (MODEL.INIT_WEIGHTS) holds {key} of size {shapes[0]}, here it is {shapes[1]}: "
+                "train on with the same backbone and number of context vectors"
+            )
+
+
+@TRAINER_REGISTRY.register()
+class LAMM(PromptTrainer):
+    """Label Alignment for Multi-Modal prompt learning: class vectors under a hierarchical loss."""
+
+    section = "LAMM"
+
+    def check_cfg(self, cfg):
+        super().check_cfg(cfg)
+        options = cfg.TRAINER.LAMM
+        if options.BASE == "maple":
+            raise UserError("TRAINER.LAMM.BASE maple needs the prompts of MaPLe, which is not there yet: clip or coop")
+        if options.BASE not in BASES:
+            raise UserError(f'unknown TRAINER.LAMM.BASE "{options.BASE}": {nearest(options.BASE, BASES)}')
+        if options.TEMPLATE.count("{}") != 1:
+            raise UserError(f'TRAINER.LAMM.TEMPLATE is "{options.TEMPLATE}": it must hold one {{}} for the class')
+        if options.BASE == "coop" and options.CTX_INIT and not token_ids(options.CTX_INIT):
+            raise UserError("TRAINER.LAMM.CTX_INIT holds no word: give words, or leave it empty for N_CTX vectors")
+        if options.BASE == "coop" and not options.CTX_INIT and options.N_CTX < 1:
+            raise UserError(f"TRAINER.LAMM.N_CTX is {options.N_CTX}: give at least one context vector")
+        for key in ("WC_WEIGHT", "COS_WEIGHT", "KD_WEIGHT"):
+            if options[key] < 0:
+                raise UserError(f"TRAINER.LAMM.{key} is {options[key]}: give 0 or more")
+        if options.KD_TEMPERATURE <= 0:
+            raise UserError(f"TRAINER.LAMM.KD_TEMPERATURE is {options.KD_TEMPERATURE}: give a number above 0")
+
+    def build_prompted_clip(self, clip_model, text_encoder, classnames):
+        cfg, path = self.cfg, self.cfg.MODEL.INIT_WEIGHTS
+        earlier = {}
+        if path:
+            earlier = load_checkpoint(path)
+            earlier = earlier.get("state_dict", earlier)
+        ours = list(dict.fromkeys(map(plain, classnames)))
+        kept = [n for n in vector_names(earlier) if cfg.TRAINER.LAMM.FREEZE_EARLIER or n not in ours]
+
+        def build_learner(learned, kept=()):
+            return PromptLearner(cfg, classnames, text_encoder, learned, kept)
+
+        self.build_learner = build_learner
+        self.trained = learner = build_learner([name for name in ours if name not in kept], kept)
+        if vector_names(earlier):
+            _check_earlier(earlier, learner.state_dict(), path)
+            logger.info("%d class vectors come from %s, %d of them stay", len(vector_names(earlier)), path, len(kept))
+            if learner.ctx is not None and cfg.TRAINER.LAMM.FREEZE_EARLIER:
+                learner.ctx.requires_grad_(False)
+        return PromptedCLIP(clip_model, learner, text_encoder)
+
+    def load_weights(self, name, state_dict, source):
+        # Weights of other classes: each class with a vector there takes it, the rest go by their names.
+        names, learner = vector_names(state_dict), self.model.prompt_learner
+        if not names:
+            raise UserError(f"the weights in {source} hold no class vectors: they are not LAMM's")
+        if set(names) != set(learner.vectors.names):
+            self.model.prompt_learner = self._models[name] = self.build_learner(names).to(self.device)
+        super().load_weights(name, state_dict, source)
+
+    def before_train(self):
+        if self._optims["prompt_learner"] is None:
+            raise UserError(
+                f"{self.cfg.MODEL.INIT_WEIGHTS} (MODEL.INIT_WEIGHTS) has a vector of every class here, so there is "
+                "nothing to learn: set TRAINER.LAMM.FREEZE_EARLIER False to train them on"
+            )
+        super().before_train()
+        if self.model.prompt_learner is not self.trained:
+            raise UserError("the run to resume has vectors of other classes than this config's")
+        template, encoder = self.cfg.TRAINER.LAMM.TEMPLATE, self.model.text_encoder
+        features = encode_templates(encoder, [template], self.dm.dataset.classnames)[0]
+        self.frozen_features = F.normalize(features.float(), dim=-1)
+
+    def loss(self, images, labels):
+        options, model = self.cfg.TRAINER.LAMM, self.model
+        image_features = F.normalize(model.encode_image(images).float(), dim=-1)
+        text_features = model.encode_text()
+        logits = model.logits(image_features, text_features)
+
+        loss = ce = F.cross_entropy(logits, labels)
+        summary = {"loss_ce": ce.item()}
+        vectors = model.prompt_learner.vectors.learned
+        terms = {
+            "wc": lambda: parameter_loss(vectors, model.prompt_learner.initial),
+            "cos": lambda: feature_loss(text_features, self.frozen_features),
+            "kd": lambda: logits_loss(
+                logits, model.logits(image_features, self.frozen_features), options.KD_TEMPERATURE
+            ),
+        }
+        for name, term in terms.items():
+            weight = options[f"{name.upper()}_WEIGHT"]
+            if weight > 0:
+                value = term()
+                loss = loss + weight * value
+                summary[f"loss_{name}"] = value.item()
+        return loss, summary | {"acc": compute_accuracy(logits, labels)[0].item()}
