@@ -81,3 +81,41 @@ base2new() {
     "$PYTHON" -m benchmark.base2new "$OUTPUT" --dataset "$dataset" --trainer "$TRAINER" --config "$CFG" \
         --seeds $SEEDS ${shots:+--shots "$shots"}
 }
+
+# incremental DATASET SHOTS: train on the base classes, go on with the new ones, test on base classes and on all; with
+# TRAINER and CFG, then with each TRAINER/CONFIG of BESIDE.
+incremental() {
+    local what="Continual learning: train on the first half of the classes, go on with the second half alone, then test
+  on either half and on all classes. TRAINER and CFG choose the method, BESIDE others to compare (\"TRAINER/CONFIG ...\";
+  here: \"${BESIDE:-}\")."
+    if [[ "${1:-}" == -h || "${1:-}" == --help ]]; then usage "DATASET SHOTS" "$what"; return; fi
+    if [[ $# -ne 2 ]]; then usage "DATASET SHOTS" "$what" >&2; return 2; fi
+    local dataset=$1 shots=$2 method seed part base new
+    local methods="$TRAINER/$CFG ${BESIDE:-}" TRAINER CFG
+    for method in $methods; do
+        TRAINER="${method%%/*}" CFG="${method#*/}"
+        for seed in $SEEDS; do
+            base="$OUTPUT/incremental/train_base/$dataset/shots_$shots/$TRAINER/$CFG/seed$seed"
+            new="$OUTPUT/incremental/train_new/$dataset/shots_$shots/$TRAINER/$CFG/seed$seed"
+            run_train "$dataset" "$seed" "$base" DATASET.NUM_SHOTS "$shots" DATASET.SUBSAMPLE_CLASSES base
+            run_train "$dataset" "$seed" "$new" DATASET.NUM_SHOTS "$shots" DATASET.SUBSAMPLE_CLASSES new \
+                MODEL.INIT_WEIGHTS "$(last_weights "$base")"
+            for part in base all; do
+                run_train "$dataset" "$seed" \
+                    "$OUTPUT/incremental/test_$part/$dataset/shots_$shots/$TRAINER/$CFG/seed$seed" \
+                    --eval-only --model-dir "$new" DATASET.NUM_SHOTS "$shots" DATASET.SUBSAMPLE_CLASSES "$part"
+            done
+        done
+    done
+    "$PYTHON" -m benchmark.incremental "$OUTPUT" --dataset "$dataset" --shots "$shots" --seeds $SEEDS --methods $methods
+}
+
+# last_weights DIR: the checkpoint that a run ended with, the best on val where it chose that.
+last_weights() {
+    local folder="$1/prompt_learner"
+    if [[ -f "$folder/model-best.pth.tar" ]]; then
+        echo "$folder/model-best.pth.tar"
+    else
+        echo "$folder/$(<"$folder/checkpoint")"
+    fi
+}

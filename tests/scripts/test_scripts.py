@@ -37,6 +37,15 @@ def test_base_to_new(method, seeds, tmp_path, toy_root, toy_backbone):
     assert first_words[-4 - len(seeds.split()) :] == ["seed", "------", *seeds.split(), "mean", "std"]
 
 
+def test_incremental(tmp_path, toy_root, toy_backbone):
+    """One half of the classes after the other: LAMM, whose first half stays as it was, and CoOp beside it."""
+    settings = {"DATA": toy_root, "BACKBONE": toy_backbone, "OUTPUT": str(tmp_path), "SEEDS": "1", "DEVICE": "cpu"}
+    done = bash("scripts/lamm/incremental.sh", "caltech101", "2", **settings)
+    assert done.returncode == 0, done.stderr
+    coop, lamm = (line.split() for line in done.stdout.splitlines()[-2:])
+    assert coop[2] == "CoOp" and lamm[2] == "LAMM" and lamm[5] == lamm[6]
+
+
 def test_mistakes(tmp_path):
     done = bash("scripts/coop/base2new.sh", "caltech102", "16", OUTPUT=str(tmp_path))
     assert done.returncode == 1 and "caltech102.yaml" in done.stderr and len(done.stderr.splitlines()) == 1
