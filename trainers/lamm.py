@@ -39,7 +39,7 @@ def extend_cfg(cfg):
     cfg.TRAINER.LAMM.CTX_INIT = ""  # BASE coop: words to start from; their number of tokens then replaces N_CTX
     cfg.TRAINER.LAMM.WC_WEIGHT = 1.0
     cfg.TRAINER.LAMM.COS_WEIGHT = 1.0
-    cfg.TRAINER.LAMM.KD_WEIGHT = 1.0
+    cfg.TRAINER.LAMM.KD_WEIGHT = 0.05
     cfg.TRAINER.LAMM.KD_TEMPERATURE = 1.0  # divides both models' logits
     # What MODEL.INIT_WEIGHTS brings stays as it is: its classes' vectors, and the context that they were learned with.
     cfg.TRAINER.LAMM.FREEZE_EARLIER = True
