@@ -39,11 +39,12 @@ def read_split(path, image_dir):
         ) from error
     _check_labels(parts, path)
     return [
-        [Datum(_inside(file, image_dir, path), label, classname=name) for file, label, name in part] for part in parts
+        [Datum(path_inside(file, image_dir, path), label, classname=name) for file, label, name in part]
+        for part in parts
     ]
 
 
-def _inside(file, image_dir, source):
+def path_inside(file, image_dir, source):
     """The path of a file that a split names. Raises UserError where it leaves the folder."""
     normal = os.path.normpath(file)
     if os.path.isabs(normal) or normal.split(os.sep)[0] == os.pardir:

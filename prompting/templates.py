@@ -18,6 +18,10 @@ CUSTOM = {
     "ImageNetR": "a photo of a {}.",
     "IconsCommon": "an icon of a {}.",
     "IconsRare": "an icon of a {}.",
+    "MITStates": "a photo of {}.",
+    "UTZappos": "a photo of {}.",
+    "CGQA": "a photo of {}.",
+    "CompositionalFolder": "a photo of {}.",
 }
 """Dataset name -> the one template of zero-shot CLIP in CoOp (IJCV 2022); icons have one of our own."""
 

@@ -21,6 +21,11 @@ os.environ["OMP_NUM_THREADS"] = "1"
 REPO = Path(__file__).parents[1]
 SHARED = REPO.parent / "shared"
 TOY_CLASSES = ("ant", "bee", "crab_claw", "dog")
+TOY_PAIRS = {
+    "train": ["dark dog", "pale dog", "dark boat", "Faux.Leather boat", "pale sea_shell"],
+    "val": ["dark dog", "Faux.Leather dog", "pale boat"],
+    "test": ["pale dog", "dark boat", "Faux.Leather sea_shell", "dark sea_shell"],
+}
 
 
 @pytest.fixture
@@ -55,6 +60,36 @@ def toy_root(tmp_path_factory):
             Image.fromarray(pixels).save(images / name / f"{i}.png")
             split[part].append([f"{name}/{i}.png", label, name])
     (root / "caltech-101" / "split_zhou_Caltech101.json").write_text(json.dumps(split))
+    return str(root)
+
+
+def write_pairs(folder, pairs=None, images=4):
+    """A compositional data set in `folder`: of every pair of a set, some images of the pair's colour."""
+    pairs = pairs or TOY_PAIRS
+    (folder / "images").mkdir(parents=True)
+    (folder / "compositional-split-natural").mkdir()
+    rng, colours, entries = np.random.default_rng(0), {}, []
+    for part, names in pairs.items():
+        lines = "".join(name + "\n" for name in names)
+        (folder / "compositional-split-natural" / f"{part}_pairs.txt").write_text(lines)
+        for name in names:
+            (folder / "images" / name).mkdir(exist_ok=True)
+            attr, obj = name.split()
+            colour = sum(colours.setdefault(word, rng.uniform(0, 128, 3)) for word in (attr, obj))
+            for i in range(images):
+                pixels = np.clip(colour + rng.normal(0, 20, (40, 48, 3)), 0, 255).astype(np.uint8)
+                image = f"{name}/{part}{i}.png"
+                Image.fromarray(pixels).save(folder / "images" / image)
+                entries.append({"image": image, "attr": attr, "obj": obj, "set": part})
+    torch.save(entries, folder / "metadata_compositional-split-natural.t7")
+    return entries
+
+
+@pytest.fixture(scope="session")
+def toy_pairs_root(tmp_path_factory):
+    """DATASET.ROOT with MIT-States of three attributes, three objects, five seen and four unseen pairs."""
+    root = tmp_path_factory.mktemp("toy-pairs")
+    write_pairs(root / "mit-states")
     return str(root)
 
 

@@ -1,0 +1,134 @@
+"""Compositional data sets: tiny folders in the layout read, and damaged ones refused in one line."""
+
+import os
+
+import pytest
+import torch
+
+from dassl.config import get_cfg_default
+from dassl.data.datasets import build_dataset
+from dassl.utils import UserError
+from tests.conftest import write_pairs
+
+METADATA = "metadata_compositional-split-natural.t7"
+
+
+def read(root, name="CompositionalFolder", **options):
+    cfg = get_cfg_default()
+    cfg.SEED = 1
+    cfg.DATASET.update({"ROOT": str(root), "NAME": name} | options)
+    return build_dataset(cfg)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_pairs(tmp_path / "mine")
+    return tmp_path / "mine"
+
+
+def edited(folder, change):
+    entries = torch.load(folder / METADATA, weights_only=True)
+    change(entries)
+    torch.save(entries, folder / METADATA)
+    return folder
+
+
+@pytest.mark.parametrize("name, place", [("MITStates", "mit-states"), ("UTZappos", "ut-zappos"), ("CGQA", "cgqa")])
+def test_published_sets(tmp_path, name, place):
+    write_pairs(tmp_path / place)
+    dataset = read(tmp_path, name)
+    assert dataset.dataset_dir == str(tmp_path / place)
+    assert dataset.attributes == ["Faux Leather", "dark", "pale"]
+    assert dataset.objects == ["boat", "dog", "sea shell"]
+    assert dataset.num_classes == len(dataset.classnames) == len(dataset.pairs) == 9
+    assert dataset.classnames[:5] == ["Faux Leather boat", "dark boat", "dark dog", "pale dog", "pale sea shell"]
+    assert dataset.classnames[5:] == ["Faux Leather dog", "Faux Leather sea shell", "dark sea shell", "pale boat"]
+    assert dataset.num_seen == 5 and dataset.lab2cname == dict(enumerate(dataset.classnames))
+    assert dataset.phase_pairs == {"val": [0, 1, 2, 3, 4, 5, 8], "test": [0, 1, 2, 3, 4, 6, 7]}
+    assert [len(part) for part in (dataset.train_x, dataset.val, dataset.test)] == [20, 12, 16]
+    for item in [*dataset.train_x, *dataset.val, *dataset.test]:
+        assert dataset.pairs[item.label] == (item.attribute, item.object)
+        assert item.classname == f"{item.attribute_name} {item.object_name}" == dataset.classnames[item.label]
+        assert dataset.attributes[item.attribute] == item.attribute_name and os.path.isfile(item.impath)
+
+
+def test_own_folder_and_few_shots(folder):
+    few, again = (read(folder, NUM_SHOTS=2).train_x for _ in range(2))
+    assert [item.label for item in few] == [2, 2, 3, 3, 1, 1, 0, 0, 4, 4]
+    assert [item.impath for item in few] == [item.impath for item in again]
+    assert len(read(folder, NUM_SHOTS=2).val) == 12
+
+
+def test_images_that_are_not_available_are_skipped(folder):
+    def change(entries):
+        entries[0]["attr"] = entries[1]["set"] = "NA"
+        entries[2]["obj"] = "camel"  # of a pair that no set lists
+        for entry in entries[:3]:
+            entry["image"] = "nowhere.png"
+
+    assert len(read(edited(folder, change)).train_x) == 17
+
+
+def test_ut_zappos_before_its_reorganising_step(tmp_path):
+    folder = tmp_path / "ut-zappos"
+    write_pairs(folder)
+    (folder / "images").rename(folder / "_images")
+
+    def change(entries):
+        for entry in entries:
+            entry["_image"], entry["image"] = entry["image"], "elsewhere.png"
+
+    edited(folder, change)
+    assert len(read(tmp_path, "UTZappos").train_x) == 20
+
+
+def put(key, value, entry=0):
+    return lambda entries: entries[entry].update({key: value})
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (put("image", "../secret.png"), 'names "../secret.png", not within'),
+        (put("image", "/secret.png"), 'names "/secret.png", not within'),
+        (put("image", "none.png"), "1 of the 48 images in .*t7 are missing, the first one .*none.png"),
+        (put("set", "trian"), 'into the set "trian": there are train, val, test and NA'),
+        (put("set", "train", entry=-1), 'train image .* of "dark sea_shell", not in train_pairs.txt'),
+        (lambda entries: entries[0].pop("obj"), "is not a list of {image, attr, obj, set}"),
+        (lambda entries: [entry.update(set="NA") for entry in entries], "names no training image"),
+    ],
+)
+def test_broken_metadata(folder, change, message):
+    with pytest.raises(UserError, match=message):
+        read(edited(folder, change))
+
+
+def test_broken_folders(folder):
+    pairs = folder / "compositional-split-natural" / "val_pairs.txt"
+    with pytest.raises(UserError, match="DATASET.SUBSAMPLE_CLASSES is base, but CompositionalFolder has seen"):
+        read(folder, SUBSAMPLE_CLASSES="base")
+    pairs.write_text("dark dog\npale\n")
+    with pytest.raises(UserError, match='val_pairs.txt, line 2: "pale" is not "attribute object"'):
+        read(folder)
+    pairs.unlink()
+    with pytest.raises(UserError, match="cannot read the pairs .*val_pairs.txt: No such file"):
+        read(folder)
+    pairs.write_text("dark dog\n")
+    (folder / "compositional-split-natural" / "test_pairs.txt").write_text("")
+    with pytest.raises(UserError, match="lists no pair to test on"):
+        read(folder)
+    with pytest.raises(UserError, match="no folder .*images: MITStates needs images/"):
+        read(folder, "MITStates")
+
+
+def test_metadata_that_is_no_list_or_holds_code(folder):
+    write_pairs(folder / "b")
+    (folder / "b" / METADATA).write_bytes(b"nothing")
+    with pytest.raises(UserError, match="cannot load .*t7: damaged"):
+        read(folder / "b")
+    torch.save([os.getcwd], folder / "b" / METADATA)
+    with pytest.raises(UserError, match="cannot load .*t7: damaged"):
+        read(folder / "b")
+    (folder / "b" / METADATA).unlink()
+    with pytest.raises(UserError, match="cannot read .*t7: No such file"):
+        read(folder / "b")
