@@ -1,4 +1,4 @@
-"""Every config key and its default value: Dassl 0.6's, and three of our own.
+"""Every config key and its default value: Dassl 0.6's, and a few of our own.
 
 Methods that live in trainers/ declare their keys there.
 """
@@ -107,6 +107,7 @@ DEFAULTS = CfgNode(
             "EVALUATOR": "Classification",
             "PER_CLASS_RESULT": False,
             "COMPUTE_CMAT": False,  # save the confusion matrix to OUTPUT_DIR/cmat.pt
+            "CURVE_PLOT": "",  # ours: png or svg saves the seen-unseen curve (EVALUATOR Compositional)
             "NO_TEST": False,
             "SPLIT": "test",  # val or test
             "FINAL_MODEL": "last_step",  # last_step or best_val

@@ -301,7 +301,7 @@ class SimpleTrainer(TrainerBase):
         self.train_seconds = 0.0
         self.build_data_loader()
         self.build_model()
-        self.evaluator = build_evaluator(cfg, lab2cname=self.lab2cname)
+        self.evaluator = build_evaluator(cfg, lab2cname=self.lab2cname, dataset=self.dm.dataset)
 
     def check_cfg(self, cfg):
         """Raise UserError where the config does not suit the trainer."""
@@ -433,6 +433,7 @@ class SimpleTrainer(TrainerBase):
             loader = self.val_loader
         else:
             split, loader = "test", self.test_loader
+        self.evaluator.split = split
         logger.info("Evaluate on the *%s* set", split)
         for output, label in self.predict(loader):
             self.evaluator.process(output, label)

@@ -2,16 +2,73 @@
 
 A bias is added to the scores of unseen pairs. As it goes from minus to plus infinity predictions move from seen to
 unseen pairs; accuracy on images of seen pairs falls and on images of unseen pairs rises.
+
+For one image only its best seen pair, with score s, and its best unseen pair, with score u, can win: the unseen one
+does as soon as the bias exceeds s - u, the image's threshold. Nothing else is kept of the scores.
 """
 
+import logging
+import os
+from collections import OrderedDict
+from importlib.util import find_spec
+
 import numpy as np
+import torch
+
+from dassl.evaluation.build import EVALUATOR_REGISTRY
+from dassl.evaluation.evaluator import EvaluatorBase
+from dassl.utils import UserError, atomic_path, mkdir_if_missing, nearest
+
+logger = logging.getLogger(__name__)
+
+PLOTS = ("", "png", "svg")
+RANKS = 20  # of the thresholds that published tables take as biases
+
+
+class BestPairs:
+    """The best pair of each image in each group of pairs, found chunk by chunk of pairs.
+
+    Args:
+        images: their number n.
+        groups: how many groups G; group 0 holds the seen pairs, the others unseen ones.
+        device: where the scores are.
+
+    Attributes:
+        scores: (n, G) of the best pairs; minus infinity where a group was empty.
+        pairs: (n, G) integers, which pairs those are; -1 where a group was empty.
+    """
+
+    def __init__(self, images, groups=2, device="cpu"):
+        self.scores = torch.full((images, groups), -torch.inf, device=device)
+        self.pairs = torch.full((images, groups), -1, dtype=torch.int64, device=device)
+
+    def update(self, scores, pairs, groups, images=slice(None)):
+        """Take in the scores of more pairs; of equal scores the first one stays.
+
+        Args:
+            scores: (B, k).
+            pairs: (k,) integers that name the pairs.
+            groups: (k,) integers, the group of each; negative ones are left out.
+            images: which B of the n images these are, a slice.
+        """
+        for group in range(self.scores.shape[1]):
+            columns = (groups == group).nonzero()[:, 0]
+            if not len(columns):
+                continue
+            best, at = scores[:, columns].float().max(dim=1)
+            better = best > self.scores[images, group]
+            self.scores[images, group] = torch.where(better, best, self.scores[images, group])
+            self.pairs[images, group] = torch.where(better, pairs[columns][at], self.pairs[images, group])
+
+    def seen_and_unseen(self, first=1):
+        """(scores, pairs), both (n, 2): of the seen pairs, and of the unseen groups from `first` on."""
+        score, at = self.scores[:, first:].max(dim=1, keepdim=True)
+        pair = self.pairs[:, first:].gather(1, at)
+        return torch.cat([self.scores[:, :1], score], dim=1), torch.cat([self.pairs[:, :1], pair], dim=1)
 
 
 def seen_unseen_curve(scores, labels, seen):
     """The curve at every bias at which a prediction changes, exactly, in O(n log n) after the scores.
-
-    For one image only its best seen pair, with score s, and its best unseen pair, with score u, can win: the unseen
-    one does as soon as the bias exceeds s - u.
 
     Args:
         scores: (n, P) of n images for P pairs.
@@ -19,9 +76,7 @@ def seen_unseen_curve(scores, labels, seen):
         seen: (P,) booleans.
 
     Returns:
-        A dict of unseen, seen: (k,) accuracies in percent along the curve, from bias minus to plus infinity;
-        best_seen, best_unseen, best_harmonic: percent; auc: the area below, 100 for a perfect model; and
-        closed_accuracy: with no bias.
+        What `exact_curve` gives, and closed_accuracy: with no bias.
 
     Raises:
         ValueError: no pair is seen, or none is unseen.
@@ -36,24 +91,184 @@ def seen_unseen_curve(scores, labels, seen):
         best[name] = columns[at], part[np.arange(len(part)), at]
     threshold = best["seen"][1] - best["unseen"][1]
     true_seen = seen[labels]
-    right_seen = true_seen & (best["seen"][0] == labels)  # right for biases up to the threshold
-    right_unseen = ~true_seen & (best["unseen"][0] == labels)  # right above it
-    biases = np.unique(threshold)
-    falling = np.sort(threshold[right_seen])
-    rising = np.sort(threshold[right_unseen])
-    # before the first threshold, then just above each
-    lost = np.concatenate([[0], np.searchsorted(falling, biases, side="right")])
-    won = np.concatenate([[0], np.searchsorted(rising, biases, side="right")])
-    seen_accuracy = 100 * (len(falling) - lost) / max(1, true_seen.sum())
-    unseen_accuracy = 100 * won / max(1, (~true_seen).sum())
-    total = seen_accuracy + unseen_accuracy
-    harmonic = np.divide(2 * seen_accuracy * unseen_accuracy, total, out=np.zeros_like(total), where=total > 0)
+    curve = exact_curve(threshold, best["seen"][0] == labels, best["unseen"][0] == labels, true_seen)
+    return curve | {"closed_accuracy": float(100 * (scores.argmax(axis=1) == labels).mean())}
+
+
+def exact_curve(threshold, seen_right, unseen_right, true_seen):
+    """The curve before the first threshold, then just above each.
+
+    Args:
+        threshold: (n,) the images' thresholds.
+        seen_right, unseen_right: (n,) booleans, whether the best seen and the best unseen pair is the true one.
+        true_seen: (n,) booleans, whether the true pair is seen.
+
+    Returns:
+        A dict of unseen, seen: (k,) accuracies in percent along the curve, from bias minus to plus infinity;
+        best_seen, best_unseen, best_harmonic: percent; and auc: the area below, 100 for a perfect model.
+    """
+    return _curve(np.concatenate([[-np.inf], np.unique(threshold)]), threshold, seen_right, unseen_right, true_seen)
+
+
+def twenty_point_curve(threshold, seen_right, unseen_right, true_seen):
+    """The coarser curve of published tables, whose area and maxima are a little different from the exact ones.
+
+    Its biases are thresholds of those m images of unseen pairs whose best unseen pair is the true one, in order: from
+    the smallest on, every (m // 20)th, or every one where m < 40. So there are 20 to 39 of them, or m if that is less.
+    At a bias that is an image's threshold the seen pair still wins. (Published code takes 1e-4 off the threshold to
+    that end, which tells thresholds that are closer together apart in another way.) One more bias is infinite. There
+    is no point at minus infinity: best_seen is that of the smallest threshold, and without such images all but
+    best_unseen are of the infinite bias alone.
+
+    Args and returns as `exact_curve`.
+    """
+    ordered = np.sort(threshold[unseen_right & ~true_seen])
+    biases = ordered[:: max(1, len(ordered) // RANKS)]
+    # "just above the largest threshold below it" is the same as "at the threshold"
+    return _curve(np.append(np.nextafter(biases, -np.inf), np.inf), threshold, seen_right, unseen_right, true_seen)
+
+
+def _curve(biases, threshold, seen_right, unseen_right, true_seen):
+    """The curve just above each of these rising biases; arguments and result as those of `exact_curve`."""
+    falling = np.sort(threshold[seen_right & true_seen])
+    rising = np.sort(threshold[unseen_right & ~true_seen])
+    lost, won = (np.searchsorted(thresholds, biases, side="right") for thresholds in (falling, rising))
+    seen = 100 * (len(falling) - lost) / max(1, true_seen.sum())
+    unseen = 100 * won / max(1, (~true_seen).sum())
+    total = seen + unseen
+    harmonic = np.divide(2 * seen * unseen, total, out=np.zeros_like(total), where=total > 0)
     return {
-        "seen": seen_accuracy,
-        "unseen": unseen_accuracy,
-        "best_seen": float(seen_accuracy[0]),
-        "best_unseen": float(unseen_accuracy[-1]),
+        "seen": seen,
+        "unseen": unseen,
+        "best_seen": float(seen.max()),
+        "best_unseen": float(unseen.max()),
         "best_harmonic": float(harmonic.max()),
-        "auc": float(np.trapezoid(seen_accuracy, unseen_accuracy) / 100),
-        "closed_accuracy": float(100 * (scores.argmax(axis=1) == labels).mean()),
+        "auc": float(((seen[1:] + seen[:-1]) * np.diff(unseen)).sum() / 200),
     }
+
+
+@EVALUATOR_REGISTRY.register()
+class Compositional(EvaluatorBase):
+    """Figures of the seen-unseen curve, all in percent, closed world or open.
+
+    Closed world: given (B, P) scores, it takes the seen pairs and those of the split under evaluation, and no others.
+    Open world: given `BestPairs` of whatever pairs a trainer looked at, named by attribute * objects + object.
+
+    cfg.TEST.CURVE_PLOT ("png" or "svg") saves a plot of the exact curve as <OUTPUT_DIR>/seen_unseen.<it>.
+
+    Args:
+        cfg: the whole config.
+        dataset: has attributes, objects, pairs, num_seen and phase_pairs, as datasets/compositional.py says.
+
+    Raises:
+        UserError: the dataset has no pairs, or a plot is asked for without matplotlib.
+    """
+
+    def __init__(self, cfg, lab2cname=None, dataset=None, **kwargs):
+        super().__init__(cfg)
+        if not hasattr(dataset, "phase_pairs"):
+            raise UserError(
+                f"TEST.EVALUATOR Compositional needs pairs of attribute and object, which {cfg.DATASET.NAME} has not"
+            )
+        plot = cfg.TEST.CURVE_PLOT
+        if plot not in PLOTS:
+            raise UserError(f'unknown TEST.CURVE_PLOT "{plot}": {nearest(plot, PLOTS[1:])}')
+        if plot and find_spec("matplotlib") is None:
+            raise UserError("TEST.CURVE_PLOT needs matplotlib: pip install matplotlib, or leave the key empty")
+        self._codes = torch.tensor([a * len(dataset.objects) + o for a, o in dataset.pairs])
+        self._n_objects, self._num_seen = len(dataset.objects), dataset.num_seen
+        self._phase_pairs = dataset.phase_pairs
+        self.reset()
+
+    def reset(self):
+        self._scores, self._pairs, self._labels = [], [], []
+        self._correct = self._total = 0
+        self.curve = None
+
+    def process(self, mo, gt):
+        """Take in a batch.
+
+        Args:
+            mo: (B, P) scores of all pairs of the dataset, in the order of its labels; or BestPairs of B images.
+            gt: (B,) labels.
+
+        Raises:
+            UserError: the split has no unseen pair.
+        """
+        if not isinstance(mo, BestPairs):
+            mo = self._best_in_closed_world(mo)
+        scores, pairs = mo.seen_and_unseen()
+        self._scores.append(scores)
+        self._pairs.append(pairs)
+        self._labels.append(gt)
+
+    def _best_in_closed_world(self, scores):
+        labels = torch.tensor(self._phase_pairs[self.split])
+        if labels[-1] < self._num_seen:
+            raise UserError(
+                f"the {self.split} split of {self.cfg.DATASET.NAME} lists no unseen pair, and the curve needs one"
+            )
+        groups = torch.full((len(self._codes),), -1)
+        groups[labels] = (labels >= self._num_seen).long()
+        best = BestPairs(len(scores), device=scores.device)
+        best.update(scores, self._codes.to(scores.device), groups.to(scores.device))
+        return best
+
+    def evaluate(self):
+        """OrderedDict of auc, best_harmonic, best_seen, best_unseen; accuracy, attribute_accuracy, object_accuracy,
+        those with no bias; and the first four of the 20-point curve as auc_20, ...
+
+        Raises:
+            UserError: nothing was processed.
+        """
+        if not sum(map(len, self._labels)):
+            raise UserError("nothing to evaluate: the test split is empty")
+        scores, pairs = (torch.cat(parts).cpu().numpy() for parts in (self._scores, self._pairs))
+        labels = torch.cat(self._labels).cpu().numpy()
+        true, figures = self._codes.numpy()[labels], OrderedDict()
+        outcome = outcomes(scores, pairs, true, labels < self._num_seen)
+        self.curve = exact_curve(*outcome)
+        names = ("auc", "best_harmonic", "best_seen", "best_unseen")
+        figures.update({name: self.curve[name] for name in names})
+
+        predicted = np.where(outcome[0] < 0, pairs[:, 1], pairs[:, 0])
+        self._total, self._correct = len(true), int((predicted == true).sum())
+        figures["accuracy"] = 100 * self._correct / self._total
+        n = self._n_objects
+        figures["attribute_accuracy"] = float(100 * (predicted // n == true // n).mean())
+        figures["object_accuracy"] = float(100 * (predicted % n == true % n).mean())
+        coarse = twenty_point_curve(*outcome)
+        figures.update({f"{name}_20": coarse[name] for name in names})
+        logger.info(
+            f"=> result\n* total: {self._total:,}\n* correct: {self._correct:,}\n"
+            + "\n".join(f"* {name}: {value:.1f}%" for name, value in figures.items())
+        )
+        if self.cfg.TEST.CURVE_PLOT:
+            self._plot()
+        return figures
+
+    def _plot(self):
+        from matplotlib.figure import Figure  # optional
+
+        axes = (figure := Figure(figsize=(4, 4), layout="constrained")).add_subplot()
+        axes.plot(self.curve["seen"], self.curve["unseen"])
+        axes.set(xlabel="accuracy on seen pairs (%)", ylabel="accuracy on unseen pairs (%)", xlim=(0, None))
+        axes.set_ylim(0)
+        axes.set_title(f"{self.cfg.TRAINER.NAME}, {self.cfg.DATASET.NAME} ({self.split}): AUC {self.curve['auc']:.1f}")
+        mkdir_if_missing(self.cfg.OUTPUT_DIR)
+        path = os.path.join(self.cfg.OUTPUT_DIR, f"seen_unseen.{self.cfg.TEST.CURVE_PLOT}")
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary)
+        logger.info("The curve is saved to %s", path)
+
+
+def outcomes(scores, pairs, true, true_seen):
+    """The arguments of a curve, (n,) each, from the best seen and best unseen pair.
+
+    Args:
+        scores, pairs: (n, 2) arrays, as `BestPairs.seen_and_unseen` gives them.
+        true: (n,) the true pairs.
+        true_seen: (n,) booleans, whether they are seen.
+    """
+    scores = scores.astype(np.float64)
+    return scores[:, 0] - scores[:, 1], pairs[:, 0] == true, pairs[:, 1] == true, true_seen

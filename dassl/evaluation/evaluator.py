@@ -15,7 +15,13 @@ logger = logging.getLogger(__name__)
 
 
 class EvaluatorBase:
-    """Takes in batches of outputs, then gives figures."""
+    """Takes in batches of outputs, then gives figures.
+
+    Attributes:
+        split: the split under evaluation, "val" or "test"; the trainer sets it.
+    """
+
+    split = "test"
 
     def __init__(self, cfg):
         self.cfg = cfg
