@@ -185,6 +185,17 @@ class PromptTrainer(TrainerX):
             yield from super().predict(loader)
             return
         text_features = self.model.encode_text()
+        features = self.image_features(loader)
+        labels = torch.tensor([item.label for item in dataset.data_source])
+        size = loader.batch_size
+        for chunk, label in zip(features.split(size), labels.split(size), strict=True):
+            chunk = F.normalize(chunk.to(self.device).float(), dim=-1)
+            yield self.model.logits(chunk, text_features), label.to(self.device)
+
+    @torch.no_grad()
+    def image_features(self, loader):
+        """(n, e) image features, not normalised, of a loader in the order of its data; on the CPU, cached."""
+        dataset = loader.dataset
         features = self._image_features.get(loader)
         if features is None:
             keep = self.cfg.TEST.FEATURE_CACHE and self.frozen_image_encoder and is_deterministic(dataset.transform)
@@ -199,8 +210,4 @@ class PromptTrainer(TrainerX):
             )
             if keep:
                 self._image_features[loader] = features
-        labels = torch.tensor([item.label for item in dataset.data_source])
-        size = loader.batch_size
-        for chunk, label in zip(features.split(size), labels.split(size), strict=True):
-            chunk = F.normalize(chunk.to(self.device).float(), dim=-1)
-            yield self.model.logits(chunk, text_features), label.to(self.device)
+        return features

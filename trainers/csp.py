@@ -1,0 +1,303 @@
+"""CSP: compositional soft prompting (Nayak et al., ICLR 2023, arXiv 2204.03574, section 4).
+
+The prompt "a photo of [attribute] [object]" has one learned vector for each attribute and one for each object, which
+all pairs share. They start from the mean of their words' token embeddings and are trained by cross-entropy over the
+seen pairs. Unseen pairs are then put together from the same vectors.
+
+In the open world every attribute may go with every object. The pairs of one attribute begin alike, "a photo of
+[attribute]", so they are a row of the text encoder and cost their object and end token alone; rows are encoded, scored
+and forgotten in chunks. Unseen pairs below a threshold of feasibility are left out; the threshold is the one that does
+best on the validation images.
+"""
+
+import logging
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from yacs.config import CfgNode as CN
+
+from dassl.engine import TRAINER_REGISTRY
+from dassl.evaluation import BestPairs
+from dassl.evaluation.compositional import exact_curve, outcomes
+from dassl.utils import UserError, nearest
+from prompting.feasibility import feasibility, word_vectors
+from prompting.prompts import Prompts, encode_templates, sequence, soft, token_ids
+from prompting.text_encoder import BIN_TOKENS
+from trainers.base import PromptedCLIP, PromptTrainer
+
+logger = logging.getLogger("dassl.trainers")
+
+PREFIX = "a photo of"
+CANDIDATES = 50  # thresholds tried, at even ranks of the unseen pairs' feasibilities
+CRITERIA = {"auc": "auc", "harmonic": "best_harmonic"}
+
+
+def extend_cfg(cfg):
+    cfg.TRAINER.CSP = CN()
+    cfg.TRAINER.CSP.PREC = "fp16"  # fp16, fp32, amp, bf16
+    cfg.TRAINER.CSP.ATTR_DROPOUT = 0.3  # on the vectors of attributes and objects, in training
+    cfg.TRAINER.CSP.ACCUMULATE = 2  # batches whose gradients make one step
+    cfg.TRAINER.CSP.MEMORY_GB = 4.0  # GiB of text activations; more pairs than fit are encoded in chunks
+    cfg.TRAINER.CSP.OPEN_WORLD = False  # evaluate over all attribute x object pairs
+    cfg.TRAINER.CSP.WORD_VECTORS = ""  # GloVe text file for feasibility; "": the backbone's own text features
+    cfg.TRAINER.CSP.THRESHOLD = None  # least feasibility of an unseen pair; None: chosen on val, -1: all are feasible
+    cfg.TRAINER.CSP.CHOOSE_BY = "auc"  # what the threshold is to do best in on val: auc or harmonic
+
+
+class PromptLearner(nn.Module):
+    """The vectors of attributes and objects, and the prompts of a dataset's pairs.
+
+    Args:
+        dataset: has attributes, objects, pairs and num_seen, as datasets/compositional.py says.
+        text_encoder: the TextEncoder, for its token embeddings.
+        dropout: the probability.
+        chunk: how many prompts are encoded at once.
+
+    Attributes:
+        attributes: (A, d) vectors.
+        objects: (O, d) vectors.
+        seen, unseen: the prompts of seen and of unseen pairs, in the order of the labels; lists of Prompts.
+    """
+
+    def __init__(self, dataset, text_encoder, dropout, chunk):
+        super().__init__()
+        self.attributes = nn.Parameter(mean_embeddings(text_encoder, dataset.attributes))
+        self.objects = nn.Parameter(mean_embeddings(text_encoder, dataset.objects))
+        self.dropout = nn.Dropout(dropout)
+
+        def prompts(labels):
+            parts = [labels[i : i + chunk] for i in range(0, len(labels), chunk)]
+            pairs = [[dataset.pairs[label] for label in part] for part in parts]
+            names = [[dataset.classnames[label] for label in part] for part in parts]
+            return nn.ModuleList(
+                Prompts(text_encoder, [[self.sequence(*pair) for pair in part]], part_names)
+                for part, part_names in zip(pairs, names, strict=True)
+            )
+
+        self.seen = prompts(range(dataset.num_seen))
+        self.unseen = prompts(range(dataset.num_seen, len(dataset.pairs)))
+
+    def sequence(self, attribute, object_):
+        """The prompt of a pair, to be filled with `vectors`."""
+        return sequence(PREFIX, [soft(attribute), soft(len(self.attributes) + object_)])
+
+    def vectors(self):
+        """(A + O, d) vectors of attributes, then of objects; in training some of their entries are dropped."""
+        return self.dropout(torch.cat([self.attributes, self.objects]))
+
+    def forward(self):
+        """What `CSPCLIP` encodes: (a list of Prompts, the vectors in them). In training, seen pairs alone."""
+        return [*self.seen] if self.training else [*self.seen, *self.unseen], self.vectors()
+
+
+@torch.no_grad()
+def mean_embeddings(text_encoder, names):
+    """(N, d) float32 means of the token embeddings of N names."""
+    embedding = text_encoder.token_embedding.weight
+    ids = [torch.tensor(token_ids(name), device=embedding.device) for name in names]
+    return torch.stack([embedding[i].float().mean(dim=0) for i in ids])
+
+
+class CSPCLIP(PromptedCLIP):
+    """CLIP with text features of pairs: of seen ones in training, of all of the dataset's otherwise."""
+
+    def encode_text(self):
+        chunks, vectors = self.prompt_learner()
+        if len(chunks) == 1 or not torch.is_grad_enabled():
+            return torch.cat([self._encode(prompts, vectors) for prompts in chunks])
+        # each chunk's activations are computed again for its backward pass, so that one chunk's are held at a time
+        return torch.cat([checkpoint(self._encode, prompts, vectors, use_reentrant=False) for prompts in chunks])
+
+    def _encode(self, prompts, vectors):
+        """(B * N, e) normalised text features of B rows of N prompts."""
+        return F.normalize(self.text_encoder(*prompts(vectors)).float(), dim=-1).flatten(0, 1)
+
+    def encode_open_world(self, rows):
+        """Yield (codes, text features) of all attribute x object pairs, those of `rows` attributes at a time.
+
+        A pair's code is attribute * O + object; codes are (rows * O,), features (rows * O, e), normalised.
+        """
+        learner, n = self.prompt_learner, len(self.prompt_learner.objects)
+        vectors, names = learner.vectors(), range(n)
+        for attributes in torch.arange(len(learner.attributes)).split(rows):
+            sequences = [[learner.sequence(a, o) for o in range(n)] for a in attributes.tolist()]
+            prompts = Prompts(self.text_encoder, sequences, names)
+            codes = torch.arange(n * int(attributes[0]), n * (int(attributes[-1]) + 1), device=vectors.device)
+            yield codes, self._encode(prompts, vectors)
+
+
+def pairs_that_fit(text_encoder, memory_gb):
+    """How many pairs' prompts can be encoded at once in training within a budget in GiB, at least 1.
+
+    Counts what the backward pass keeps: per own token (attribute, object, end) and layer about 16 vectors of the
+    model's width, and the attention within a bin.
+    """
+    blocks = text_encoder.transformer.resblocks
+    width = text_encoder.token_embedding.weight.shape[1]
+    size = torch.empty((), dtype=text_encoder.dtype).element_size()
+    per_token = 16 * width + 2 * blocks[0].attn.num_heads * BIN_TOKENS
+    return max(1, int(memory_gb * 2**30 / (len(blocks) * size * 3 * per_token)))
+
+
+def attributes_that_fit(text_encoder, objects, images, memory_gb):
+    """How many attributes' pairs can be encoded and scored at once within a budget in GiB, at least 1.
+
+    Args:
+        text_encoder: the TextEncoder.
+        objects: their number.
+        images: how many images are scored at a time.
+        memory_gb: the budget.
+
+    Counts one layer's activations of two own tokens a pair, the text features, and the scores.
+    """
+    width = text_encoder.token_embedding.weight.shape[1]
+    size = torch.empty((), dtype=text_encoder.dtype).element_size()
+    per_token = 20 * width + 2 * text_encoder.transformer.resblocks[0].attn.num_heads * BIN_TOKENS
+    per_pair = 2 * size * per_token + 4 * (3 * text_encoder.text_projection.shape[1] + 3 * images)
+    return max(1, int(memory_gb * 2**30 / (objects * per_pair)))
+
+
+@TRAINER_REGISTRY.register()
+class CSP(PromptTrainer):
+    """Compositional soft prompting."""
+
+    section = "CSP"
+
+    def check_cfg(self, cfg):
+        super().check_cfg(cfg)
+        options = cfg.TRAINER.CSP
+        if not 0 <= options.ATTR_DROPOUT < 1:
+            raise UserError(f"TRAINER.CSP.ATTR_DROPOUT is {options.ATTR_DROPOUT}: give a share from 0 to below 1")
+        if options.ACCUMULATE < 1:
+            raise UserError(f"TRAINER.CSP.ACCUMULATE is {options.ACCUMULATE}: give at least one batch")
+        if options.CHOOSE_BY not in CRITERIA:
+            raise UserError(
+                f'unknown TRAINER.CSP.CHOOSE_BY "{options.CHOOSE_BY}": {nearest(options.CHOOSE_BY, CRITERIA)}'
+            )
+        if not isinstance(options.THRESHOLD, int | float | None):
+            raise UserError(f"TRAINER.CSP.THRESHOLD is {options.THRESHOLD!r}: give a number, or None")
+        if options.OPEN_WORLD and cfg.TEST.EVALUATOR != "Compositional":
+            raise UserError(f"TRAINER.CSP.OPEN_WORLD needs TEST.EVALUATOR Compositional, not {cfg.TEST.EVALUATOR}")
+
+    def build_prompted_clip(self, clip_model, text_encoder, classnames):
+        options, dataset = self.cfg.TRAINER.CSP, self.dm.dataset
+        if not hasattr(dataset, "num_seen"):
+            raise UserError(f"CSP needs pairs of attribute and object, which {self.cfg.DATASET.NAME} has not")
+        chunk = pairs_that_fit(text_encoder, options.MEMORY_GB)
+        learner = PromptLearner(dataset, text_encoder, options.ATTR_DROPOUT, chunk)
+        logger.info(
+            "%d attributes, %d objects; %d seen and %d unseen pairs",
+            *(len(learner.attributes), len(learner.objects)),
+            *(dataset.num_seen, len(dataset.pairs) - dataset.num_seen),
+        )
+        self.feasibility = self._feasibility(text_encoder) if options.OPEN_WORLD else None
+        return CSPCLIP(clip_model, learner, text_encoder)
+
+    # Training
+
+    def model_backward_and_update(self, loss, names=None):
+        """One step for every ACCUMULATE batches, on the mean of their losses; an epoch's last may have fewer."""
+        n = self.cfg.TRAINER.CSP.ACCUMULATE
+        place, last = self.batch_idx % n, self.batch_idx + 1 == self.num_batches
+        if place == 0:
+            self.model_zero_grad(names)
+        self.model_backward(loss / min(n, self.num_batches - self.batch_idx + place))
+        if place + 1 == n or last:
+            self.model_update(names)
+
+    # Evaluation in the open world
+
+    @torch.no_grad()
+    def _feasibility(self, text_encoder):
+        """(A * O,) feasibilities of all pairs by code; infinite for seen ones."""
+        dataset, path = self.dm.dataset, self.cfg.TRAINER.CSP.WORD_VECTORS
+        names = [*dataset.attributes, *dataset.objects]
+        vectors = word_vectors(path, names) if path else encode_templates(text_encoder, ["{}"], names)[0].cpu()
+        n = len(dataset.attributes)
+        seen = torch.zeros(n, len(dataset.objects), dtype=torch.bool)
+        for attribute, object_ in dataset.pairs[: dataset.num_seen]:
+            seen[attribute, object_] = True
+        if seen.all():
+            raise UserError(f"every pair of {self.cfg.DATASET.NAME} is seen: there is no open world to evaluate in")
+        return feasibility(vectors[:n], vectors[n:], seen).masked_fill(seen, torch.inf).flatten()
+
+    def thresholds(self):
+        """The rising thresholds of feasibility to choose from, or the one that is given; a numpy array."""
+        given, unseen = self.cfg.TRAINER.CSP.THRESHOLD, self.feasibility[self.feasibility.isfinite()].numpy()
+        if given is None:
+            if self.val_loader is None:
+                raise UserError("there is no validation image to choose a threshold on: give TRAINER.CSP.THRESHOLD")
+            return np.unique(np.quantile(unseen, np.arange(CANDIDATES) / CANDIDATES, method="lower"))
+        if given > unseen.max():
+            raise UserError(
+                f"TRAINER.CSP.THRESHOLD {given} leaves no unseen pair: the most feasible one has {unseen.max():.3f}"
+            )
+        return np.array([given], unseen.dtype)
+
+    @torch.no_grad()
+    def predict(self, loader):
+        """In the open world, the best pairs of all images at once, with the threshold that is best on val."""
+        if not self.cfg.TRAINER.CSP.OPEN_WORLD:
+            yield from super().predict(loader)
+            return
+        thresholds = self.thresholds()
+        chosen = 1
+        loaders = [loader] if len(thresholds) == 1 or loader is self.val_loader else [loader, self.val_loader]
+        found = self.best_pairs(loaders, thresholds)
+        if len(thresholds) > 1:
+            chosen = 1 + self._choose(found[-1])
+        self.threshold = float(thresholds[chosen - 1])
+        infeasible = int((self.feasibility < thresholds[chosen - 1]).sum())
+        logger.info("Feasibility from %.4f on: %d pairs are left out", self.threshold, infeasible)
+        best = BestPairs(len(found[0].scores), device=self.device)
+        best.scores, best.pairs = found[0].seen_and_unseen(first=chosen)
+        yield best, self._labels(loader).to(self.device)
+
+    def best_pairs(self, loaders, thresholds):
+        """Pass once over all pairs, in chunks within MEMORY_GB.
+
+        Args:
+            loaders: of images, in the order of their data.
+            thresholds: (K,) rising feasibilities.
+
+        Returns:
+            BestPairs for each loader: group k > 0 has unseen pairs from the k-th threshold to below the next.
+        """
+        groups = np.searchsorted(thresholds, self.feasibility.numpy(), side="right")
+        groups[groups == 0] = -1
+        groups = torch.from_numpy(groups).masked_fill(self.feasibility.isinf(), 0).to(self.device)
+        features = [F.normalize(self.image_features(loader).float(), dim=-1) for loader in loaders]
+        best = [BestPairs(len(f), 1 + len(thresholds), self.device) for f in features]
+        size = max(loader.batch_size for loader in loaders)
+        n_objects = len(self.dm.dataset.objects)
+        rows = attributes_that_fit(self.model.text_encoder, n_objects, size, self.cfg.TRAINER.CSP.MEMORY_GB)
+        logger.info("%d pairs of the open world, %d at a time", len(groups), min(len(groups), rows * n_objects))
+        for codes, text_features in self.model.encode_open_world(rows):
+            for part, images in zip(best, features, strict=True):
+                for start in range(0, len(images), size):
+                    batch = slice(start, start + size)
+                    scores = self.model.logits(images[batch].to(self.device), text_features)
+                    part.update(scores, codes, groups[codes], batch)
+        return best
+
+    def _choose(self, best):
+        """Which threshold does best on the validation images' best pairs; the smallest of equals."""
+        dataset, labels = self.dm.dataset, self._labels(self.val_loader).numpy()
+        codes = np.array([a * len(dataset.objects) + o for a, o in dataset.pairs])
+        results = []
+        for first in range(1, best.scores.shape[1]):
+            scores, pairs = (x.cpu().numpy() for x in best.seen_and_unseen(first))
+            curve = exact_curve(*outcomes(scores, pairs, codes[labels], labels < dataset.num_seen))
+            results.append(curve[CRITERIA[self.cfg.TRAINER.CSP.CHOOSE_BY]])
+        return int(np.argmax(results))
+
+    def _labels(self, loader):
+        return torch.tensor([item.label for item in loader.dataset.data_source])
+
+    def extra_metrics(self):
+        if not self.cfg.TRAINER.CSP.OPEN_WORLD:
+            return {"world": "closed"}
+        return {"world": "open", "pairs": len(self.feasibility), "feasibility_threshold": self.threshold}
