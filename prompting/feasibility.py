@@ -60,7 +60,7 @@ def word_vectors(path, names):
     try:
         with open(path, encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
-                word, _, rest = line.partition(" ")
+                word, _, rest = line.rstrip().partition(" ")
                 if word in wanted and word not in found:
                     found[word] = _numbers(rest, found, f"{path}, line {number}")
     except (OSError, UnicodeDecodeError) as error:
