@@ -82,8 +82,11 @@ class PromptTrainer(TrainerX):
         raise NotImplementedError
 
     def loss(self, images, labels):
-        """(scalar loss, {name: number to log}) of images (B, 3, H, W) and labels (B,). Default: cross-entropy."""
-        logits = self.model(images)
+        """(scalar loss, {name: number to log}) of images (B, 3, H, W) and labels (B,).
+
+        Default: cross-entropy; of attribute-object pairs, over the seen ones, which are the first.
+        """
+        logits = self.model(images)[:, : getattr(self.dm.dataset, "num_seen", None)]
         loss = F.cross_entropy(logits, labels)
         return loss, {"acc": compute_accuracy(logits, labels)[0].item()}
 

@@ -166,6 +166,16 @@ def test_zero_shot(tmp_path, run, trainer, caplog):
     assert json.loads((tmp_path / "metrics.json").read_text())["auc"] >= 0
 
 
+def test_other_trainers_learn_from_seen_pairs_alone(tmp_path, run):
+    trainer = run("CoOp", tmp_path, "OPTIM.MAX_EPOCH", 1, "TRAINER.COOP.N_CTX", 2, config="vit_b16_ep50")
+    batch = next(iter(trainer.train_loader_x))
+    logits = trainer.model(batch["img"])
+    assert logits.shape == (4, 9)
+    expected = F.cross_entropy(logits[:, :5], batch["label"])
+    assert trainer.loss(batch["img"], batch["label"])[0] == expected
+    assert json.loads((tmp_path / "metrics.json").read_text())["auc"] >= 0
+
+
 # The open world
 
 
