@@ -118,4 +118,23 @@ last_weights() {
     else
         echo "$folder/$(<"$folder/checkpoint")"
     fi
+# czsl DATASET: compositional zero-shot learning; train on the seen pairs, test in the closed world and, CSP, the open.
+czsl() {
+    local what="Compositional zero-shot learning: train on seen pairs, test on seen and unseen ones."
+    if [[ "${1:-}" == -h || "${1:-}" == --help ]]; then usage DATASET "$what"; return; fi
+    if [[ $# -ne 1 ]]; then usage DATASET "$what" >&2; return 2; fi
+    local dataset=$1 seed closed
+    for seed in $SEEDS; do
+        closed="$OUTPUT/czsl/closed/$dataset/$TRAINER/$CFG/seed$seed"
+        if [[ "$TRAINER" == Zeroshot* ]]; then
+            run_train "$dataset" "$seed" "$closed" --eval-only
+        else
+            run_train "$dataset" "$seed" "$closed"
+        fi
+        if [[ "$TRAINER" == CSP ]]; then
+            run_train "$dataset" "$seed" "$OUTPUT/czsl/open/$dataset/$TRAINER/$CFG/seed$seed" --eval-only \
+                --model-dir "$closed" TRAINER.CSP.OPEN_WORLD True
+        fi
+    done
+    "$PYTHON" -m benchmark.czsl "$OUTPUT" --dataset "$dataset" --trainer "$TRAINER" --config "$CFG" --seeds $SEEDS
 }

@@ -44,6 +44,20 @@ def test_incremental(tmp_path, toy_root, toy_backbone):
     assert done.returncode == 0, done.stderr
     coop, lamm = (line.split() for line in done.stdout.splitlines()[-2:])
     assert coop[2] == "CoOp" and lamm[2] == "LAMM" and lamm[5] == lamm[6]
+@pytest.mark.parametrize(("method", "worlds"), [("csp", ["closed", "open"]), ("zsclip", ["closed"])])
+def test_czsl(method, worlds, tmp_path, toy_pairs_root, toy_backbone):
+    settings = {
+        "DATA": toy_pairs_root,
+        "BACKBONE": toy_backbone,
+        "OUTPUT": str(tmp_path),
+        "SEEDS": "1",
+        "DEVICE": "cpu",
+    }
+    done = bash(f"scripts/{method}/czsl.sh", "mit_states", **settings)
+    assert done.returncode == 0, done.stderr
+    heads = [line for line in done.stdout.splitlines() if line.endswith(" world")]
+    assert [head.split()[-2] for head in heads] == worlds
+    assert [line.split()[0] for line in done.stdout.splitlines()[-3:]] == ["1", "mean", "std"]
 
 
 def test_mistakes(tmp_path):
