@@ -118,6 +118,8 @@ last_weights() {
     else
         echo "$folder/$(<"$folder/checkpoint")"
     fi
+}
+
 # czsl DATASET: compositional zero-shot learning; train on the seen pairs, test in the closed world and, CSP, the open.
 czsl() {
     local what="Compositional zero-shot learning: train on seen pairs, test on seen and unseen ones."

@@ -44,6 +44,8 @@ def test_incremental(tmp_path, toy_root, toy_backbone):
     assert done.returncode == 0, done.stderr
     coop, lamm = (line.split() for line in done.stdout.splitlines()[-2:])
     assert coop[2] == "CoOp" and lamm[2] == "LAMM" and lamm[5] == lamm[6]
+
+
 @pytest.mark.parametrize(("method", "worlds"), [("csp", ["closed", "open"]), ("zsclip", ["closed"])])
 def test_czsl(method, worlds, tmp_path, toy_pairs_root, toy_backbone):
     settings = {
