@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Zero-shot CLIP, CoOp, CoCoOp and MoCoOp, base-to-new on the embedded benchmark; ends with the tables of all.
+# Zero-shot CLIP, CoOp, CoCoOp and MoCoOp, base-to-new on the embedded benchmark with 8 shots; ends with the tables of all.
 set -euo pipefail
 HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 export OUTPUT="${OUTPUT:-output/demo}" SEEDS="${SEEDS:-1}" PYTHON="${PYTHON:-python}"
@@ -12,7 +12,7 @@ run() {
 }
 
 run zsclip icons_rare
-run coop icons_rare 16
-run cocoop icons_rare 16
-run mocoop icons_rare 16
+run coop icons_rare 8
+run cocoop icons_rare 8
+run mocoop icons_rare 8
 PYTHONPATH="$HERE/.." "$PYTHON" -m benchmark.base2new "$OUTPUT"
