@@ -19,11 +19,38 @@ from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import UserError, count_num_param, load_pretrained_weights, nearest
 from prompting.backbone import load_backbone
 from prompting.image_features import cached_image_features, is_deterministic
+from prompting.prompts import token_ids
 from prompting.text_encoder import TextEncoder
 
 logger = logging.getLogger("dassl.trainers")
 
 PRECISIONS = ("fp16", "fp32", "amp", "bf16")
+
+
+def check_context(options, section):
+    """Raises UserError where N_CTX and CTX_INIT of cfg.TRAINER.<section> make no context vector."""
+    if options.CTX_INIT and not token_ids(options.CTX_INIT):
+        raise UserError(f"TRAINER.{section}.CTX_INIT holds no word: give words, or leave it empty for N_CTX vectors")
+    if not options.CTX_INIT and options.N_CTX < 1:
+        raise UserError(f"TRAINER.{section}.N_CTX is {options.N_CTX}: give at least one context vector")
+
+
+def initial_context(options, text_encoder, *copies):
+    """The values that context vectors start from: the words of CTX_INIT, or noise for N_CTX of them.
+
+    Returns:
+        (*copies, n_ctx, d) float32 tensor.
+    """
+    embedding = text_encoder.token_embedding
+    if options.CTX_INIT:
+        ids = torch.tensor(token_ids(options.CTX_INIT), device=embedding.weight.device)
+        ctx = embedding(ids).detach().float().expand(*copies, -1, -1).clone()
+    else:
+        ctx = nn.init.normal_(torch.empty(*copies, options.N_CTX, embedding.weight.shape[1]), std=0.02)
+    text = options.CTX_INIT.replace("_", " ") or " ".join(["X"] * options.N_CTX)
+    logger.info('Initial context: "%s"', text)
+    logger.info("Number of context words (tokens): %d", ctx.shape[-2])
+    return ctx
 
 
 class PromptedCLIP(nn.Module):

@@ -15,9 +15,8 @@ from torch.utils.checkpoint import checkpoint
 from yacs.config import CfgNode as CN
 
 from dassl.engine import TRAINER_REGISTRY
-from dassl.utils import UserError
-from prompting.prompts import Prompts, sequence, soft, token_ids
-from trainers.base import PromptedCLIP, PromptTrainer
+from prompting.prompts import Prompts, sequence, soft
+from trainers.base import PromptedCLIP, PromptTrainer, check_context, initial_context
 
 logger = logging.getLogger("dassl.trainers")
 
@@ -47,17 +46,8 @@ class PromptLearner(nn.Module):
     def __init__(self, cfg, classnames, text_encoder, feature_dim):
         super().__init__()
         cfg = cfg.TRAINER.COCOOP
-        embedding = text_encoder.token_embedding
-        width = embedding.weight.shape[1]
-        if cfg.CTX_INIT:
-            ids = torch.tensor(token_ids(cfg.CTX_INIT), device=embedding.weight.device)
-            ctx = embedding(ids).detach().float().clone()
-        else:
-            ctx = torch.empty(cfg.N_CTX, width)
-            nn.init.normal_(ctx, std=0.02)
-        text = cfg.CTX_INIT.replace("_", " ") or " ".join(["X"] * cfg.N_CTX)
-        logger.info('Initial context: "%s"', text)
-        logger.info("Number of context words (tokens): %d", len(ctx))
+        ctx = initial_context(cfg, text_encoder)
+        width = ctx.shape[-1]
         self.ctx = nn.Parameter(ctx)
         hidden = feature_dim // 16
         layers = [
@@ -121,11 +111,7 @@ class CoCoOp(PromptTrainer):
 
     def check_cfg(self, cfg):
         super().check_cfg(cfg)
-        options = cfg.TRAINER.COCOOP
-        if options.CTX_INIT and not token_ids(options.CTX_INIT):
-            raise UserError("TRAINER.COCOOP.CTX_INIT holds no word: give words, or leave it empty for N_CTX vectors")
-        if not options.CTX_INIT and options.N_CTX < 1:
-            raise UserError(f"TRAINER.COCOOP.N_CTX is {options.N_CTX}: give at least one context vector")
+        check_context(cfg.TRAINER.COCOOP, "COCOOP")
 
     def build_prompted_clip(self, clip_model, text_encoder, classnames):
         learner = PromptLearner(self.cfg, classnames, text_encoder, clip_model.text_projection.shape[1])

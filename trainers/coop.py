@@ -2,14 +2,13 @@
 
 import logging
 
-import torch
 from torch import nn
 from yacs.config import CfgNode as CN
 
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import UserError, nearest
 from prompting.prompts import Prompts, sequence, soft, token_ids
-from trainers.base import PromptedCLIP, PromptTrainer
+from trainers.base import PromptedCLIP, PromptTrainer, check_context, initial_context
 
 logger = logging.getLogger("dassl.trainers")
 
@@ -40,20 +39,8 @@ class PromptLearner(nn.Module):
     def __init__(self, cfg, classnames, text_encoder):
         super().__init__()
         cfg = cfg.TRAINER.COOP
-        embedding = text_encoder.token_embedding
-        if cfg.CTX_INIT:
-            ids = torch.tensor(token_ids(cfg.CTX_INIT), device=embedding.weight.device)
-            n_ctx, ctx = len(ids), embedding(ids).detach().float().clone()
-            text = cfg.CTX_INIT.replace("_", " ")
-        else:
-            n_ctx, text = cfg.N_CTX, " ".join(["X"] * cfg.N_CTX)
-            shape = (len(classnames), n_ctx) if cfg.CSC else (n_ctx,)
-            ctx = torch.empty(*shape, embedding.weight.shape[1])
-            nn.init.normal_(ctx, std=0.02)
-        if cfg.CSC and ctx.dim() == 2:
-            ctx = ctx.expand(len(classnames), -1, -1).clone()
-        logger.info('Initial context: "%s"', text)
-        logger.info("Number of context words (tokens): %d", n_ctx)
+        ctx = initial_context(cfg, text_encoder, *([len(classnames)] if cfg.CSC else []))
+        n_ctx = ctx.shape[-2]
         self.ctx = nn.Parameter(ctx)
 
         sequences = []
@@ -81,10 +68,7 @@ class CoOp(PromptTrainer):
         position = cfg.TRAINER.COOP.CLASS_TOKEN_POSITION
         if position not in POSITIONS:
             raise UserError(f'unknown TRAINER.COOP.CLASS_TOKEN_POSITION "{position}": {nearest(position, POSITIONS)}')
-        if cfg.TRAINER.COOP.CTX_INIT and not token_ids(cfg.TRAINER.COOP.CTX_INIT):
-            raise UserError("TRAINER.COOP.CTX_INIT holds no word: give words, or leave it empty for N_CTX vectors")
-        if not cfg.TRAINER.COOP.CTX_INIT and cfg.TRAINER.COOP.N_CTX < 1:
-            raise UserError(f"TRAINER.COOP.N_CTX is {cfg.TRAINER.COOP.N_CTX}: give at least one context vector")
+        check_context(cfg.TRAINER.COOP, "COOP")
 
     def build_prompted_clip(self, clip_model, text_encoder, classnames):
         learner = PromptLearner(self.cfg, classnames, text_encoder)

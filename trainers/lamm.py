@@ -21,7 +21,7 @@ from dassl.engine import TRAINER_REGISTRY
 from dassl.metrics import compute_accuracy
 from dassl.utils import UserError, load_checkpoint, nearest
 from prompting.prompts import Prompts, encode_templates, sequence, soft, token_ids
-from trainers.base import PromptedCLIP, PromptTrainer
+from trainers.base import PromptedCLIP, PromptTrainer, check_context, initial_context
 
 logger = logging.getLogger("dassl.trainers")
 
@@ -132,13 +132,8 @@ class PromptLearner(nn.Module):
         before, _, after = cfg.TEMPLATE.partition("{}")
         n_ctx, words, ctx = 0, before, None
         if cfg.BASE == "coop":
-            if cfg.CTX_INIT:
-                ctx = embed(cfg.CTX_INIT).clone()
-            else:
-                ctx = nn.init.normal_(torch.empty(cfg.N_CTX, width), std=0.02)
+            ctx = initial_context(cfg, text_encoder)
             n_ctx = len(ctx)
-            logger.info('Initial context: "%s"', plain(cfg.CTX_INIT) or " ".join(["X"] * n_ctx))
-            logger.info("Number of context words (tokens): %d", n_ctx)
             words = soft(range(n_ctx))
         self.register_parameter("ctx", None if ctx is None else nn.Parameter(ctx))
 
@@ -216,10 +211,8 @@ class LAMM(PromptTrainer):
             raise UserError(f'unknown TRAINER.LAMM.BASE "{options.BASE}": {nearest(options.BASE, BASES)}')
         if options.TEMPLATE.count("{}") != 1:
             raise UserError(f'TRAINER.LAMM.TEMPLATE is "{options.TEMPLATE}": it must hold one {{}} for the class')
-        if options.BASE == "coop" and options.CTX_INIT and not token_ids(options.CTX_INIT):
-            raise UserError("TRAINER.LAMM.CTX_INIT holds no word: give words, or leave it empty for N_CTX vectors")
-        if options.BASE == "coop" and not options.CTX_INIT and options.N_CTX < 1:
-            raise UserError(f"TRAINER.LAMM.N_CTX is {options.N_CTX}: give at least one context vector")
+        if options.BASE == "coop":
+            check_context(options, "LAMM")
         for key in ("WC_WEIGHT", "COS_WEIGHT", "KD_WEIGHT"):
             if options[key] < 0:
                 raise UserError(f"TRAINER.LAMM.{key} is {options[key]}: give 0 or more")
