@@ -2,8 +2,8 @@
 
 IconsCommon has 100 everyday concepts whose names the embedded backbone knows, IconsRare 54 whose names and images it
 has never seen. Datum.domain is the style: with DATASET.SOURCE_DOMAINS and TARGET_DOMAINS training and testing keep to
-some of the STYLES. The archive is unpacked once into the cache folder; its pairs of modifier and object lie there in
-the layout of CSP's data sets.
+some of the STYLES. IconsPairs has 164 pairs of modifier and object, 54 of them never seen in training. The archive is
+unpacked once into the cache folder.
 """
 
 import hashlib
@@ -18,6 +18,7 @@ import torch
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.utils import UserError, cache_dir, read_json
 from datasets.base import SplitDataset
+from datasets.compositional import CompositionalDataset
 from datasets.split import read_split
 
 ARCHIVE = Path(__file__).parents[1] / "embedded" / "icons.zip"
@@ -80,3 +81,10 @@ class IconsCommon(Icons):
 @DATASET_REGISTRY.register()
 class IconsRare(Icons):
     part = "rare"
+
+
+@DATASET_REGISTRY.register()
+class IconsPairs(CompositionalDataset):
+    def __init__(self, cfg):
+        self.dataset_dir = str(unpacked() / "pairs")
+        super().__init__(cfg)

@@ -65,7 +65,10 @@ def test_unpacked_once_and_whole(tmp_cache):
         assert all((folder / name).stat().st_size for name in archive.namelist())
 
 
-def test_pairs_are_in_the_usual_layout():
+def test_pairs_are_a_compositional_data_set():
+    data = dataset("IconsPairs")
+    assert (len(data.train_x), len(data.val), len(data.test)) == (1632, 582, 1102)
+    assert (len(data.attributes), len(data.objects), len(data.pairs), data.num_seen) == (12, 27, 164, 110)
     folder = unpacked() / "pairs"
     metadata = torch.load(folder / "metadata_compositional-split-natural.t7", weights_only=True)
     pairs = {
