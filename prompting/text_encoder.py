@@ -8,6 +8,7 @@ of a bin apart. The result equals encoding every prompt in full, forward and bac
 """
 
 from collections import OrderedDict
+from itertools import zip_longest
 
 import numpy as np
 import torch
@@ -40,7 +41,7 @@ class TextEncoder(nn.Module):
     def dtype(self):
         return self.transformer.resblocks[0].mlp.c_fc.weight.dtype
 
-    def forward(self, shared, own, eot, shared_lengths=None):
+    def forward(self, shared, own, eot, shared_lengths=None, deep=()):
         """Text features of B x N prompts.
 
         Args:
@@ -49,6 +50,9 @@ class TextEncoder(nn.Module):
             eot: (N,) or (B, N) integers, where in `own` each prompt's end-of-text token stands.
             shared_lengths: (B,) integers, the real length of each row of `shared` where they differ; the rest
                 of the row is padding. Default: P for all rows.
+            deep: L tensors (n, d) for deep prompting, n < P, L less than the number of layers. The k-th replaces the
+                hidden states at the positions 1 to n of every row, where context vectors stand, between layers k
+                and k + 1.
 
         Returns:
             (B, N, e) text features, not normalised.
@@ -65,8 +69,10 @@ class TextEncoder(nn.Module):
         x = x + F.embedding(plan.positions, self.positional_embedding.to(self.dtype))
 
         *blocks, last = self.transformer.resblocks
-        for block in blocks:
+        for block, vectors in zip_longest(blocks, deep):
             x = _block(block, x, plan)
+            if vectors is not None:
+                x = torch.cat([x[:, :1], vectors.to(x.dtype).expand(rows, -1, -1), x[:, 1 + len(vectors) :]], dim=1)
         x = self.ln_final(_last_block(last, x, plan)).to(self.dtype)
         x = x @ self.text_projection
         if len(plan.prompts) == 1:

@@ -6,10 +6,13 @@ from clip.model import CLIP
 END = 49407
 
 
-def tiny_clip(kind="vit", width=64, layers=2, seed=0):
-    """A small random CLIP with OpenAI's architecture, tokenizer and context length, in float32."""
+def tiny_clip(kind="vit", width=64, layers=2, seed=0, vit=(2, 64, 16)):
+    """A small random CLIP with OpenAI's architecture, tokenizer and context length, in float32.
+
+    width and layers are the text tower's; vit are the vision transformer's layers, width and patch size.
+    """
     torch.manual_seed(seed)
-    vision = {"vit": (2, 64, 16), "resnet": ((1, 1, 1, 1), 2, None)}[kind]
+    vision = {"vit": vit, "resnet": ((1, 1, 1, 1), 2, None)}[kind]
     model = CLIP(32, 32, *vision, 77, END + 1, width, width // 32, layers).float().eval()
     with torch.no_grad():  # larger than at initialisation, so that attention is not all but uniform
         model.token_embedding.weight.mul_(10)
@@ -19,15 +22,20 @@ def tiny_clip(kind="vit", width=64, layers=2, seed=0):
     return model.requires_grad_(False)
 
 
-def encode_in_full(model, embeddings, eot):
+def encode_in_full(model, embeddings, eot, deep=()):
     """Text features (B, N, e) of (B, N, 77, d) token embeddings: every prompt whole, with CLIP's own transformer.
 
     eot: (B, N) positions of the end-of-text tokens in the whole sequence.
+    deep: vectors (n, d) that take the places 1 to n of every prompt before the second layer, the third, ...
     """
     dtype = model.dtype
     x = embeddings.to(dtype) + model.positional_embedding.to(dtype)
     x = x.flatten(0, 1).permute(1, 0, 2)
-    x = model.ln_final(model.transformer(x).permute(1, 0, 2)).to(dtype)
+    for i, block in enumerate(model.transformer.resblocks):
+        for place, vector in enumerate(deep[i - 1] if 0 < i <= len(deep) else (), start=1):
+            x = torch.cat([x[:place], vector.expand_as(x[place])[None], x[place + 1 :]])
+        x = block(x)
+    x = model.ln_final(x.permute(1, 0, 2)).to(dtype)
     x = x[torch.arange(len(x)), eot.flatten()] @ model.text_projection
     return x.unflatten(0, eot.shape)
 

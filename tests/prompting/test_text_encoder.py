@@ -20,7 +20,7 @@ def make_prompts(model, rows, n_shared, name_lengths, own_rows=1, seed=0):
     return shared, own, torch.tensor(name_lengths) + 1
 
 
-def in_full(model, shared, own, eot, lengths=None):
+def in_full(model, shared, own, eot, lengths=None, deep=()):
     """The same prompts laid out whole, padded to 77 with noise that must not matter, encoded by the reference."""
     rows, width = shared.shape[0], shared.shape[2]
     lengths = lengths or [shared.shape[1]] * rows
@@ -33,7 +33,7 @@ def in_full(model, shared, own, eot, lengths=None):
             left = 77 - sum(map(len, tokens))
             prompts.append(torch.cat([*tokens, torch.full((left, width), 3.0)]))
     whole = torch.stack(prompts).unflatten(0, (rows, -1))
-    return encode_in_full(model, whole, eot + torch.tensor(lengths)[:, None])
+    return encode_in_full(model, whole, eot + torch.tensor(lengths)[:, None], deep)
 
 
 def features_and_gradients(encode, inputs):
@@ -81,6 +81,25 @@ def test_double_precision(monkeypatch):
     shared, own, eot = (x.double() if x.is_floating_point() else x for x in make_prompts(model, 2, 5, [1, 3, 2]))
     got, want = TextEncoder(model)(shared, own, eot), in_full(model, shared, own, eot)
     assert relative_error(got, want) < 1e-13
+
+
+@pytest.mark.parametrize(("rows", "bin_tokens"), [(1, 256), (3, 8)])
+@pytest.mark.parametrize("depth", [1, 3])
+def test_deep_prompting_equals_full_encoding(monkeypatch, depth, rows, bin_tokens):
+    """Hidden states at the context vectors' places are replaced layer by layer; rows may hold no other shared token."""
+    monkeypatch.setattr(prompting.text_encoder, "BIN_TOKENS", bin_tokens)
+    monkeypatch.setattr(clip.model.LayerNorm, "forward", torch.nn.LayerNorm.forward)
+    model = tiny_clip(layers=4).double()
+    encoder = TextEncoder(model)
+    shared, own, eot = make_prompts(model, rows, 5, [1, 4, 2, 3, 6])
+    lengths = [5, 4, 5][:rows]
+    deep = 0.2 * torch.randn(depth, 3, 64, generator=torch.Generator().manual_seed(1))
+    inputs = [x.double() for x in (shared, own, *deep)]
+    got = features_and_gradients(lambda s, o, *d: encoder(s, o, eot, lengths, d), inputs)
+    want = features_and_gradients(lambda s, o, *d: in_full(model, s, o, eot, lengths, d), inputs)
+    for value, reference in zip(got, want, strict=True):
+        assert relative_error(value, reference) < 1e-11
+    assert relative_error(got[0], encoder(*inputs[:2], eot, lengths)) > 0.01, "they matter"
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "autocast"])
