@@ -40,6 +40,22 @@ def encode_in_full(model, embeddings, eot, deep=()):
     return x.unflatten(0, eot.shape)
 
 
+def encode_image_in_full(visual, images, prompts):
+    """Image features (B, e) of a vision transformer, image by image; prompts: (n, w) behind the patches, per layer."""
+    features = []
+    for image in images:
+        patches = visual.conv1(image[None])[0].flatten(1).t()
+        tokens = [t + p for t, p in zip([visual.class_embedding, *patches], visual.positional_embedding, strict=True)]
+        n = len(tokens)
+        x = visual.ln_pre(torch.stack([*tokens, *prompts[0]]))
+        for i, block in enumerate(visual.transformer.resblocks):
+            if 0 < i < len(prompts):
+                x = torch.stack([*x[:n], *prompts[i]])
+            x = block(x[:, None])[:, 0]
+        features.append(visual.ln_post(x)[0] @ visual.proj)
+    return torch.stack(features)
+
+
 def relative_error(value, reference):
     """Largest difference over the reference's largest magnitude."""
     return ((value - reference).abs().max() / reference.abs().max()).item()

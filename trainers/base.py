@@ -18,6 +18,7 @@ from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import UserError, count_num_param, load_pretrained_weights, nearest
 from prompting.backbone import load_backbone
+from prompting.deep_prompts import encode_with_prompts
 from prompting.image_features import cached_image_features, is_deterministic
 from prompting.prompts import token_ids
 from prompting.text_encoder import TextEncoder
@@ -53,6 +54,21 @@ def initial_context(options, text_encoder, *copies):
     return ctx
 
 
+def check_deep_context(options, section, n_ctx, *counts):
+    """Raises UserError where CTX_INIT of cfg.TRAINER.<section> is too short for its key `n_ctx`, or that or another
+    of the keys `counts` is not positive.
+    """
+    for key in (n_ctx, *counts):
+        if options[key] < 1:
+            raise UserError(f"TRAINER.{section}.{key} is {options[key]}: give 1 or more")
+    words = len(token_ids(options.CTX_INIT))
+    if options.CTX_INIT and words < options[n_ctx]:
+        raise UserError(
+            f'TRAINER.{section}.CTX_INIT "{options.CTX_INIT}" has {words} tokens, {n_ctx} is {options[n_ctx]}: '
+            "give as many words, or leave CTX_INIT empty for noise"
+        )
+
+
 class PromptedCLIP(nn.Module):
     """A frozen CLIP whose text features come from a prompt learner.
 
@@ -74,6 +90,10 @@ class PromptedCLIP(nn.Module):
         """(B, 3, H, W) images -> (B, e) image features, not normalised."""
         return self.image_encoder(images.to(self.dtype))
 
+    def image_encoding(self):
+        """`encode_image` for many batches: what does not depend on images is computed now."""
+        return self.encode_image
+
     def encode_text(self):
         """The text features that `logits` takes. Default: (N, e), normalised."""
         return F.normalize(self.text_encoder(*self.prompt_learner())[0].float(), dim=-1)
@@ -85,6 +105,17 @@ class PromptedCLIP(nn.Module):
     def forward(self, images):
         image_features = F.normalize(self.encode_image(images).float(), dim=-1)
         return self.logits(image_features, self.encode_text())
+
+
+class DeepPromptedCLIP(PromptedCLIP):
+    """A frozen CLIP with prompts in both towers; the learner's `vision_prompts()` are the image encoder's."""
+
+    def encode_image(self, images):
+        return self.image_encoding()(images)
+
+    def image_encoding(self):
+        prompts = self.prompt_learner.vision_prompts()
+        return lambda images: encode_with_prompts(self.image_encoder, images.to(self.dtype), prompts)
 
 
 class PromptTrainer(TrainerX):
@@ -229,8 +260,9 @@ class PromptTrainer(TrainerX):
         features = self._image_features.get(loader)
         if features is None:
             keep = self.cfg.TEST.FEATURE_CACHE and self.frozen_image_encoder and is_deterministic(dataset.transform)
+            encode = self.model.image_encoding()
             features = cached_image_features(
-                lambda images: self.model.encode_image(images.to(self.device)),
+                lambda images: encode(images.to(self.device)),
                 self.model.image_encoder,
                 loader,
                 [item.impath for item in dataset.data_source],

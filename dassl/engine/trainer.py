@@ -134,7 +134,7 @@ class TrainerBase:
             logger.info("Note that load_model() is skipped as no pretrained model is given")
             return
         for name in self.get_model_names():
-            folder = os.path.join(directory, name)
+            folder = self.model_folder(directory, name)
             file = f"model.pth.tar-{epoch}" if epoch is not None else BEST
             if epoch is None and not os.path.isfile(os.path.join(folder, BEST)) and _last_epoch(folder) is not None:
                 file = f"model.pth.tar-{_last_epoch(folder)}"
@@ -151,6 +151,10 @@ class TrainerBase:
                 checkpoint.get("val_result"),
             )
             self.load_weights(name, checkpoint["state_dict"], path)
+
+    def model_folder(self, directory, name):
+        """Where `load_model` looks for a registered model's checkpoints."""
+        return os.path.join(directory, name)
 
     def load_weights(self, name, state_dict, source):
         """Load a state dict into a registered model. Raises UserError, naming `source`, where it does not fit."""

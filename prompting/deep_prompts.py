@@ -1,0 +1,85 @@
+"""Deep prompting: learnable vectors of their own in each of the first layers of CLIP's towers."""
+
+import logging
+
+import torch
+from clip.model import VisionTransformer
+from torch import nn
+
+from dassl.utils import UserError
+from prompting.backbone import known_names
+from prompting.prompts import soft, token_ids
+
+logger = logging.getLogger("dassl.prompting")
+
+
+def noise(*shape):
+    """A parameter to start a learnable vector from where there is no word for it."""
+    return nn.Parameter(nn.init.normal_(torch.empty(*shape), std=0.02))
+
+
+class DeepContext(nn.Module):
+    """Context vectors of the text encoder's first layers.
+
+    Args:
+        text: words to start from. The first n_ctx tokens become context vectors, the others stay words. "": noise.
+        n_ctx: number of context vectors, where there is text at most its tokens.
+        depth: how many layers have context vectors of their own; where there are fewer layers, all have.
+        text_encoder: the TextEncoder.
+
+    Attributes:
+        ctx: (n_ctx, d), those among the prompt's tokens.
+        compound_prompts_text: (n_ctx, d) for each further layer, what TextEncoder takes as `deep`; named as in
+            MaPLe's released weights.
+        words: what every prompt begins with, the entries of a sequence (see prompting.prompts).
+    """
+
+    def __init__(self, text, n_ctx, depth, text_encoder):
+        super().__init__()
+        embedding, ids = text_encoder.token_embedding.weight.detach(), token_ids(text)
+        depth, shape = min(depth, len(text_encoder.transformer.resblocks)), (n_ctx, embedding.shape[1])
+        self.ctx = nn.Parameter(embedding[ids[:n_ctx]].float()) if ids else noise(*shape)
+        self.compound_prompts_text = nn.ParameterList(noise(*shape) for _ in range(depth - 1))
+        self.words = [*soft(range(n_ctx)), *ids[n_ctx:]]
+        logger.info('Initial context: "%s"', text or " ".join(["X"] * n_ctx))
+        logger.info("Context vectors: %d in each of the first %d layers", n_ctx, depth)
+
+
+def check_vision_transformer(visual):
+    """Raises UserError where an image encoder has no layers of tokens to put prompts into: CLIP's ResNets."""
+    if not isinstance(visual, VisionTransformer):
+        names = ", ".join(name for name in known_names() if "vit" in name.lower())
+        raise UserError(
+            "prompts in the image encoder need a vision transformer, this backbone has a ResNet: set "
+            f"MODEL.BACKBONE.NAME (--backbone) to {names}, or to a path"
+        )
+
+
+def encode_with_prompts(visual, images, prompts):
+    """Image features of images seen together with prompt tokens.
+
+    The first layer's prompts join class token and patches before the first normalisation and have no position; those
+    of each further layer take the place of what the layer before made of its own. What the last of them become stays
+    to the end.
+
+    Args:
+        visual: a `clip.model.VisionTransformer`; its own modules compute.
+        images: (B, 3, H, W).
+        prompts: L tensors (n, w), one for each of the first L layers; none: `visual(images)`.
+
+    Returns:
+        (B, e) image features, not normalised.
+    """
+
+    def for_each_image(tokens):
+        return tokens.to(x.dtype)[:, None].expand(-1, len(images), -1)
+
+    x = visual.conv1(images).flatten(2).permute(2, 0, 1)  # tokens first, as CLIP's layers take them
+    x = torch.cat([for_each_image(visual.class_embedding[None]), x]) + for_each_image(visual.positional_embedding)
+    seen = len(x)
+    x = visual.ln_pre(torch.cat([x, *map(for_each_image, prompts[:1])]))
+    for i, block in enumerate(visual.transformer.resblocks):
+        if 0 < i < len(prompts):
+            x = torch.cat([x[:seen], for_each_image(prompts[i])])
+        x = block(x)
+    return visual.ln_post(x[0]) @ visual.proj

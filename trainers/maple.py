@@ -1,0 +1,101 @@
+"""MaPLe: prompts in both towers, coupled layer by layer (Khattak et al., CVPR 2023, arXiv 2210.03117, section 3.2).
+
+Each of the first PROMPT_DEPTH layers of the text encoder has context vectors P_j of its own. The image encoder's
+prompts at that layer are F_j(P_j), F_j a linear layer from the text encoder's width to the image encoder's; they stand
+behind the patches. Behind the last of them prompts pass through the layers like any token. Text prompts begin with
+CTX_INIT, of which the first N_CTX words are learned.
+"""
+
+import os
+
+from torch import nn
+from yacs.config import CfgNode as CN
+
+from dassl.engine import TRAINER_REGISTRY
+from prompting.deep_prompts import DeepContext, check_vision_transformer
+from prompting.prompts import Prompts, sequence
+from trainers.base import DeepPromptedCLIP, PromptTrainer, check_deep_context
+
+RELEASED = "MultiModalPromptLearner"
+"""The model name of the released weights, which are of the whole model."""
+
+
+def extend_cfg(cfg):
+    cfg.TRAINER.MAPLE = CN()
+    cfg.TRAINER.MAPLE.N_CTX = 2  # number of context vectors, in each layer
+    cfg.TRAINER.MAPLE.CTX_INIT = "a photo of a"  # words before the class, the first N_CTX to start from; "": noise
+    cfg.TRAINER.MAPLE.PREC = "fp16"  # fp16, fp32, amp, bf16
+    cfg.TRAINER.MAPLE.PROMPT_DEPTH = 9  # layers with prompts of their own, from the first; at most all
+
+
+class CoupledPrompts(DeepContext):
+    """Context vectors of the text encoder's layers, and image prompts made of them.
+
+    Args:
+        options: cfg.TRAINER.MAPLE.
+        text_encoder: the TextEncoder.
+        visual: the image encoder, for its width w and its number of layers.
+
+    Attributes:
+        proj, compound_prompt_projections: the coupling functions of the first and the further layers, d -> w.
+
+    Raises:
+        UserError: the image encoder is a ResNet.
+    """
+
+    def __init__(self, options, text_encoder, visual):
+        check_vision_transformer(visual)
+        depth = min(options.PROMPT_DEPTH, len(visual.transformer.resblocks))
+        super().__init__(options.CTX_INIT, options.N_CTX, depth, text_encoder)
+        widths = self.ctx.shape[1], visual.class_embedding.shape[0]
+        self.proj = nn.Linear(*widths)
+        self.compound_prompt_projections = nn.ModuleList(nn.Linear(*widths) for _ in self.compound_prompts_text)
+
+    def vision_prompts(self):
+        """The image encoder's prompts: (n_ctx, w) for each layer."""
+        couplings = [self.proj, *self.compound_prompt_projections]
+        contexts = [self.ctx, *self.compound_prompts_text]
+        return [coupling(context) for coupling, context in zip(couplings, contexts, strict=True)]
+
+
+class PromptLearner(CoupledPrompts):
+    """N prompts of context vectors, words, class name and full stop, and the image prompts that go with them.
+
+    Args:
+        options, text_encoder, visual: as CoupledPrompts takes them.
+        classnames: N class names.
+    """
+
+    def __init__(self, options, classnames, text_encoder, visual):
+        super().__init__(options, text_encoder, visual)
+        sequences = [sequence(self.words, f"{name}.") for name in classnames]
+        self.prompts = Prompts(text_encoder, [sequences], classnames)
+
+    def forward(self):
+        """The text encoder's arguments for one row of N prompts."""
+        return *self.prompts(self.ctx), self.compound_prompts_text
+
+
+@TRAINER_REGISTRY.register()
+class MaPLe(PromptTrainer):
+    """Multi-modal Prompt Learning: cross-entropy on context vectors and coupling functions."""
+
+    section = "MAPLE"
+    frozen_image_encoder = False
+
+    def check_cfg(self, cfg):
+        super().check_cfg(cfg)
+        check_deep_context(cfg.TRAINER.MAPLE, "MAPLE", "N_CTX", "PROMPT_DEPTH")
+
+    def build_prompted_clip(self, clip_model, text_encoder, classnames):
+        learner = PromptLearner(self.cfg.TRAINER.MAPLE, classnames, text_encoder, clip_model.visual)
+        return DeepPromptedCLIP(clip_model, learner, text_encoder)
+
+    def model_folder(self, directory, name):
+        released = os.path.join(directory, RELEASED)
+        return released if os.path.isdir(released) else super().model_folder(directory, name)
+
+    def load_weights(self, name, state_dict, source):
+        prefix = f"{name}."
+        ours = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
+        super().load_weights(name, ours or state_dict, source)
