@@ -21,19 +21,28 @@ from dassl.engine import TRAINER_REGISTRY
 from dassl.metrics import compute_accuracy
 from dassl.utils import UserError, load_checkpoint, nearest
 from prompting.prompts import Prompts, encode_templates, sequence, soft, token_ids
-from trainers.base import PromptedCLIP, PromptTrainer, check_context, initial_context
+from trainers.base import (
+    DeepPromptedCLIP,
+    PromptedCLIP,
+    PromptTrainer,
+    check_context,
+    check_deep_context,
+    initial_context,
+)
+from trainers.maple import CoupledPrompts
 
 logger = logging.getLogger("dassl.trainers")
 
-BASES = ("clip", "coop")
-VECTORS = "vectors."
-"""What the state dict's keys of class vectors begin with; the class's name follows."""
+BASES = ("clip", "coop", "maple")
+VECTORS, MAPLE = "vectors.", "maple."
+"""What the state dict's keys begin with: of class vectors (the class's name follows), of MaPLe's prompts."""
 
 
 def extend_cfg(cfg):
     cfg.TRAINER.LAMM = CN()
     cfg.TRAINER.LAMM.PREC = "fp16"  # fp16, fp32, amp, bf16
-    cfg.TRAINER.LAMM.BASE = "clip"  # clip: the template's words before the class; coop: learned context vectors
+    # clip: the template's words before the class; coop: learned context vectors; maple: prompts as TRAINER.MAPLE says
+    cfg.TRAINER.LAMM.BASE = "clip"
     cfg.TRAINER.LAMM.TEMPLATE = "a photo of {}."  # {}: where the class's vector stands; also zero-shot CLIP's prompt
     cfg.TRAINER.LAMM.N_CTX = 16  # BASE coop: number of context vectors
     cfg.TRAINER.LAMM.CTX_INIT = ""  # BASE coop: words to start from; their number of tokens then replaces N_CTX
@@ -98,23 +107,25 @@ class PromptLearner(nn.Module):
     """N prompts of words or context vectors, the class's vector or else its name, and the template's rest.
 
     Args:
-        cfg: the whole config; reads TRAINER.LAMM.
+        cfg: the whole config; reads TRAINER.LAMM and, with BASE maple, TRAINER.MAPLE.
         classnames: N class names; classes of the same name share a vector.
         text_encoder: the TextEncoder, for its token embeddings.
         learned, kept: names of classes with a vector (see ClassVectors), of N or not.
+        visual: the image encoder, of which BASE maple needs the shape.
 
     Attributes:
         vectors: the ClassVectors.
-        ctx: (n_ctx, d) context vectors; None with BASE clip.
+        ctx: (n_ctx, d) context vectors; None but with BASE coop.
+        maple: the CoupledPrompts; None but with BASE maple.
         initial: (T, d), what the learned vectors start from; zero for classes not of the N.
 
     Raises:
-        UserError: a class's name has no word to start from.
+        UserError: a class's name has no word to start from; BASE maple with a ResNet.
     """
 
-    def __init__(self, cfg, classnames, text_encoder, learned, kept=()):
+    def __init__(self, cfg, classnames, text_encoder, learned, kept=(), visual=None):
         super().__init__()
-        cfg = cfg.TRAINER.LAMM
+        maple, cfg = cfg.TRAINER.MAPLE, cfg.TRAINER.LAMM
         embedding = text_encoder.token_embedding
         width, device = embedding.weight.shape[1], embedding.weight.device
 
@@ -130,13 +141,16 @@ class PromptLearner(nn.Module):
         self.register_buffer("initial", self.vectors.learned.detach().clone(), persistent=False)
 
         before, _, after = cfg.TEMPLATE.partition("{}")
-        n_ctx, words, ctx = 0, before, None
+        words = before
+        self.ctx = self.maple = None
         if cfg.BASE == "coop":
-            ctx = initial_context(cfg, text_encoder)
-            n_ctx = len(ctx)
-            words = soft(range(n_ctx))
-        self.register_parameter("ctx", None if ctx is None else nn.Parameter(ctx))
+            self.ctx = nn.Parameter(initial_context(cfg, text_encoder))
+            words = soft(range(len(self.ctx)))
+        elif cfg.BASE == "maple":
+            self.maple = CoupledPrompts(maple, text_encoder, visual)
+            words = self.maple.words
 
+        n_ctx = len(self.context())
         row_of = {name: n_ctx + k for k, name in enumerate(self.vectors.names)}
         sequences = []
         for name in map(plain, classnames):
@@ -144,10 +158,19 @@ class PromptLearner(nn.Module):
             sequences.append(sequence(words, *parts))
         self.prompts = Prompts(text_encoder, [sequences], classnames)
 
+    def context(self):
+        """(n_ctx, d) context vectors before the class, none with BASE clip."""
+        if self.maple is not None:
+            return self.maple.ctx
+        return self.vectors.kept[:0] if self.ctx is None else self.ctx
+
     def forward(self):
         """The text encoder's arguments for one row of N prompts."""
-        vectors = self.vectors()
-        return self.prompts(vectors if self.ctx is None else torch.cat([self.ctx, vectors]))
+        arguments = self.prompts(torch.cat([self.context(), self.vectors()]))
+        return arguments if self.maple is None else (*arguments, self.maple.compound_prompts_text)
+
+    def vision_prompts(self):
+        return self.maple.vision_prompts()
 
 
 def parameter_loss(vectors, initial):
@@ -172,6 +195,13 @@ def logits_loss(logits, zero_shot_logits, temperature):
     return F.kl_div(F.log_softmax(logits / temperature, dim=-1), target, reduction="batchmean", log_target=True)
 
 
+def base_of(state_dict):
+    """The BASE that a state dict was trained with."""
+    if any(key.startswith(MAPLE) for key in state_dict):
+        return "maple"
+    return "coop" if "ctx" in state_dict else "clip"
+
+
 def vector_names(state_dict):
     """The names of the classes that a state dict holds vectors of."""
     return [key.removeprefix(VECTORS) for key in state_dict if key.startswith(VECTORS)]
@@ -182,10 +212,16 @@ def _check_earlier(earlier, own, path):
 
     load_pretrained_weights passes over what does not fit; but vectors mean nothing without their context.
     """
-    bases = ["coop" if "ctx" in state_dict else "clip" for state_dict in (earlier, own)]
+    bases = [base_of(state_dict) for state_dict in (earlier, own)]
     if bases[0] != bases[1]:
         raise UserError(
             f"{path} (MODEL.INIT_WEIGHTS) was trained with TRAINER.LAMM.BASE {bases[0]}, here it is {bases[1]}"
+        )
+    depths = [1 + sum(f"{MAPLE}compound_prompts_text." in key for key in state_dict) for state_dict in (earlier, own)]
+    if depths[0] != depths[1]:
+        raise UserError(
+            f"{path} (MODEL.INIT_WEIGHTS) holds prompts of {depths[0]} layers, here they are {depths[1]}: "
+            "set TRAINER.MAPLE.PROMPT_DEPTH as it was"
         )
     for key in [key for key in own if key in earlier]:
         shapes = tuple(earlier[key].shape), tuple(own[key].shape)
@@ -205,14 +241,14 @@ class LAMM(PromptTrainer):
     def check_cfg(self, cfg):
         super().check_cfg(cfg)
         options = cfg.TRAINER.LAMM
-        if options.BASE == "maple":
-            raise UserError("TRAINER.LAMM.BASE maple needs the prompts of MaPLe, which is not there yet: clip or coop")
         if options.BASE not in BASES:
             raise UserError(f'unknown TRAINER.LAMM.BASE "{options.BASE}": {nearest(options.BASE, BASES)}')
         if options.TEMPLATE.count("{}") != 1:
             raise UserError(f'TRAINER.LAMM.TEMPLATE is "{options.TEMPLATE}": it must hold one {{}} for the class')
         if options.BASE == "coop":
             check_context(options, "LAMM")
+        elif options.BASE == "maple":
+            check_deep_context(cfg.TRAINER.MAPLE, "MAPLE", "N_CTX", "PROMPT_DEPTH")
         for key in ("WC_WEIGHT", "COS_WEIGHT", "KD_WEIGHT"):
             if options[key] < 0:
                 raise UserError(f"TRAINER.LAMM.{key} is {options[key]}: give 0 or more")
@@ -229,16 +265,18 @@ class LAMM(PromptTrainer):
         kept = [n for n in vector_names(earlier) if cfg.TRAINER.LAMM.FREEZE_EARLIER or n not in ours]
 
         def build_learner(learned, kept=()):
-            return PromptLearner(cfg, classnames, text_encoder, learned, kept)
+            return PromptLearner(cfg, classnames, text_encoder, learned, kept, clip_model.visual)
 
         self.build_learner = build_learner
         self.trained = learner = build_learner([name for name in ours if name not in kept], kept)
         if vector_names(earlier):
             _check_earlier(earlier, learner.state_dict(), path)
             logger.info("%d class vectors come from %s, %d of them stay", len(vector_names(earlier)), path, len(kept))
-            if learner.ctx is not None and cfg.TRAINER.LAMM.FREEZE_EARLIER:
-                learner.ctx.requires_grad_(False)
-        return PromptedCLIP(clip_model, learner, text_encoder)
+            for key, parameter in learner.named_parameters():
+                if cfg.TRAINER.LAMM.FREEZE_EARLIER and not key.startswith(VECTORS):
+                    parameter.requires_grad_(False)
+        self.frozen_image_encoder = learner.maple is None
+        return (PromptedCLIP if learner.maple is None else DeepPromptedCLIP)(clip_model, learner, text_encoder)
 
     def load_weights(self, name, state_dict, source):
         # Weights of other classes: each class with a vector there takes it, the rest go by their names.
@@ -268,15 +306,19 @@ class LAMM(PromptTrainer):
         text_features = model.encode_text()
         logits = model.logits(image_features, text_features)
 
+        def zero_shot_logits():
+            features = image_features
+            if not self.frozen_image_encoder:  # those of MaPLe's prompts are not zero-shot CLIP's
+                features = F.normalize(model.image_encoder(images.to(model.dtype)).float(), dim=-1)
+            return model.logits(features, self.frozen_features)
+
         loss = ce = F.cross_entropy(logits, labels)
         summary = {"loss_ce": ce.item()}
         vectors = model.prompt_learner.vectors.learned
         terms = {
             "wc": lambda: parameter_loss(vectors, model.prompt_learner.initial),
             "cos": lambda: feature_loss(text_features, self.frozen_features),
-            "kd": lambda: logits_loss(
-                logits, model.logits(image_features, self.frozen_features), options.KD_TEMPERATURE
-            ),
+            "kd": lambda: logits_loss(logits, zero_shot_logits(), options.KD_TEMPERATURE),
         }
         for name, term in terms.items():
             weight = options[f"{name.upper()}_WEIGHT"]

@@ -12,9 +12,9 @@ from dassl.utils import UserError, load_checkpoint
 from prompting.backbone import load_backbone
 from prompting.text_encoder import TextEncoder
 from tests.conftest import TOY_CLASSES
-from tests.reference import encode_in_full, relative_error, tiny_clip
+from tests.reference import encode_image_in_full, encode_in_full, relative_error, tiny_clip
 from trainers import extend_cfg, lamm
-from trainers.lamm import PromptLearner
+from trainers.lamm import BASES, PromptLearner
 
 B, N, E, D = 5, 4, 32, 64
 NAMES = ["cat", "yin_yang", "flamingo head", "St. Bernard's dog No. 5."]
@@ -78,10 +78,11 @@ def test_gradients_by_finite_differences():
         assert torch.autograd.gradcheck(loss, value.requires_grad_(True))
 
 
-def test_the_loss_is_their_weighted_sum(tmp_path, toy_run, toy_backbone):
+@pytest.mark.parametrize("base", ["clip", "maple"])
+def test_the_loss_is_their_weighted_sum(base, tmp_path, toy_run, toy_backbone):
     weights = {"WC_WEIGHT": 0.5, "COS_WEIGHT": 2.0, "KD_WEIGHT": 3.0, "KD_TEMPERATURE": 2.0}
     keys = [x for key, value in weights.items() for x in (f"TRAINER.LAMM.{key}", value)]
-    trainer = toy_run("LAMM", tmp_path, *keys, "OPTIM.LR", 0.1)
+    trainer = toy_run("LAMM", tmp_path, "TRAINER.LAMM.BASE", base, *keys, "OPTIM.LR", 0.1)
     batch = next(iter(trainer.train_loader_x))
     loss, told = trainer.loss(batch["img"], batch["label"])
     logits = trainer.model(batch["img"])
@@ -109,39 +110,42 @@ def test_a_weight_of_zero_leaves_its_loss_out(tmp_path, toy_run):
 
 
 def reference(model, learner, names=NAMES):
-    """(1, N, 77, d) embeddings and (1, N) ends: a stand-in word is tokenized, then replaced by the class's vector."""
-    ctx, vectors = learner.ctx, dict(zip(learner.vectors.names, learner.vectors(), strict=True))
-    words = "a photo of" if ctx is None else " ".join(["X"] * len(ctx))
+    """encode_in_full's arguments: a stand-in word is tokenized, then replaced by the class's vector."""
+    maple, vectors = learner.maple, dict(zip(learner.vectors.names, learner.vectors(), strict=True))
+    ctx = learner.ctx if maple is None else maple.ctx
+    words = "a photo of" if ctx is None else " ".join(["X"] * len(ctx)) + (" of a" if maple is not None else "")
     rows, ends = [], []
     for name in (name.replace("_", " ") for name in names):
         tokens = clip.tokenize(f"{words} {'X' if name in vectors else name}.")[0]
         row, n = model.token_embedding(tokens), len(clip.tokenize(words)[0].nonzero()) - 2
         if ctx is not None:
-            row = torch.cat([row[:1], ctx, row[1 + n :]])
+            row = torch.cat([row[:1], ctx, row[1 + len(ctx) :]])
         if name in vectors:
             row = torch.cat([row[: 1 + n], vectors[name][None], row[2 + n :]])
         rows.append(row)
         ends.append(tokens.argmax())
-    return torch.stack(rows)[None], torch.stack(ends)[None]
+    deep = () if maple is None else maple.compound_prompts_text
+    return torch.stack(rows)[None], torch.stack(ends)[None], deep
 
 
-@pytest.mark.parametrize("kind", ["vit", "resnet"])
-@pytest.mark.parametrize("base", ["clip", "coop"])
+@pytest.mark.parametrize(("kind", "base"), [*((k, b) for k in ("vit", "resnet") for b in BASES[:2]), ("vit", "maple")])
 @pytest.mark.parametrize("learned", [PLAIN, PLAIN[1::2]])
 def test_features_and_gradients_equal_whole_prompts(kind, base, learned):
     model = tiny_clip(kind)
     encoder = TextEncoder(model)
     kept = ["emu", PLAIN[0]] if learned != PLAIN else []
-    learner = PromptLearner(config(BASE=base, N_CTX=3), NAMES, encoder, learned, kept)
-    for tensor in (learner.vectors.learned.data, learner.vectors.kept, *([] if base == "clip" else [learner.ctx.data])):
+    learner = PromptLearner(config(BASE=base, N_CTX=3), NAMES, encoder, learned, kept, model.visual)
+    vectors, context = learner.vectors, [p for n, p in learner.named_parameters() if "vectors" not in n]
+    for tensor in (vectors.learned, vectors.kept, *context):
         torch.nn.init.normal_(tensor, std=0.2)
+    text_parameters = [p for n, p in learner.named_parameters() if "proj" not in n]
     target = torch.randn(1, len(NAMES), E)
     found = []
     for features in (encoder(*learner()), encode_in_full(model, *reference(model, learner))):
         learner.zero_grad()
         (features * target).sum().backward()
-        found.append([features, *(p.grad.clone() for p in learner.parameters())])
-    assert len(found[0]) == (2 if base == "clip" else 3)
+        found.append([features, *(p.grad.clone() for p in text_parameters)])
+    assert len(found[0]) == {"clip": 2, "coop": 3, "maple": 4}[base]
     for fast, plain in zip(*found, strict=True):
         assert relative_error(fast, plain) < 1e-5
 
@@ -211,15 +215,19 @@ def text_features(trainer):
     return trainer.model.encode_text()
 
 
-@pytest.mark.parametrize("base", ["clip", "coop"])
+@pytest.mark.parametrize("base", BASES)
 def test_a_run_is_saved_by_name_and_loads_to_the_same_outputs(base, tmp_path, run):
     keys = ("TRAINER.LAMM.BASE", base)
     trained = run("a", "all", *keys)
     state = load_checkpoint(weights(tmp_path, "a"))["state_dict"]
-    assert set(state) - {"ctx"} == {"vectors.ant", "vectors.bee", "vectors.crab claw", "vectors.dog"}
-    assert ("ctx" in state) == (base == "coop") and all(
-        v.shape == ((64,) if k != "ctx" else (4, 64)) for k, v in state.items()
-    )
+    vectors = {key for key in state if key.startswith("vectors.")}
+    assert vectors == {"vectors.ant", "vectors.bee", "vectors.crab claw", "vectors.dog"}
+    assert all(state[key].shape == (64,) for key in vectors)
+    couplings = {
+        f"{layer}.{kind}" for layer in ("proj", "compound_prompt_projections.0") for kind in ("weight", "bias")
+    }
+    maple = {f"maple.{name}" for name in ("ctx", "compound_prompts_text.0", *couplings)}
+    assert set(state) - vectors == {"clip": set(), "coop": {"ctx"}, "maple": maple}[base]
     alone = run("b", "all", *keys, model="a")
     batch = next(iter(alone.test_loader))["img"]
     with torch.no_grad():
@@ -239,6 +247,18 @@ def test_a_training_step_lowers_the_loss_on_its_batch(run):
     assert trainer.loss(batch["img"], batch["label"])[0] < before
 
 
+def test_images_are_seen_with_maples_prompts(run):
+    trainer = run("a", "base", "TRAINER.LAMM.BASE", "maple")
+    maple, images = trainer.model.prompt_learner.maple, next(iter(trainer.test_loader))["img"]
+    with torch.no_grad():
+        prompts = [maple.proj(maple.ctx), maple.compound_prompt_projections[0](maple.compound_prompts_text[0])]
+        seen = F.normalize(encode_image_in_full(trainer.model.image_encoder, images, prompts), dim=-1)
+        expected = 1 / 0.07 * seen @ text_features(trainer).t()
+        evaluated = torch.cat([output for output, _ in trainer.predict(trainer.test_loader)])
+    assert relative_error(trainer.model(images), expected) < 1e-5
+    assert relative_error(evaluated, expected) < 1e-5
+
+
 def test_new_classes_go_by_their_names(run, toy_backbone):
     trained = run("a", "base")
     new = run("b", "new", model="a")
@@ -250,7 +270,7 @@ def test_new_classes_go_by_their_names(run, toy_backbone):
     assert relative_error(both[2:], plain) < 1e-5
 
 
-@pytest.mark.parametrize("base", ["clip", "coop"])
+@pytest.mark.parametrize("base", BASES)
 def test_learning_more_classes_forgets_nothing(base, tmp_path, run):
     keys = ("TRAINER.LAMM.BASE", base)
     first = run("a", "base", *keys)
@@ -263,6 +283,9 @@ def test_learning_more_classes_forgets_nothing(base, tmp_path, run):
     assert torch.equal(text_features(run("d", "new", *keys, model="b")), text_features(second))
     states = [load_checkpoint(weights(tmp_path, name))["state_dict"] for name in ("a", "b")]
     assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+    images = next(iter(first.test_loader))["img"]
+    with torch.no_grad():
+        assert torch.equal(first.model.encode_image(images), second.model.encode_image(images))
     both = text_features(run("e", "all", *keys, model="b"))
     assert relative_error(both, torch.cat([text_features(first), text_features(second)])) < 1e-5
 
@@ -292,7 +315,7 @@ def test_an_interrupted_run_of_more_classes_resumes(tmp_path, run):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"BASE": "maple"}, "MaPLe, which is not there yet"),
+        ({"BASE": "maple", "TRAINER.MAPLE.N_CTX": 5}, "has 4 tokens, N_CTX is 5"),
         ({"BASE": "coops"}, "did you mean coop"),
         ({"TEMPLATE": "a photo"}, "one {}"),
         ({"BASE": "coop", "CTX_INIT": " "}, "no word"),
@@ -303,17 +326,18 @@ def test_an_interrupted_run_of_more_classes_resumes(tmp_path, run):
     ],
 )
 def test_mistakes_in_the_config(options, message, tmp_path, toy_run):
-    keys = [
-        x for key, value in options.items() for x in (f"TRAINER.LAMM.{key}", f'"{value}"' if value == " " else value)
-    ]
+    options = {key if "." in key else f"TRAINER.LAMM.{key}": value for key, value in options.items()}
+    keys = [x for key, value in options.items() for x in (key, f'"{value}"' if value == " " else value)]
     with pytest.raises(UserError, match=message):
         toy_run("LAMM", tmp_path, *keys)
 
 
 def test_mistakes_with_weights(tmp_path, run, toy_run):
-    base, coop = ("DATASET.SUBSAMPLE_CLASSES", "base"), ("TRAINER.LAMM.BASE", "coop")
+    base = ("DATASET.SUBSAMPLE_CLASSES", "base")
+    coop, maple = (("TRAINER.LAMM.BASE", name) for name in ("coop", "maple"))
     run("a", "base")
     run("coop", "base", *coop)
+    run("maple", "base", *maple)
     toy_run("CoOp", tmp_path / "other", *base)
     with pytest.raises(UserError, match="no class vectors"):
         run("b", "base", model="other")
@@ -323,6 +347,10 @@ def test_mistakes_with_weights(tmp_path, run, toy_run):
         run("b", "new", *coop, earlier="a")
     with pytest.raises(UserError, match="BASE coop, here it is clip"):
         run("b", "new", earlier="coop")
+    with pytest.raises(UserError, match="BASE maple, here it is coop"):
+        run("b", "new", *coop, earlier="maple")
+    with pytest.raises(UserError, match="prompts of 2 layers, here they are 1"):
+        run("b", "new", *maple, "TRAINER.MAPLE.PROMPT_DEPTH", 1, earlier="maple")
     with pytest.raises(UserError, match=r"ctx of size \(4, 64\), here it is \(2, 64\)"):
         run("b", "new", *coop, "TRAINER.LAMM.CTX_INIT", "a photo", earlier="coop")
     with pytest.raises(UserError, match="FREEZE_EARLIER False"):
