@@ -1,0 +1,188 @@
+"""PromptSRC's losses and aggregation against loops in float64, its prompts against the slow reference, whole runs."""
+
+import math
+
+import clip
+import pytest
+import torch
+import torch.nn.functional as F
+
+from dassl.config import get_cfg_default
+from dassl.utils import UserError
+from prompting.backbone import load_backbone
+from prompting.templates import IMAGENET
+from prompting.text_encoder import TextEncoder
+from tests.conftest import TOY_CLASSES
+from tests.reference import encode_image_in_full, encode_in_full, relative_error, tiny_clip
+from trainers import extend_cfg, promptsrc
+from trainers.base import DeepPromptedCLIP
+from trainers.promptsrc import PromptSRC
+
+NAMES = ["cat", "yin_yang", "St. Bernard's dog No. 5."]
+CONFIG = "vit_b16_c2_ep20_batch4_4+4ctx"
+
+
+def test_logits_loss():
+    generator = torch.Generator().manual_seed(0)
+    logits, frozen = (3 * torch.randn(5, 4, dtype=torch.double, generator=generator) for _ in range(2))
+    expected = 0.0
+    for b in range(5):
+        p, q = ([math.exp(z) for z in rows[b].tolist()] for rows in (frozen, logits))
+        expected += sum(x / sum(p) * math.log(x / sum(p) / (y / sum(q))) for x, y in zip(p, q, strict=True))
+    assert math.isclose(promptsrc.logits_loss(logits, frozen).item(), expected / 20, rel_tol=1e-12)
+    assert torch.autograd.gradcheck(lambda z: promptsrc.logits_loss(z, frozen), logits.requires_grad_(True))
+
+
+@pytest.mark.parametrize(("epochs", "mean", "std"), [(20, 15.0, 1.0), (5, 2.5, 10.0), (4, 90.0, 1.0)])
+def test_running_shares_give_gaussian_weights(epochs, mean, std):
+    values = torch.randn(epochs, dtype=torch.double, generator=torch.Generator().manual_seed(0)).tolist()
+    largest = max(-0.5 * ((t - mean) / std) ** 2 for t in range(1, epochs + 1))  # far from the mean all would be zero
+    weights = [math.exp(-0.5 * ((t - mean) / std) ** 2 - largest) for t in range(1, epochs + 1)]
+    expected = sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights)
+    running = 0.0
+    for t, value in enumerate(values, start=1):
+        running += promptsrc.epoch_share(t, mean, std) * (value - running)
+    assert math.isclose(running, expected, rel_tol=1e-12)
+
+
+def test_logits_and_gradients_equal_whole_prompts():
+    cfg = get_cfg_default()
+    extend_cfg(cfg)
+    options = cfg.TRAINER.PROMPTSRC
+    options.update({"N_CTX_TEXT": 3, "N_CTX_VISION": 2, "PROMPT_DEPTH_TEXT": 2, "PROMPT_DEPTH_VISION": 9})
+    model = tiny_clip(layers=3, vit=(4, 128, 8))
+    encoder = TextEncoder(model)
+    learner = promptsrc.PromptLearner(options, NAMES, encoder, model.visual)
+    for parameter in learner.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    shapes = {"ctx": (3, 64), "compound_prompts_text.0": (3, 64), **{f"vision.{i}": (2, 128) for i in range(4)}}
+    assert {name: tuple(value.shape) for name, value in learner.state_dict().items()} == shapes
+
+    def in_full(images):
+        tokens = torch.cat([clip.tokenize(f"a photo of a {name.replace('_', ' ')}.") for name in NAMES])
+        embedding, ctx = model.token_embedding(tokens), learner.ctx.expand(len(NAMES), -1, -1)
+        prompts = torch.cat([embedding[:, :1], ctx, embedding[:, 4:]], dim=1)
+        text = encode_in_full(model, prompts[None], tokens.argmax(dim=-1)[None], learner.compound_prompts_text)[0]
+        seen = encode_image_in_full(model.visual, images, list(learner.vision))
+        return model.logit_scale.exp() * F.normalize(seen, dim=-1) @ F.normalize(text, dim=-1).t()
+
+    images, found = torch.randn(3, 3, 32, 32), []
+    for logits in (DeepPromptedCLIP(model, learner, encoder)(images), in_full(images)):
+        learner.zero_grad()
+        F.cross_entropy(logits, torch.tensor([0, 2, 1])).backward()
+        found.append([logits.detach(), *(p.grad.clone() for p in learner.parameters())])
+    for value, reference in zip(*found, strict=True):
+        assert relative_error(value, reference) < 1e-4
+
+
+# Whole runs
+
+
+def keys(**options):
+    return [x for key, value in options.items() for x in (f"TRAINER.PROMPTSRC.{key}", value)]
+
+
+def test_the_loss_is_their_weighted_sum(tmp_path, toy_run, toy_backbone):
+    """Frozen features are CLIP's own, of whole prompts and the bare images; the norms are taken entry by entry."""
+    trainer = toy_run("PromptSRC", tmp_path, *keys(TEXT_LOSS_WEIGHT=2.0, IMAGE_LOSS_WEIGHT=3.0), config=CONFIG)
+    batch = next(iter(trainer.train_loader_x))
+    images, labels = batch["img"], batch["label"]
+    model = load_backbone(toy_backbone, "fp32", "cpu")
+    names = [name.replace("_", " ") for name in TOY_CLASSES]
+    with torch.no_grad():
+        loss, told = trainer.loss(images, labels)
+        ensemble = [model.encode_text(clip.tokenize([t.replace("{}", n) for n in names])) for t in IMAGENET]
+        text, frozen_text = trainer.model.encode_text(), F.normalize(sum(ensemble) / len(ensemble), dim=-1)
+        image, frozen_image = (F.normalize(m.encode_image(images), dim=-1) for m in (trainer.model, model))
+
+    def distance(a, b):
+        return sum(abs(x - y) for x, y in zip(a.flatten().tolist(), b.flatten().tolist(), strict=True)) / a.numel()
+
+    scale = model.logit_scale.exp()
+    expected = {
+        "loss_ce": F.cross_entropy(scale * image @ text.t(), labels).item(),
+        "loss_text": 2 * distance(text, frozen_text),
+        "loss_image": 3 * distance(image, frozen_image),
+        "loss_logits": promptsrc.logits_loss(scale * image @ text.t(), scale * frozen_image @ frozen_text.t()).item(),
+    }
+    for name, value in expected.items():
+        assert value > 0 and told[name] == pytest.approx(value, rel=1e-3), name
+    assert loss.item() == pytest.approx(sum(expected.values()), rel=1e-4)
+
+
+def test_a_training_step_lowers_the_loss_on_its_batch(tmp_path, toy_run):
+    trainer = toy_run("PromptSRC", tmp_path, "OPTIM.MAX_EPOCH", 1, config=CONFIG)
+    batch = next(iter(trainer.train_loader_x))
+    before = trainer.loss(batch["img"], batch["label"])[0]
+    for group in trainer._optims["prompt_learner"].param_groups:
+        group["lr"] = 0.001
+    trainer.model_backward_and_update(before)
+    assert trainer.loss(batch["img"], batch["label"])[0] < before
+
+
+SHORT = (*keys(GPA_MEAN=2.0, GPA_STD=1.5), "OPTIM.LR", 0.1)
+
+
+def test_a_run_ends_with_the_aggregate_and_loads_to_the_same_accuracy(tmp_path, toy_run, monkeypatch):
+    epochs, after_epoch = [], PromptSRC.after_epoch
+
+    def record(trainer):
+        epochs.append({name: value.double() for name, value in trainer.model.prompt_learner.state_dict().items()})
+        after_epoch(trainer)
+
+    monkeypatch.setattr(PromptSRC, "after_epoch", record)
+    trained = toy_run("PromptSRC", tmp_path / "a", *SHORT, config=CONFIG)
+    gauss = [math.exp(-0.5 * ((t - 2.0) / 1.5) ** 2) for t in (1, 2, 3)]
+    for name, value in trained.model.prompt_learner.state_dict().items():
+        expected = sum(w * epoch[name] for w, epoch in zip(gauss, epochs, strict=True)) / sum(gauss)
+        assert relative_error(value, expected) < 1e-6
+        assert relative_error(epochs[-1][name], expected) > 1e-4, "the last epoch alone is another"
+
+    flags = ["--eval-only", "--model-dir", str(tmp_path / "a"), "--load-epoch", "3"]
+    alone = toy_run("PromptSRC", tmp_path / "b", config=CONFIG, flags=flags)
+    batch = next(iter(alone.test_loader))["img"]
+    with torch.no_grad():
+        assert torch.equal(trained.model(batch), alone.model(batch))
+    assert trained.test() == alone.test()
+
+
+def test_a_killed_run_goes_on_to_the_same_aggregate(tmp_path, toy_run, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def killed(trainer, batch):
+        if (trainer.epoch, trainer.batch_idx) == (2, 1):
+            raise Killed
+        return forward_backward(trainer, batch)
+
+    whole = toy_run("PromptSRC", tmp_path / "whole", *SHORT, config=CONFIG)
+    forward_backward = PromptSRC.forward_backward
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(PromptSRC, "forward_backward", killed)
+        toy_run("PromptSRC", tmp_path / "killed", *SHORT, config=CONFIG)
+    resumed = toy_run("PromptSRC", tmp_path / "killed", *SHORT, config=CONFIG)
+    assert resumed.start_epoch == 2
+    for name, value in whole.model.prompt_learner.state_dict().items():
+        assert torch.equal(value, resumed.model.prompt_learner.state_dict()[name])
+    again = toy_run("PromptSRC", tmp_path / "killed", *SHORT, config=CONFIG)
+    assert again.start_epoch == 3 and again.test() == whole.test(), "the end is not aggregated twice"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"PROMPT_DEPTH_VISION": 0}, "PROMPT_DEPTH_VISION is 0: give 1 or more"),
+        ({"N_CTX_TEXT": 5}, "has 4 tokens, N_CTX_TEXT is 5"),
+        ({"IMAGE_LOSS_WEIGHT": -1.0}, "0 or more"),
+        ({"GPA_STD": 0.0}, "above 0"),
+    ],
+)
+def test_mistakes_in_the_config(options, message, tmp_path, toy_run):
+    with pytest.raises(UserError, match=message):
+        toy_run("PromptSRC", tmp_path, *keys(**options), config=CONFIG)
+
+
+def test_a_resnet_is_refused(tmp_path, toy_run):
+    torch.save(tiny_clip("resnet").state_dict(), tmp_path / "resnet.pt")
+    with pytest.raises(UserError, match="vision transformer.* ViT-B/32, ViT-B/16"):
+        toy_run("PromptSRC", tmp_path / "run", "MODEL.BACKBONE.NAME", tmp_path / "resnet.pt", config=CONFIG)

@@ -1,0 +1,156 @@
+"""PromptSRC: prompts in both towers that regulate themselves (Khattak et al., ICCV 2023, arXiv 2307.06948).
+
+Each of the first layers has context vectors (text encoder) or prompts behind the patches (image encoder) of its own,
+independent of each other. Three things keep them from forgetting what CLIP knows (section 3.2):
+
+- mutual agreement with frozen CLIP: the loss adds the distances of text features, image features and logits from those
+  without prompts,
+
+      L = L_ce + TEXT_LOSS_WEIGHT * |g_p - g|_1 + IMAGE_LOSS_WEIGHT * |f_p - f|_1 + KL(softmax(z) || softmax(z_p))
+
+  the L1 norms as means over classes or images and entries, the KL as a mean over images and classes;
+- self-ensembling: the run ends with sum_t w_t P_t over the prompts P_t at the end of each epoch t = 1..T, w_t a
+  Gaussian of mean GPA_MEAN and standard deviation GPA_STD that sums to 1. Kept as a running mean, it does not depend
+  on T until the end;
+- textual diversity: g is the mean over CLIP's eighty templates (the paper has sixty).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from yacs.config import CfgNode as CN
+
+from dassl.engine import TRAINER_REGISTRY
+from dassl.metrics import compute_accuracy
+from dassl.utils import UserError
+from prompting.deep_prompts import DeepContext, check_vision_transformer, noise
+from prompting.prompts import Prompts, encode_templates, sequence
+from prompting.templates import IMAGENET
+from trainers.base import DeepPromptedCLIP, PromptTrainer, check_deep_context
+
+
+def extend_cfg(cfg):
+    cfg.TRAINER.PROMPTSRC = CN()
+    cfg.TRAINER.PROMPTSRC.CTX_INIT = "a photo of a"  # words before the class; the first N_CTX_TEXT to start from
+    cfg.TRAINER.PROMPTSRC.PREC = "fp16"  # fp16, fp32, amp, bf16
+    cfg.TRAINER.PROMPTSRC.N_CTX_VISION = 4  # number of image prompts, in each layer
+    cfg.TRAINER.PROMPTSRC.N_CTX_TEXT = 4  # number of context vectors, in each layer
+    cfg.TRAINER.PROMPTSRC.PROMPT_DEPTH_VISION = 9  # layers with prompts of their own, from the first; at most all
+    cfg.TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT = 9
+    cfg.TRAINER.PROMPTSRC.TEXT_LOSS_WEIGHT = 25.0
+    cfg.TRAINER.PROMPTSRC.IMAGE_LOSS_WEIGHT = 10.0
+    cfg.TRAINER.PROMPTSRC.GPA_MEAN = 15.0  # the epoch that weighs most, counted from 1
+    cfg.TRAINER.PROMPTSRC.GPA_STD = 1.0  # in epochs
+
+
+class PromptLearner(DeepContext):
+    """N prompts of context vectors, words, class name and full stop; image prompts beside them.
+
+    Args:
+        options: cfg.TRAINER.PROMPTSRC.
+        classnames: N class names.
+        text_encoder: the TextEncoder.
+        visual: the image encoder, for its width w and its number of layers.
+
+    Attributes:
+        vision: (N_CTX_VISION, w) for each layer with image prompts.
+
+    Raises:
+        UserError: the image encoder is a ResNet.
+    """
+
+    def __init__(self, options, classnames, text_encoder, visual):
+        check_vision_transformer(visual)
+        super().__init__(options.CTX_INIT, options.N_CTX_TEXT, options.PROMPT_DEPTH_TEXT, text_encoder)
+        depth = min(options.PROMPT_DEPTH_VISION, len(visual.transformer.resblocks))
+        width = visual.class_embedding.shape[0]
+        self.vision = nn.ParameterList(noise(options.N_CTX_VISION, width) for _ in range(depth))
+        sequences = [sequence(self.words, f"{name}.") for name in classnames]
+        self.prompts = Prompts(text_encoder, [sequences], classnames)
+
+    def forward(self):
+        """The text encoder's arguments for one row of N prompts."""
+        return *self.prompts(self.ctx), self.compound_prompts_text
+
+    def vision_prompts(self):
+        """The image encoder's prompts: (N_CTX_VISION, w) for each layer."""
+        return list(self.vision)
+
+
+def logits_loss(logits, frozen_logits):
+    """KL(softmax(z) || softmax(z_p)) of frozen logits z and prompted ones z_p, over the number of logits.
+
+    (B, N), (B, N) -> scalar.
+    """
+    target = F.log_softmax(frozen_logits, dim=-1)
+    divergence = F.kl_div(F.log_softmax(logits, dim=-1), target, reduction="sum", log_target=True)
+    return divergence / logits.numel()
+
+
+def epoch_share(epoch, mean, std):
+    """What an epoch, counted from 1, weighs among all up to it, under a Gaussian's weights."""
+    epochs = torch.arange(1, epoch + 1, dtype=torch.double)
+    return torch.softmax(-0.5 * ((epochs - mean) / std) ** 2, dim=0)[-1].item()
+
+
+@TRAINER_REGISTRY.register()
+class PromptSRC(PromptTrainer):
+    """Prompting with self-regulating constraints."""
+
+    section = "PROMPTSRC"
+    frozen_image_encoder = False
+
+    def check_cfg(self, cfg):
+        super().check_cfg(cfg)
+        options = cfg.TRAINER.PROMPTSRC
+        counts = ("N_CTX_VISION", "PROMPT_DEPTH_TEXT", "PROMPT_DEPTH_VISION")
+        check_deep_context(options, "PROMPTSRC", "N_CTX_TEXT", *counts)
+        for key in ("TEXT_LOSS_WEIGHT", "IMAGE_LOSS_WEIGHT"):
+            if options[key] < 0:
+                raise UserError(f"TRAINER.PROMPTSRC.{key} is {options[key]}: give 0 or more")
+        if options.GPA_STD <= 0:
+            raise UserError(f"TRAINER.PROMPTSRC.GPA_STD is {options.GPA_STD}: give a number above 0")
+
+    def build_prompted_clip(self, clip_model, text_encoder, classnames):
+        learner = PromptLearner(self.cfg.TRAINER.PROMPTSRC, classnames, text_encoder, clip_model.visual)
+        return DeepPromptedCLIP(clip_model, learner, text_encoder)
+
+    def build_model(self):
+        super().build_model()
+        self.aggregate = {name: value.clone() for name, value in self.model.prompt_learner.state_dict().items()}
+
+    def before_train(self):
+        super().before_train()
+        features = encode_templates(self.model.text_encoder, IMAGENET, self.dm.dataset.classnames)
+        self.frozen_text_features = F.normalize(features.float().mean(dim=0), dim=-1)
+
+    def loss(self, images, labels):
+        options, model = self.cfg.TRAINER.PROMPTSRC, self.model
+        image_features = F.normalize(model.encode_image(images).float(), dim=-1)
+        frozen_image_features = F.normalize(model.image_encoder(images.to(model.dtype)).float(), dim=-1)
+        text_features = model.encode_text()
+        logits = model.logits(image_features, text_features)
+        frozen_logits = model.logits(frozen_image_features, self.frozen_text_features)
+
+        ce = F.cross_entropy(logits, labels)
+        text = options.TEXT_LOSS_WEIGHT * F.l1_loss(text_features, self.frozen_text_features)
+        image = options.IMAGE_LOSS_WEIGHT * F.l1_loss(image_features, frozen_image_features)
+        kl = logits_loss(logits, frozen_logits)
+        summary = {"loss_ce": ce.item(), "loss_text": text.item(), "loss_image": image.item(), "loss_logits": kl.item()}
+        return ce + text + image + kl, summary | {"acc": compute_accuracy(logits, labels)[0].item()}
+
+    def after_epoch(self):
+        options, learner = self.cfg.TRAINER.PROMPTSRC, self.model.prompt_learner
+        share = epoch_share(self.epoch + 1, options.GPA_MEAN, options.GPA_STD)
+        for name, value in learner.state_dict().items():
+            self.aggregate[name].lerp_(value, share)
+        if self.epoch + 1 == self.max_epoch:
+            learner.load_state_dict(self.aggregate)
+        super().after_epoch()
+
+    def run_state(self):
+        return super().run_state() | {"aggregate": self.aggregate}
+
+    def load_run_state(self, state):
+        super().load_run_state(state)
+        self.aggregate = {name: value.to(self.device) for name, value in state["aggregate"].items()}
