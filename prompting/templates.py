@@ -124,3 +124,8 @@ IMAGENET = [
 def custom_template(dataset_name):
     """The template that CoOp's zero-shot CLIP uses for a dataset."""
     return CUSTOM.get(dataset_name, "a photo of a {}.")
+
+
+def all_templates(dataset_name):
+    """CLIP's eighty for ImageNet and, where it is none of them, the dataset's own."""
+    return list(dict.fromkeys([*IMAGENET, custom_template(dataset_name)]))

@@ -4,6 +4,7 @@ A method adds a prompt learner (an nn.Module) and, where it needs more than cros
 """
 
 import logging
+import math
 from contextlib import nullcontext
 from weakref import WeakKeyDictionary
 
@@ -20,7 +21,8 @@ from dassl.utils import UserError, count_num_param, load_pretrained_weights, nea
 from prompting.backbone import load_backbone
 from prompting.deep_prompts import encode_with_prompts
 from prompting.image_features import cached_image_features, is_deterministic
-from prompting.prompts import token_ids
+from prompting.prompts import encode_templates, token_ids
+from prompting.templates import custom_template
 from prompting.text_encoder import TextEncoder
 
 logger = logging.getLogger("dassl.trainers")
@@ -69,12 +71,53 @@ def check_deep_context(options, section, n_ctx, *counts):
         )
 
 
+def check_templates(templates, section):
+    """Raises UserError where a template of cfg.TRAINER.<section> does not hold one {} for the class name."""
+    for template in templates:
+        if not isinstance(template, str) or template.count("{}") != 1:
+            raise UserError(f"the template {template!r} of TRAINER.{section} must hold one {{}} for the class name")
+
+
+def virtual_classes(dataset):
+    """The names of a dataset's classes that this run has no images of (DATASET.SUBSAMPLE_CLASSES), in their order."""
+    known, own = getattr(dataset, "all_classnames", ()), set(dataset.classnames)
+    return [name for name in known if name not in own]
+
+
+def distillation_loss(logits, zero_shot_logits, temperature):
+    """KL(softmax(z_0 / temperature) || softmax(z / temperature)), the mean over images; (B, N) twice -> scalar.
+
+    z_0 are zero-shot CLIP's logits, z the learned prompts'.
+    """
+    target = F.log_softmax(zero_shot_logits / temperature, dim=-1)
+    return F.kl_div(F.log_softmax(logits / temperature, dim=-1), target, reduction="batchmean", log_target=True)
+
+
+def text_loss(text_features, hard_features, logit_scale):
+    """Grouped text-to-text cross-entropy: the mean over groups g and classes y of -log mean_i P_i(y | t_g).
+
+    P_i(y | t_g) is the softmax over classes c of logit_scale * cos(t_g(y), h_i(c)), i over the group's templates
+    (LASP, section 3.2 and 3.3; MoCoOp's semantically grouped text supervision).
+
+    Args:
+        text_features: (G, N, e), normalised, of each group's learned prompts.
+        hard_features: G tensors (n_g, N, e), normalised, of each group's templates.
+    """
+    losses = []
+    for soft_features, hard in zip(text_features, hard_features, strict=True):
+        logits = logit_scale * torch.einsum("ye,ice->iyc", soft_features, hard)
+        log_p = logits.diagonal(dim1=1, dim2=2) - logits.logsumexp(dim=-1)  # (n_g, N): log P_i(y | t_g(y))
+        losses.append(math.log(len(hard)) - log_p.logsumexp(dim=0).mean())
+    return torch.stack(losses).mean()
+
+
 class PromptedCLIP(nn.Module):
     """A frozen CLIP whose text features come from a prompt learner.
 
     Args:
         clip_model: as `load_backbone` gives it.
-        prompt_learner: an nn.Module; called without arguments it gives the text encoder's arguments.
+        prompt_learner: an nn.Module; called without arguments it gives the text encoder's arguments. It may have an
+            `offset`, (e,) or None: a learned vector added to all text features.
         text_encoder: the TextEncoder of clip_model.
     """
 
@@ -94,9 +137,15 @@ class PromptedCLIP(nn.Module):
         """`encode_image` for many batches: what does not depend on images is computed now."""
         return self.encode_image
 
+    def encode_prompts(self, *args):
+        """(B, N, e) normalised text features of what the prompt learner gives when called with `args`."""
+        features = self.text_encoder(*self.prompt_learner(*args)).float()
+        offset = getattr(self.prompt_learner, "offset", None)
+        return F.normalize(features if offset is None else features + offset, dim=-1)
+
     def encode_text(self):
         """The text features that `logits` takes. Default: (N, e), normalised."""
-        return F.normalize(self.text_encoder(*self.prompt_learner())[0].float(), dim=-1)
+        return self.encode_prompts()[0]
 
     def logits(self, image_features, text_features):
         """(B, e) normalised image features, text features -> (B, N) logits."""
@@ -124,10 +173,12 @@ class PromptTrainer(TrainerX):
     Attributes:
         section: the name of the method's config block, cfg.TRAINER.<section>; it may hold PREC.
         frozen_image_encoder: whether image features are the same before and after training.
+        layernorms: the image encoder's LayerNorms where they are trained too (`tune_layernorms`), else None.
     """
 
     section = None
     frozen_image_encoder = True
+    layernorms = None
 
     def build_prompted_clip(self, clip_model, text_encoder, classnames):
         """The method's PromptedCLIP, its parameters in float32.
@@ -140,17 +191,47 @@ class PromptTrainer(TrainerX):
         raise NotImplementedError
 
     def loss(self, images, labels):
-        """(scalar loss, {name: number to log}) of images (B, 3, H, W) and labels (B,).
+        """(scalar loss, {name: number to log}) of images (B, 3, H, W) and labels (B,). Default: `cross_entropy`."""
+        return self.cross_entropy(self.model(images), labels)
 
-        Default: cross-entropy; of attribute-object pairs, over the seen ones, which are the first.
+    def cross_entropy(self, logits, labels):
+        """(scalar loss, {name: number to log}) of logits (B, N) and labels (B,).
+
+        Of attribute-object pairs the seen ones alone count, which are the first: a softmax over the others would learn
+        that they never occur.
         """
-        logits = self.model(images)[:, : getattr(self.dm.dataset, "num_seen", None)]
+        logits = logits[:, : getattr(self.dm.dataset, "num_seen", None)]
         loss = F.cross_entropy(logits, labels)
         return loss, {"acc": compute_accuracy(logits, labels)[0].item()}
 
+    def zero_shot_features(self, template=None):
+        """(N, e) normalised text features of the classes in a hand-written template; default: the dataset's own."""
+        template = template or custom_template(self.cfg.DATASET.NAME)
+        features = encode_templates(self.model.text_encoder, [template], self.dm.dataset.classnames)[0]
+        return F.normalize(features.float(), dim=-1)
+
+    def tune_layernorms(self, clip_model, learner):
+        """Train the image encoder's LayerNorms too, at a tenth of OPTIM.LR; the prompt learner saves and loads them.
+
+        Raises:
+            UserError: it has none, as ResNets do not.
+        """
+        self.layernorms = nn.ModuleList(m for m in clip_model.visual.modules() if isinstance(m, nn.LayerNorm))
+        if not self.layernorms:
+            raise UserError(
+                f"TRAINER.{self.section}.TUNE_LAYERNORM: the image encoder of {self.cfg.MODEL.BACKBONE.NAME} has no "
+                "LayerNorms; choose a ViT backbone, or set it False"
+            )
+        learner.layernorms = self.layernorms.requires_grad_(True)
+        self.frozen_image_encoder = False
+
     def param_groups(self):
         """What build_optimizer is given for the prompt learner (None: all its parameters alike)."""
-        return None
+        if self.layernorms is None:
+            return None
+        tuned = {id(p) for p in self.layernorms.parameters()}
+        rest = [p for p in self.model.prompt_learner.parameters() if id(p) not in tuned]
+        return [{"params": rest}, {"params": list(self.layernorms.parameters()), "lr": 0.1 * self.cfg.OPTIM.LR}]
 
     def check_cfg(self, cfg):
         precision = cfg.TRAINER[self.section].get("PREC", "fp32") if self.section else "fp32"

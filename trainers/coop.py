@@ -28,7 +28,7 @@ class PromptLearner(nn.Module):
     """N prompts of context vectors, class name and full stop.
 
     Args:
-        cfg: the whole config; reads TRAINER.COOP.
+        options: N_CTX, CSC, CTX_INIT and CLASS_TOKEN_POSITION, as in cfg.TRAINER.COOP.
         classnames: N class names.
         text_encoder: the TextEncoder, for its token embeddings.
 
@@ -36,18 +36,17 @@ class PromptLearner(nn.Module):
         ctx: the context vectors, (n_ctx, d) or, class-specific, (N, n_ctx, d).
     """
 
-    def __init__(self, cfg, classnames, text_encoder):
+    def __init__(self, options, classnames, text_encoder):
         super().__init__()
-        cfg = cfg.TRAINER.COOP
-        ctx = initial_context(cfg, text_encoder, *([len(classnames)] if cfg.CSC else []))
+        ctx = initial_context(options, text_encoder, *([len(classnames)] if options.CSC else []))
         n_ctx = ctx.shape[-2]
         self.ctx = nn.Parameter(ctx)
 
         sequences = []
         for n, name in enumerate(classnames):
-            first = n * n_ctx if cfg.CSC else 0
+            first = n * n_ctx if options.CSC else 0
             words = soft(range(first, first + n_ctx))
-            before = {"end": n_ctx, "middle": n_ctx // 2, "front": 0}[cfg.CLASS_TOKEN_POSITION]
+            before = {"end": n_ctx, "middle": n_ctx // 2, "front": 0}[options.CLASS_TOKEN_POSITION]
             ids, length = token_ids(f"{name}."), len(token_ids(name))  # a name's own last dot joins the full stop
             sequences.append(sequence(words[:before], ids[:length], words[before:], ids[length:]))
         self.prompts = Prompts(text_encoder, [sequences], classnames)
@@ -65,11 +64,13 @@ class CoOp(PromptTrainer):
 
     def check_cfg(self, cfg):
         super().check_cfg(cfg)
-        position = cfg.TRAINER.COOP.CLASS_TOKEN_POSITION
+        options = cfg.TRAINER[self.section]
+        position = options.CLASS_TOKEN_POSITION
         if position not in POSITIONS:
-            raise UserError(f'unknown TRAINER.COOP.CLASS_TOKEN_POSITION "{position}": {nearest(position, POSITIONS)}')
-        check_context(cfg.TRAINER.COOP, "COOP")
+            key = f"TRAINER.{self.section}.CLASS_TOKEN_POSITION"
+            raise UserError(f'unknown {key} "{position}": {nearest(position, POSITIONS)}')
+        check_context(options, self.section)
 
     def build_prompted_clip(self, clip_model, text_encoder, classnames):
-        learner = PromptLearner(self.cfg, classnames, text_encoder)
+        learner = PromptLearner(self.cfg.TRAINER[self.section], classnames, text_encoder)
         return PromptedCLIP(clip_model, learner, text_encoder)

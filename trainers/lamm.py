@@ -20,13 +20,14 @@ from yacs.config import CfgNode as CN
 from dassl.engine import TRAINER_REGISTRY
 from dassl.metrics import compute_accuracy
 from dassl.utils import UserError, load_checkpoint, nearest
-from prompting.prompts import Prompts, encode_templates, sequence, soft, token_ids
+from prompting.prompts import Prompts, sequence, soft, token_ids
 from trainers.base import (
     DeepPromptedCLIP,
     PromptedCLIP,
     PromptTrainer,
     check_context,
     check_deep_context,
+    distillation_loss,
     initial_context,
 )
 from trainers.maple import CoupledPrompts
@@ -186,15 +187,6 @@ def feature_loss(text_features, frozen_features):
     return 1 - (text_features * frozen_features).sum(dim=-1).mean()
 
 
-def logits_loss(logits, zero_shot_logits, temperature):
-    """L_kd: KL(softmax(z_0 / temperature) || softmax(z / temperature)), the mean over images; (B, N) twice -> scalar.
-
-    z_0 are zero-shot CLIP's logits, z LAMM's.
-    """
-    target = F.log_softmax(zero_shot_logits / temperature, dim=-1)
-    return F.kl_div(F.log_softmax(logits / temperature, dim=-1), target, reduction="batchmean", log_target=True)
-
-
 def base_of(state_dict):
     """The BASE that a state dict was trained with."""
     if any(key.startswith(MAPLE) for key in state_dict):
@@ -296,9 +288,7 @@ class LAMM(PromptTrainer):
         super().before_train()
         if self.model.prompt_learner is not self.trained:
             raise UserError("the run to resume has vectors of other classes than this config's")
-        template, encoder = self.cfg.TRAINER.LAMM.TEMPLATE, self.model.text_encoder
-        features = encode_templates(encoder, [template], self.dm.dataset.classnames)[0]
-        self.frozen_features = F.normalize(features.float(), dim=-1)
+        self.frozen_features = self.zero_shot_features(self.cfg.TRAINER.LAMM.TEMPLATE)
 
     def loss(self, images, labels):
         options, model = self.cfg.TRAINER.LAMM, self.model
@@ -318,7 +308,7 @@ class LAMM(PromptTrainer):
         terms = {
             "wc": lambda: parameter_loss(vectors, model.prompt_learner.initial),
             "cos": lambda: feature_loss(text_features, self.frozen_features),
-            "kd": lambda: logits_loss(logits, zero_shot_logits(), options.KD_TEMPERATURE),
+            "kd": lambda: distillation_loss(logits, zero_shot_logits(), options.KD_TEMPERATURE),
         }
         for name, term in terms.items():
             weight = options[f"{name.upper()}_WEIGHT"]

@@ -13,7 +13,6 @@ paper's form and in that of the released code.
 """
 
 import logging
-import math
 
 import torch
 import torch.nn.functional as F
@@ -24,8 +23,8 @@ from dassl.engine import TRAINER_REGISTRY
 from dassl.metrics import compute_accuracy
 from dassl.utils import UserError, nearest
 from prompting.prompts import Prompts, encode_templates, sequence, soft, token_ids
-from prompting.templates import IMAGENET, custom_template
-from trainers.base import PromptedCLIP, PromptTrainer
+from prompting.templates import all_templates
+from trainers.base import PromptedCLIP, PromptTrainer, check_templates, text_loss, virtual_classes
 
 logger = logging.getLogger("dassl.trainers")
 
@@ -125,10 +124,7 @@ class MoCoOpCLIP(PromptedCLIP):
 
     def encode_text(self, with_extra=False):
         """(G, N, e) normalised text features of every expert and class."""
-        features = self.text_encoder(*self.prompt_learner(with_extra)).float()
-        if self.prompt_learner.offset is not None:
-            features = features + self.prompt_learner.offset
-        return F.normalize(features, dim=-1)
+        return self.encode_prompts(with_extra)
 
     def logits(self, image_features, text_features):
         """(B, e) normalised image features, (G, N, e) text features -> (B, N); leaves gate_weights (B, G)."""
@@ -169,23 +165,6 @@ def router_loss_class(router_logits, image_features, class_features, labels):
     top = similarity.topk(min(2, similarity.shape[1]), dim=-1).indices
     target = similarity.scatter_add(1, top, torch.full_like(top, 10, dtype=similarity.dtype)).softmax(dim=-1)
     return F.cross_entropy(router_logits, target)
-
-
-def text_loss(text_features, hard_features, logit_scale):
-    """Semantically grouped text supervision, the mean over experts g and classes y of -log mean_i P_i(y | t_g).
-
-    P_i(y | t_g) is the softmax over classes c of logit_scale * cos(t_g(y), h_i(c)), i over the group's templates.
-
-    Args:
-        text_features: (G, N, e), normalised, of the experts.
-        hard_features: G tensors (n_g, N, e), normalised, of each group's templates.
-    """
-    losses = []
-    for soft_features, hard in zip(text_features, hard_features, strict=True):
-        logits = logit_scale * torch.einsum("ye,ice->iyc", soft_features, hard)
-        log_p = logits.diagonal(dim1=1, dim2=2) - logits.logsumexp(dim=-1)  # (n_g, N): log P_i(y | t_g(y))
-        losses.append(math.log(len(hard)) - log_p.logsumexp(dim=0).mean())
-    return torch.stack(losses).mean()
 
 
 def auto_groups(text_encoder, templates, classnames, n_groups):
@@ -249,15 +228,13 @@ class MoCoOp(PromptTrainer):
             if not groups or not all(isinstance(g, (list, tuple)) and g for g in groups):
                 raise UserError("TRAINER.MOCOOP.GROUPS must be a list of lists of templates, none of them empty")
             templates, n_groups = [t for group in groups for t in group], len(groups)
-        for template in templates:
-            if not isinstance(template, str) or template.count("{}") != 1:
-                raise UserError(f"the template {template!r} of TRAINER.MOCOOP must hold one {{}} for the class name")
+        check_templates(templates, "MOCOOP")
         check_top_k(options.TOP_K, n_groups)
 
     def build_prompted_clip(self, clip_model, text_encoder, classnames):
         options, dataset = self.cfg.TRAINER.MOCOOP, self.dm.dataset
         known = getattr(dataset, "all_classnames", classnames)
-        extra = [name for name in known if name not in set(classnames)] if options.TEXT_CLASSES == "all" else []
+        extra = virtual_classes(dataset) if options.TEXT_CLASSES == "all" else []
         self.text_loss_names = [*classnames, *extra]
         self.groups = options.GROUPS or SHARED_GROUPS
         if self.groups == "auto":
@@ -279,16 +256,8 @@ class MoCoOp(PromptTrainer):
         first_words = torch.tensor([i for before, after in ids for i in before + after])
         with torch.no_grad():
             learner.ctx.copy_(text_encoder.token_embedding.weight[first_words.to(self.device)])
-        self.layernorms = None
         if options.TUNE_LAYERNORM:
-            self.layernorms = nn.ModuleList(m for m in clip_model.visual.modules() if isinstance(m, nn.LayerNorm))
-            if not self.layernorms:
-                raise UserError(
-                    f"TRAINER.MOCOOP.TUNE_LAYERNORM: the image encoder of {self.cfg.MODEL.BACKBONE.NAME} has no "
-                    "LayerNorms; choose a ViT backbone"
-                )
-            learner.layernorms = self.layernorms.requires_grad_(True)  # saved and loaded with the prompts
-            self.frozen_image_encoder = False
+            self.tune_layernorms(clip_model, learner)
         return MoCoOpCLIP(clip_model, learner, text_encoder, options.TOP_K, options.RENORMALIZE)
 
     def build_model(self):
@@ -305,13 +274,6 @@ class MoCoOp(PromptTrainer):
                 learner.layernorms = self.layernorms
             self.model.prompt_learner = self._models[name] = learner
         super().load_weights(name, state_dict, source)
-
-    def param_groups(self):
-        if self.layernorms is None:
-            return None
-        tuned = {id(p) for p in self.layernorms.parameters()}
-        rest = [p for p in self.model.prompt_learner.parameters() if id(p) not in tuned]
-        return [{"params": rest}, {"params": list(self.layernorms.parameters()), "lr": 0.1 * self.cfg.OPTIM.LR}]
 
     def before_train(self):
         super().before_train()
@@ -391,5 +353,4 @@ class MoCoOp(PromptTrainer):
 
 
 def _auto_templates(cfg):
-    own = custom_template(cfg.DATASET.NAME)
-    return list(cfg.TRAINER.MOCOOP.TEMPLATES) or [*IMAGENET, *([] if own in IMAGENET else [own])]
+    return list(cfg.TRAINER.MOCOOP.TEMPLATES) or all_templates(cfg.DATASET.NAME)

@@ -53,7 +53,7 @@ def build_coop(clip_model, encoder, names):
     cfg = get_cfg_default()
     extend_cfg(cfg)  # 16 context vectors
     torch.manual_seed(0)
-    learner = coop.PromptLearner(cfg, names, encoder)
+    learner = coop.PromptLearner(cfg.TRAINER.COOP, names, encoder)
     model = PromptedCLIP(clip_model, learner, encoder)
     return model, lambda images, labels: F.cross_entropy(model.logits(images, model.encode_text()), labels)
 

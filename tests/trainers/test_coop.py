@@ -14,11 +14,11 @@ from trainers.coop import PromptLearner
 NAMES = ["cat", "yin_yang", "flamingo head", "St. Bernard's dog No. 5."]
 
 
-def config(**options):
+def options(**values):
     cfg = get_cfg_default()
     extend_cfg(cfg)
-    cfg.TRAINER.COOP.update(options)
-    return cfg
+    cfg.TRAINER.COOP.update(values)
+    return cfg.TRAINER.COOP
 
 
 def reference(model, ctx, position):
@@ -42,7 +42,7 @@ def reference(model, ctx, position):
 def test_features_and_gradients_equal_whole_prompts(kind, position, csc):
     model = tiny_clip(kind)
     encoder = TextEncoder(model)
-    learner = PromptLearner(config(N_CTX=5, CSC=csc, CLASS_TOKEN_POSITION=position), NAMES, encoder)
+    learner = PromptLearner(options(N_CTX=5, CSC=csc, CLASS_TOKEN_POSITION=position), NAMES, encoder)
     torch.nn.init.normal_(learner.ctx, std=0.2)
     target = torch.randn(1, len(NAMES), model.text_projection.shape[1])
 
@@ -60,7 +60,7 @@ def test_features_and_gradients_equal_whole_prompts(kind, position, csc):
 def test_words_to_start_from_give_zero_shot_clip(csc):
     model = tiny_clip()
     encoder = TextEncoder(model)
-    learner = PromptLearner(config(CTX_INIT="a_photo of a", CSC=csc), NAMES, encoder)
+    learner = PromptLearner(options(CTX_INIT="a_photo of a", CSC=csc), NAMES, encoder)
     assert learner.ctx.shape[-2] == 4
     prompts = clip.tokenize([f"a photo of a {name.replace('_', ' ')}." for name in NAMES])
     assert relative_error(encoder(*learner())[0], model.encode_text(prompts)) < 1e-5

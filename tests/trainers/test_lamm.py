@@ -59,21 +59,21 @@ def test_feature_loss():
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
-def test_logits_loss(temperature):
+def test_distillation_loss(temperature):
     logits, zero_shot = random(B, N) * 3, random(B, N, seed=1) * 3
     expected = 0.0
     for b in range(B):
         p, q = (softmax([z / temperature for z in row[b].tolist()]) for row in (zero_shot, logits))
         expected += sum(x * math.log(x / y) for x, y in zip(p, q, strict=True)) / B
-    assert math.isclose(lamm.logits_loss(logits, zero_shot, temperature).item(), expected, rel_tol=1e-9)
-    assert abs(lamm.logits_loss(zero_shot, zero_shot, temperature).item()) < 1e-12
+    assert math.isclose(lamm.distillation_loss(logits, zero_shot, temperature).item(), expected, rel_tol=1e-9)
+    assert abs(lamm.distillation_loss(zero_shot, zero_shot, temperature).item()) < 1e-12
 
 
 def test_gradients_by_finite_differences():
     for loss, value in (
         (lambda v: lamm.parameter_loss(v, random(N, D, seed=1)), random(N, D)),
         (lambda t: lamm.feature_loss(t, unit(N, E, seed=1)), unit(N, E)),
-        (lambda z: lamm.logits_loss(z, random(B, N, seed=1), 2.5), random(B, N)),
+        (lambda z: lamm.distillation_loss(z, random(B, N, seed=1), 2.5), random(B, N)),
     ):
         assert torch.autograd.gradcheck(loss, value.requires_grad_(True))
 
@@ -94,7 +94,7 @@ def test_the_loss_is_their_weighted_sum(base, tmp_path, toy_run, toy_backbone):
     model = load_backbone(toy_backbone, "fp32", "cpu")
     with torch.no_grad():
         zero_shot = model(batch["img"], prompts)[0]
-    expected = lamm.logits_loss(logits, zero_shot, 2.0).item()
+    expected = lamm.distillation_loss(logits, zero_shot, 2.0).item()
     assert math.isclose(told["loss_kd"], expected, rel_tol=1e-3), "zero-shot CLIP on the same images"
 
 
