@@ -1,5 +1,6 @@
 """Slow, obvious references that the tests and benchmarks hold the fast paths against."""
 
+import clip
 import torch
 from clip.model import CLIP
 
@@ -54,6 +55,27 @@ def encode_image_in_full(visual, images, prompts):
             x = block(x[:, None])[:, 0]
         features.append(visual.ln_post(x)[0] @ visual.proj)
     return torch.stack(features)
+def in_double(model):
+    """A CLIP, prompted or plain, in float64; its own normalisation layers would compute in float32."""
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.LayerNorm):
+            layer.__class__ = torch.nn.LayerNorm
+    if "dtype" in vars(model):
+        model.dtype = torch.double
+    return model.double()
+
+
+def learned_in_full(model, ctx, names):
+    """Text features (N, e) of "<ctx> name.", whole 77-token prompts; ctx: (n_ctx, d), tokenized as stand-in words."""
+    tokens = clip.tokenize([f"{' '.join(['X'] * len(ctx))} {name.replace('_', ' ')}." for name in names])
+    embedding = model.token_embedding(tokens)
+    rows = torch.stack([torch.cat([row[:1], ctx, row[1 + len(ctx) :]]) for row in embedding])
+    return encode_in_full(model, rows[None], tokens.argmax(dim=-1)[None])[0]
+
+
+def written_in_full(model, template, names):
+    """Text features (N, e) of hand-written prompts, by CLIP's own tokenizer and transformer."""
+    return model.encode_text(clip.tokenize([template.format(name.replace("_", " ")) for name in names]))
 
 
 def relative_error(value, reference):

@@ -1,0 +1,113 @@
+"""KgCoOp's loss and gradient against loops in float64 over whole 77-token prompts; its runs."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from dassl.utils import UserError, load_checkpoint
+from prompting.backbone import load_backbone
+from tests.conftest import TOY_CLASSES
+from tests.reference import in_double, learned_in_full, relative_error, written_in_full
+from trainers import kgcoop
+
+CONFIG = "vit_b16_ep100_ctxv1"
+
+
+def unit(*shape, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return F.normalize(torch.randn(*shape, dtype=torch.double, generator=generator), dim=-1)
+
+
+@pytest.fixture
+def run(tmp_path, toy_run):
+    """run(name, *keys, model=None): a run in a folder of its own."""
+
+    def run(name, *keys, model=None, trainer="KgCoOp", config=CONFIG):
+        flags = [] if model is None else ["--eval-only", "--model-dir", str(tmp_path / model)]
+        return toy_run(trainer, tmp_path / name, "OPTIM.LR", 0.1, *keys, flags=flags, config=config)
+
+    return run
+
+
+def test_knowledge_loss():
+    text, frozen = unit(4, 32), unit(4, 32, seed=1)
+    expected = sum((text[n, e] - frozen[n, e]).item() ** 2 for n in range(4) for e in range(32)) / 4
+    assert math.isclose(kgcoop.knowledge_loss(text, frozen).item(), expected, rel_tol=1e-12)
+    assert math.isclose(expected, 2 * (1 - (text * frozen).sum(dim=-1).mean().item()), rel_tol=1e-12)
+    assert kgcoop.knowledge_loss(frozen, frozen) == 0
+    assert torch.autograd.gradcheck(lambda t: kgcoop.knowledge_loss(t, frozen), text.requires_grad_(True))
+
+
+def test_loss_and_gradient_over_whole_prompts(run, toy_backbone):
+    trainer = run("a", "TRAINER.KGCOOP.W", 3.0, "DATALOADER.TRAIN_X.BATCH_SIZE", 5)
+    learner, batch = trainer.model.prompt_learner, next(iter(trainer.train_loader_x))
+    learner.zero_grad()
+    loss, told = trainer.loss(batch["img"], batch["label"])
+    loss.backward()
+
+    model = in_double(load_backbone(toy_backbone))
+    ctx = learner.ctx.detach().double().requires_grad_(True)
+    text = learned_in_full(model, ctx, TOY_CLASSES)
+    text = [t / t.square().sum().sqrt() for t in text]
+    hand = [h / h.square().sum().sqrt() for h in written_in_full(model, "a photo of a {}.", TOY_CLASSES)]
+    kg = sum((t - h).square().sum() for t, h in zip(text, hand, strict=True)) / len(text)
+    ce = 0.0
+    for image, label in zip(model.encode_image(batch["img"].double()), batch["label"], strict=True):
+        logits = [model.logit_scale.exp() * t @ image / image.square().sum().sqrt() for t in text]
+        ce = ce - (logits[label].exp() / sum(z.exp() for z in logits)).log() / len(batch["label"])
+    (ce + 3 * kg).backward()
+    assert learner.ctx.shape == (4, 64) and kg > 1e-3
+    assert math.isclose(told["loss_ce"], ce.item(), rel_tol=1e-5)
+    assert math.isclose(told["loss_kg"], kg.item(), rel_tol=1e-4)
+    assert math.isclose(loss.item(), (ce + 3 * kg).item(), rel_tol=1e-5)
+    assert relative_error(learner.ctx.grad.double(), ctx.grad) < 1e-4
+
+
+def test_without_its_weight_it_is_coop(run):
+    coop = run("a", "DATALOADER.TRAIN_X.BATCH_SIZE", 4, trainer="CoOp", config="vit_b16_ep50_ctxv1")
+    ours, held = run("b", "TRAINER.KGCOOP.W", 0), run("c", "TRAINER.KGCOOP.W", 100)
+    assert torch.equal(ours.model.prompt_learner.ctx, coop.model.prompt_learner.ctx)
+
+    def distance(trainer):
+        return kgcoop.knowledge_loss(trainer.model.encode_text(), trainer.frozen_features)
+
+    assert distance(held) < distance(ours)
+
+
+def test_a_training_step_lowers_the_loss_on_its_batch(run):
+    trainer = run("a", "OPTIM.MAX_EPOCH", 1)
+    batch = next(iter(trainer.train_loader_x))
+    before = trainer.loss(batch["img"], batch["label"])[0]
+    optimizer = trainer._optims["prompt_learner"]
+    optimizer.param_groups[0]["lr"] = 0.001
+    optimizer.state.clear()  # the momentum is of other batches
+    trainer.model_backward_and_update(before)
+    assert trainer.loss(batch["img"], batch["label"])[0] < before
+
+
+def test_a_run_is_saved_and_loads_to_the_same_outputs(tmp_path, run):
+    keys = ("DATASET.SUBSAMPLE_CLASSES", "base")
+    trained = run("a", *keys)
+    state = load_checkpoint(str(tmp_path / "a" / "prompt_learner" / "model.pth.tar-3"))["state_dict"]
+    assert {name: tuple(value.shape) for name, value in state.items()} == {"ctx": (4, 64)}
+    alone = run("b", *keys, model="a")
+    batch = next(iter(alone.test_loader))["img"]
+    with torch.no_grad():
+        assert torch.equal(trained.model(batch), alone.model(batch))
+    assert trained.test() == alone.test()
+    assert run("c", "DATASET.SUBSAMPLE_CLASSES", "new", model="a").num_classes == 2
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("W", -1.0, "KGCOOP.W is -1.0: give 0 or more"),
+        ("CLASS_TOKEN_POSITION", "ends", "TRAINER.KGCOOP.CLASS_TOKEN_POSITION.*did you mean end"),
+        ("CTX_INIT", '" "', "TRAINER.KGCOOP.CTX_INIT holds no word"),
+    ],
+)
+def test_mistakes_in_the_config(key, value, message, run):
+    with pytest.raises(UserError, match=message):
+        run("a", f"TRAINER.KGCOOP.{key}", value)
