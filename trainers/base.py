@@ -139,9 +139,9 @@ class PromptedCLIP(nn.Module):
 
     def encode_prompts(self, *args):
         """(B, N, e) normalised text features of what the prompt learner gives when called with `args`."""
-        features = self.text_encoder(*self.prompt_learner(*args)).float()
+        features = self.text_encoder(*self.prompt_learner(*args))
         offset = getattr(self.prompt_learner, "offset", None)
-        return F.normalize(features if offset is None else features + offset, dim=-1)
+        return F.normalize((features if offset is None else features + offset).float(), dim=-1)
 
     def encode_text(self):
         """The text features that `logits` takes. Default: (N, e), normalised."""

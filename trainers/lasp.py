@@ -1,0 +1,153 @@
+"""LASP: language-aware soft prompting (Bulat and Tzimiropoulos, CVPR 2023, arXiv 2210.01115).
+
+Learned prompts overfit to the base classes' images. Text alone can hold them back: a cross-entropy asks that the text
+feature of class y under learned prompts be told as y's among those of hand-written templates.
+
+    L = L_VL + TEXT_WEIGHT * L_TT,    L_TT = mean_y -log mean_l P_l(y | t(y))
+
+P_l(y | t) is the softmax over the classes of the logit scale times cos(t, h_l(c)), h_l the hand-written template l
+(section 3.2); L_VL is CoOp's cross-entropy on images.
+
+- Grouped (3.3): N_GROUPS sets of context vectors, each with its own share of the templates in L_TT. A class's logit is
+  the mean over the groups of their scaled cosines.
+- Re-aligned (3.4): the image encoder's LayerNorms are trained too (TUNE_LAYERNORM), and a learned vector is added to
+  all text features (TEXT_OFFSET).
+- LASP-V (3.5): L_TT needs no images, so class names without any take part in it as well (TEXT_CLASSES all).
+"""
+
+import logging
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from yacs.config import CfgNode as CN
+
+from dassl.engine import TRAINER_REGISTRY
+from dassl.utils import UserError, nearest
+from prompting.prompts import Prompts, encode_templates, sequence, soft
+from prompting.templates import all_templates
+from trainers.base import (
+    PromptedCLIP,
+    PromptTrainer,
+    check_context,
+    check_templates,
+    initial_context,
+    text_loss,
+    virtual_classes,
+)
+
+logger = logging.getLogger("dassl.trainers")
+
+CLASSES = ("train", "all")
+
+
+def extend_cfg(cfg):
+    cfg.TRAINER.LASP = CN()
+    cfg.TRAINER.LASP.PREC = "fp16"  # fp16, fp32, amp, bf16
+    cfg.TRAINER.LASP.N_GROUPS = 3  # sets of context vectors
+    cfg.TRAINER.LASP.N_CTX = 4  # context vectors in each
+    cfg.TRAINER.LASP.CTX_INIT = "a photo of a"  # words that each starts from; their number of tokens replaces N_CTX
+    cfg.TRAINER.LASP.TEMPLATES = ()  # dealt out to the groups; (): CLIP's eighty for ImageNet and the dataset's own
+    cfg.TRAINER.LASP.TEXT_WEIGHT = 20.0  # of L_TT
+    cfg.TRAINER.LASP.TEXT_CLASSES = "train"  # train: L_TT over the classes with images; all: LASP-V, new ones too
+    cfg.TRAINER.LASP.TUNE_LAYERNORM = True  # train the image encoder's LayerNorms at a tenth of OPTIM.LR
+    cfg.TRAINER.LASP.TEXT_OFFSET = True  # a learned vector added to all text features
+
+
+class PromptLearner(nn.Module):
+    """G prompts for each of N classes: a group's context vectors, class name and full stop.
+
+    Args:
+        options: cfg.TRAINER.LASP.
+        names: N class names.
+        text_encoder: the TextEncoder, for its token embeddings.
+
+    Attributes:
+        ctx: (G, n_ctx, d) context vectors.
+        offset: (e,), or None without TEXT_OFFSET.
+    """
+
+    def __init__(self, options, names, text_encoder):
+        super().__init__()
+        self.ctx = nn.Parameter(initial_context(options, text_encoder, options.N_GROUPS))
+        feature_dim = text_encoder.text_projection.shape[1]
+        self.offset = nn.Parameter(torch.zeros(feature_dim)) if options.TEXT_OFFSET else None
+        words = soft(range(self.ctx.shape[1]))
+        self.prompts = Prompts(text_encoder, [[sequence(words, f"{name}.") for name in names]], names)
+
+    def forward(self):
+        """The text encoder's arguments for G rows of N prompts."""
+        return self.prompts(self.ctx)
+
+
+class LASPCLIP(PromptedCLIP):
+    """CLIP whose classes have a text feature for each group of prompts.
+
+    Args:
+        clip_model, prompt_learner, text_encoder: as PromptedCLIP takes them.
+        num_classes: how many of the prompt learner's classes, the first, have a logit.
+    """
+
+    def __init__(self, clip_model, prompt_learner, text_encoder, num_classes):
+        super().__init__(clip_model, prompt_learner, text_encoder)
+        self.num_classes = num_classes
+
+    def encode_text(self):
+        """(G, N + V, e) normalised text features of N classes and V virtual ones."""
+        return self.encode_prompts()
+
+    def logits(self, image_features, text_features):
+        """(B, e) normalised image features, (G, N + V, e) text features -> (B, N), the mean over the groups."""
+        return super().logits(image_features, text_features[:, : self.num_classes].mean(dim=0))
+
+
+@TRAINER_REGISTRY.register()
+class LASP(PromptTrainer):
+    """Language-Aware Soft Prompting: cross-entropy on images, and on hand-written templates."""
+
+    section = "LASP"
+
+    def check_cfg(self, cfg):
+        super().check_cfg(cfg)
+        options = cfg.TRAINER.LASP
+        check_context(options, "LASP")
+        templates = self.templates(cfg)
+        check_templates(templates, "LASP")
+        if not 1 <= options.N_GROUPS <= len(templates):
+            raise UserError(
+                f"TRAINER.LASP.N_GROUPS is {options.N_GROUPS}: give 1 to {len(templates)}, the number of templates"
+            )
+        if options.TEXT_CLASSES not in CLASSES:
+            raise UserError(
+                f'unknown TRAINER.LASP.TEXT_CLASSES "{options.TEXT_CLASSES}": {nearest(options.TEXT_CLASSES, CLASSES)}'
+            )
+        if options.TEXT_WEIGHT < 0:
+            raise UserError(f"TRAINER.LASP.TEXT_WEIGHT is {options.TEXT_WEIGHT}: give 0 or more")
+
+    @staticmethod
+    def templates(cfg):
+        return list(cfg.TRAINER.LASP.TEMPLATES) or all_templates(cfg.DATASET.NAME)
+
+    def build_prompted_clip(self, clip_model, text_encoder, classnames):
+        options = self.cfg.TRAINER.LASP
+        self.names = [*classnames, *(virtual_classes(self.dm.dataset) if options.TEXT_CLASSES == "all" else [])]
+        learner = PromptLearner(options, self.names, text_encoder)
+        if options.TUNE_LAYERNORM:
+            self.tune_layernorms(clip_model, learner)
+        return LASPCLIP(clip_model, learner, text_encoder, len(classnames))
+
+    def before_train(self):
+        super().before_train()
+        templates, groups = self.templates(self.cfg), self.cfg.TRAINER.LASP.N_GROUPS
+        features = F.normalize(encode_templates(self.model.text_encoder, templates, self.names).float(), dim=-1)
+        self.hard_features = [features[g::groups] for g in range(groups)]
+        logger.info("L_TT: %d templates in %d groups, %d class names", len(templates), groups, len(self.names))
+
+    def loss(self, images, labels):
+        model = self.model
+        image_features = F.normalize(model.encode_image(images).float(), dim=-1)
+        text_features = model.encode_text()
+        ce, summary = self.cross_entropy(model.logits(image_features, text_features), labels)
+        text = text_loss(text_features, self.hard_features, model.logit_scale)
+        loss = ce + self.cfg.TRAINER.LASP.TEXT_WEIGHT * text
+        return loss, {"loss_ce": ce.item(), "loss_text": text.item()} | summary
