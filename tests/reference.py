@@ -55,6 +55,8 @@ def encode_image_in_full(visual, images, prompts):
             x = block(x[:, None])[:, 0]
         features.append(visual.ln_post(x)[0] @ visual.proj)
     return torch.stack(features)
+
+
 def in_double(model):
     """A CLIP, prompted or plain, in float64; its own normalisation layers would compute in float32."""
     for layer in model.modules():
