@@ -107,9 +107,9 @@ def main(argv=None):
     logger.info("Collecting env info ...\n** System info **\n%s\n", collect_env_info())
 
     trainer = build_trainer(cfg)
+    run_folder.write_classes(cfg.OUTPUT_DIR, trainer.dm.dataset)
     if args.eval_only:
-        trained = any(trainer._optims.values())
-        if trained and not (args.model_dir or cfg.MODEL.INIT_WEIGHTS):
+        if trainer.has_weights() and not (args.model_dir or cfg.MODEL.INIT_WEIGHTS):
             raise UserError("--eval-only needs --model-dir: nothing is trained yet")
         trainer.load_model(args.model_dir, epoch=args.load_epoch)
         trainer.test()

@@ -50,6 +50,9 @@ class SplitDataset(DatasetBase):
         train, val, test = subsample_classes(train, val, test, subsample=options.SUBSAMPLE_CLASSES)
         super().__init__(train_x=train, val=val, test=test)
 
+    def classes(self):
+        return super().classes() | {"all_classnames": self.all_classnames}
+
     def read(self, options):
         """The whole train, val and test lists of Datum; options is cfg.DATASET."""
         name = type(self).__name__

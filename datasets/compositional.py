@@ -136,6 +136,29 @@ class CompositionalDataset(DatasetBase):
         self._lab2cname = dict(enumerate(self._classnames))
         self._num_classes = len(self.pairs)
 
+    def classes(self):
+        return super().classes() | {key: getattr(self, key) for key in ("attributes", "objects", "pairs", "num_seen")}
+
+
+def pairs_by_name(names, attributes, objects):
+    """(attribute, object) indices of pairs that are told by name: "wet dog", "wet_dog".
+
+    Raises:
+        UserError: a name is not one of the attributes, then one of the objects.
+    """
+    pairs = []
+    for name in names:
+        words = _words(name).split()
+        parts = [(" ".join(words[:i]), " ".join(words[i:])) for i in range(1, len(words))]
+        known = [(a, o) for a, o in parts if a in attributes and o in objects]
+        if not known:
+            raise UserError(
+                f'"{name}" is not an attribute and an object of the {len(attributes)} attributes and {len(objects)} '
+                "objects that were trained"
+            )
+        pairs.append((attributes.index(known[0][0]), objects.index(known[0][1])))
+    return pairs
+
 
 def _words(name):
     """Faux.Leather -> Faux Leather; the tokenizer takes care of capitals."""

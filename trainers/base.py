@@ -311,7 +311,26 @@ class PromptTrainer(TrainerX):
         if self.scaler is not None and "scaler" in state:
             self.scaler.load_state_dict(state["scaler"])
 
+    def vectors_among_words(self):
+        """[(label, (d,) vector), ...] of what is learned in the space of token embeddings, to be read by people.
+
+        Default: the prompt learner's context vectors `ctx`, (n_ctx, d), or one such set for each class.
+        """
+        ctx = getattr(self.model.prompt_learner, "ctx", None)
+        if ctx is None:
+            return []
+        if ctx.dim() == 2:
+            return [(f"{k}", vector) for k, vector in enumerate(ctx, start=1)]
+        names = self.dm.dataset.classnames if len(ctx) == self.num_classes else range(1, len(ctx) + 1)
+        return [(f"{name} {k}", v) for name, own in zip(names, ctx, strict=True) for k, v in enumerate(own, start=1)]
+
     # Evaluation
+
+    @property
+    def plain_inference(self):
+        """Whether inference is the model's encode_image, encode_text and `logits`, with no hook of the engine's own."""
+        hooks = ("model_inference", "parse_batch_test")
+        return all(getattr(type(self), hook) is getattr(TrainerX, hook) for hook in hooks)
 
     @torch.no_grad()
     def predict(self, loader):
@@ -321,9 +340,11 @@ class PromptTrainer(TrainerX):
         data, is evaluated batch by batch as the engine does it.
         """
         dataset = loader.dataset
-        hooks = ("model_inference", "parse_batch_test")
-        overridden = any(getattr(type(self), hook) is not getattr(TrainerX, hook) for hook in hooks)
-        if overridden or type(dataset) is not DatasetWrapper or not isinstance(loader.sampler, SequentialSampler):
+        if (
+            not self.plain_inference
+            or type(dataset) is not DatasetWrapper
+            or not isinstance(loader.sampler, SequentialSampler)
+        ):
             yield from super().predict(loader)
             return
         text_features = self.model.encode_text()

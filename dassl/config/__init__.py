@@ -51,12 +51,13 @@ def merge_from_file(cfg, path):
     _merge_tree(cfg, tree or {}, [], path)
 
 
-def merge_from_list(cfg, opts):
+def merge_from_list(cfg, opts, source="config arguments"):
     """Set keys from a flat list, [KEY, VALUE, KEY, VALUE, ...], as a command line has them.
 
     Args:
         cfg: the config.
         opts: keys such as "OPTIM.LR"; values as such or as python literals in a string.
+        source: where they come from, for messages.
 
     Raises:
         UserError: an odd number of entries, an unknown key, or a value of the wrong type.
@@ -64,7 +65,7 @@ def merge_from_list(cfg, opts):
     if len(opts) % 2:
         raise UserError(f"config arguments come in pairs, KEY VALUE: {opts[-1]} has no value")
     for key, value in zip(opts[::2], opts[1::2], strict=True):
-        _set(cfg, str(key).split("."), value, "config arguments")
+        _set(cfg, str(key).split("."), value, source)
 
 
 def _merge_tree(cfg, tree, parents, source):

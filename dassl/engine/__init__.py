@@ -2,6 +2,15 @@
 
 from dassl.engine.build import TRAINER_REGISTRY, build_trainer
 from dassl.engine.simple_net import SimpleNet
-from dassl.engine.trainer import SimpleTrainer, TrainerBase, TrainerX, TrainerXU
+from dassl.engine.trainer import MisfitError, SimpleTrainer, TrainerBase, TrainerX, TrainerXU
 
-__all__ = ["TRAINER_REGISTRY", "SimpleNet", "SimpleTrainer", "TrainerBase", "TrainerX", "TrainerXU", "build_trainer"]
+__all__ = [
+    "TRAINER_REGISTRY",
+    "MisfitError",
+    "SimpleNet",
+    "SimpleTrainer",
+    "TrainerBase",
+    "TrainerX",
+    "TrainerXU",
+    "build_trainer",
+]

@@ -1,4 +1,4 @@
-"""What a run leaves beside log and checkpoints: config.yaml when it starts, metrics.json at its end."""
+"""What a run leaves beside log and checkpoints: first config.yaml and classes.json, at its end metrics.json."""
 
 import glob
 import os
@@ -9,7 +9,9 @@ import torch
 import torchvision
 import yaml
 
-from dassl.utils import UserError, atomic_path, mkdir_if_missing, write_json
+from dassl.utils import UserError, atomic_path, mkdir_if_missing, read_json, write_json
+
+CLASSES = "classes.json"
 
 NO_EFFECT = {
     "OUTPUT_DIR",
@@ -40,11 +42,7 @@ def claim(cfg, overwrite=False):
     path = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
     differing = []
     if os.path.isfile(path) and _holds_a_run(cfg.OUTPUT_DIR):
-        try:
-            with open(path, encoding="utf-8") as file:
-                held = _flat(yaml.safe_load(file) or {})
-        except (yaml.YAMLError, AttributeError) as error:
-            raise UserError(f"{path} is damaged: choose another --output-dir, or remove that folder") from error
+        held = read_config(cfg.OUTPUT_DIR)
         ours = _flat(yaml.safe_load(cfg.dump()))
         # a key on one side alone belongs to a trainer or a version that the other run did not know
         differing = [k for k in sorted(held.keys() & ours.keys()) if k not in NO_EFFECT and held[k] != ours[k]]
@@ -61,6 +59,34 @@ def claim(cfg, overwrite=False):
     mkdir_if_missing(cfg.OUTPUT_DIR)
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write(cfg.dump())
+
+
+def read_config(folder):
+    """{"OPTIM.LR": value, ...} as the run in a folder has it. Raises UserError if there is none, or it is damaged."""
+    path = os.path.join(folder, "config.yaml")
+    try:
+        with open(path, encoding="utf-8") as file:
+            return _flat(yaml.safe_load(file) or {})
+    except OSError as error:
+        raise UserError(f"no run in {folder}: cannot read {path} ({error.strerror})") from error
+    except (yaml.YAMLError, AttributeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is damaged: choose another folder, or remove that one") from error
+
+
+def write_classes(folder, dataset):
+    """Write classes.json, from which the model can be built again without the dataset."""
+    write_json(dataset.classes(), os.path.join(folder, CLASSES))
+
+
+def read_classes(folder):
+    """What `write_classes` wrote, or None: runs of earlier versions have no such file. Raises UserError if damaged."""
+    path = os.path.join(folder, CLASSES)
+    if not os.path.isfile(path):
+        return None
+    classes = read_json(path)
+    if not isinstance(classes, dict) or "classnames" not in classes:
+        raise UserError(f"{path} is damaged: give the run's train.py command again to have it written anew")
+    return classes
 
 
 def write_metrics(cfg, metrics):
@@ -91,7 +117,7 @@ def _clear(folder):
     doomed = [os.path.join(folder, "metrics.json"), *pointers]  # first what makes it a run, last what tells of which
     for pointer in pointers:
         doomed += glob.glob(os.path.join(glob.escape(os.path.dirname(pointer)), "model*.pth.tar*"))
-    for path in [*doomed, os.path.join(folder, "cmat.pt"), os.path.join(folder, "config.yaml")]:
+    for path in [*doomed, *(os.path.join(folder, name) for name in ("cmat.pt", CLASSES, "config.yaml"))]:
         if os.path.isfile(path):
             os.remove(path)
 

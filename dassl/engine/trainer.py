@@ -48,6 +48,10 @@ class NonFiniteLossError(UserError, FloatingPointError):
     """The loss became infinite or NaN."""
 
 
+class MisfitError(UserError):
+    """Weights are of another model than the one they are loaded into."""
+
+
 class TrainerBase:
     """Registered models and what every loop does with them: train, save, load, resume, log scalars."""
 
@@ -80,6 +84,10 @@ class TrainerBase:
             if name not in registered:
                 raise ValueError(f'no model is registered as "{name}"; registered: {registered}')
         return names
+
+    def has_weights(self):
+        """Whether any registered model has something to save and load; zero-shot CLIP has not."""
+        return any(model.state_dict() for model in self._models.values())
 
     # Checkpoints
 
@@ -157,12 +165,12 @@ class TrainerBase:
         return os.path.join(directory, name)
 
     def load_weights(self, name, state_dict, source):
-        """Load a state dict into a registered model. Raises UserError, naming `source`, where it does not fit."""
+        """Load a state dict into a registered model. Raises MisfitError, naming `source`, where it does not fit."""
         try:
             self._models[name].load_state_dict(state_dict)
         except RuntimeError as error:
             reason = "; ".join(line.strip() for line in str(error).splitlines()[1:]) or str(error)
-            raise UserError(f"the weights in {source} do not fit this config's {name}: {reason}") from error
+            raise MisfitError(f"the weights in {source} do not fit this config's {name}: {reason}") from error
 
     # Modes and rates
 
@@ -305,7 +313,7 @@ class SimpleTrainer(TrainerBase):
         self.train_seconds = 0.0
         self.build_data_loader()
         self.build_model()
-        self.evaluator = build_evaluator(cfg, lab2cname=self.lab2cname, dataset=self.dm.dataset)
+        self.build_evaluator()
 
     def check_cfg(self, cfg):
         """Raise UserError where the config does not suit the trainer."""
@@ -333,6 +341,10 @@ class SimpleTrainer(TrainerBase):
         self.optim = build_optimizer(self.model, cfg.OPTIM)
         self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
         self.register_model("model", self.model, self.optim, self.sched)
+
+    def build_evaluator(self):
+        """Build self.evaluator, the one that the config names."""
+        self.evaluator = build_evaluator(self.cfg, lab2cname=self.lab2cname, dataset=self.dm.dataset)
 
     def train(self):
         """Train from the first epoch, or from where the output folder (or cfg.RESUME) left off."""

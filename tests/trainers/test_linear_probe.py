@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
 
+import train
 from trainers.linear_probe import search
 
 
@@ -19,6 +20,11 @@ def test_whole_runs(tmp_path, toy_run):
     with torch.no_grad():
         logits = trained.model.prompt_learner(torch.from_numpy(x))
     assert (logits.argmax(dim=1).numpy() == y).mean() > 0.9
+
+
+def test_evaluation_needs_a_fitted_probe(tmp_path, toy_args, closing_logger, capsys):
+    assert train.run(toy_args("LinearProbe", tmp_path, config="vit_b16", flags=["--eval-only"])) == 1
+    assert "--eval-only needs --model-dir" in capsys.readouterr().err
 
 
 def test_two_classes(tmp_path, toy_run):

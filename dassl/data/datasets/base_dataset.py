@@ -79,6 +79,10 @@ class DatasetBase:
     def num_classes(self):
         return self._num_classes
 
+    def classes(self):
+        """What a model is built for, images aside: a dict for JSON, {attribute of the dataset: its value}."""
+        return {"classnames": self.classnames}
+
     @staticmethod
     def get_num_classes(data_source):
         """The number of classes in a list of Datum."""

@@ -1,0 +1,212 @@
+"""A run's model, ready to use: built again from the run's folder, without its dataset, for its classes or others."""
+
+import glob
+import os
+from functools import cached_property
+from types import SimpleNamespace
+
+import torch
+import torch.nn.functional as F
+
+import trainers
+from dassl.config import get_cfg_default, merge_from_list
+from dassl.data.transforms import build_transform
+from dassl.engine import TRAINER_REGISTRY, MisfitError, run_folder
+from dassl.utils import UserError, read_json
+from datasets.compositional import pairs_by_name
+from trainers.base import PromptedCLIP, PromptTrainer
+
+
+class TrainedModel:
+    """What a run has learned, as a classifier of images.
+
+    Args:
+        trainer: a trainer with its weights loaded, built for these classes or for these and more.
+        classnames: N class names.
+
+    Attributes:
+        trainer, classnames: as given.
+        transform: an RGB PIL image -> (3, H, W) tensor, as in the run's own test.
+        text_features: what the model's encode_text gives; None for trainers with an inference of their own.
+    """
+
+    def __init__(self, trainer, classnames):
+        trainer.set_model_mode("eval")
+        self.trainer, self.classnames = trainer, classnames
+        self.transform = build_transform(trainer.cfg, is_train=False)
+        self._plain = isinstance(trainer, PromptTrainer) and trainer.plain_inference
+        with torch.no_grad():
+            self.text_features = trainer.model.encode_text() if self._plain else None
+
+    @torch.no_grad()
+    def logits(self, images):
+        """(B, 3, H, W) transformed images -> (B, N)."""
+        images, model = images.to(self.trainer.device), self.trainer.model
+        if self._plain:
+            features = F.normalize(model.encode_image(images).float(), dim=-1)
+            logits = model.logits(features, self.text_features)
+        else:
+            logits = self.trainer.model_inference(images)
+        return logits[:, : len(self.classnames)]
+
+    def probabilities(self, images):
+        """(B, 3, H, W) transformed images -> (B, N), on the CPU."""
+        return self.logits(images).float().softmax(dim=-1).cpu()
+
+    def classifier(self):
+        """(N, e) normalised text features and CLIP's logit scale, float32 on the CPU; their product with CLIP's own
+        normalised image features are the logits.
+
+        Raises:
+            UserError: the logits are more than that.
+        """
+        cfg, model = self.trainer.cfg, getattr(self.trainer, "model", None)
+
+        def overrides(*names):
+            return any(getattr(type(model), name) is not getattr(PromptedCLIP, name) for name in names)
+
+        if not self._plain or overrides("logits", "forward"):
+            raise UserError(
+                f"{cfg.TRAINER.NAME} has no one text feature per class that serves all images: use predict.py"
+            )
+        if overrides("encode_image") or not self.trainer.frozen_image_encoder:
+            raise UserError(f"this run of {cfg.TRAINER.NAME} has changed CLIP's image encoder: use predict.py")
+        return self.text_features[: len(self.classnames)].float().cpu().contiguous(), model.logit_scale.float().cpu()
+
+
+def load_run(model_dir, classnames=None, device=None, epoch=None):
+    """The TrainedModel of a run.
+
+    A run that only evaluated another one's weights is built with those.
+
+    Args:
+        model_dir: the run's folder.
+        classnames: names of other classes. They reach the model by name alone, as new classes do in base-to-new.
+        device: "cpu" or "cuda"; None: as the run's config says.
+        epoch: of the weights; None: the best on val, else the last.
+
+    Raises:
+        UserError: there is no run, or no weights, in the folder; it does not tell its classes and none are given; or
+            they are other ones and the weights hold something of every class (class-specific context, a probe).
+    """
+    cfg = read_cfg(model_dir)
+    if device is not None:
+        if device == "cuda" and not torch.cuda.is_available():
+            raise UserError("there is no GPU for --device cuda: leave it out, or give cpu")
+        cfg.USE_CUDA = device == "cuda"
+    classes = run_folder.read_classes(model_dir)
+    if classes is None and classnames is None:
+        raise UserError(
+            f"{model_dir} does not tell its classes (no {run_folder.CLASSES}: an earlier version's run): give them in "
+            "the order of the labels with --classnames, or the run's train.py command again, which writes the file"
+        )
+    names = classes["classnames"] if classnames is None else list(classnames)
+    classes = classes or {"classnames": names}
+    changed, n_own, built = names != classes["classnames"], len(classes["classnames"]), names
+    if changed:
+        # weights that hold something of every class fit no other number of classes; so let the number differ
+        built = [*names, names[0]] if len(names) == n_own else names
+        words = {key: classes[key] for key in ("attributes", "objects") if key in classes}
+        classes = words | {"num_seen": 0} if words else {}
+    weights, epoch = _weights(model_dir, epoch)
+    if weights is not None:
+        cfg.MODEL.INIT_WEIGHTS = ""  # what it gave is in the weights, and the file may be gone
+    trainer = build_for(cfg, classes | {"classnames": built})
+    if trainer.has_weights():
+        if weights is None and not cfg.MODEL.INIT_WEIGHTS:
+            raise UserError(f"no weights in {model_dir}: did the run finish its first epoch?")
+        try:
+            trainer.load_model(weights, epoch=epoch)
+        except OSError as error:  # of a trainer from elsewhere, like the RuntimeError
+            raise UserError(error) from error
+        except (MisfitError, RuntimeError) as error:
+            if not changed:
+                raise UserError(error) from error
+            raise UserError(
+                f"{model_dir} knows its own {n_own} classes alone, its weights hold something of each: leave out "
+                "--classnames"
+            ) from error
+    return TrainedModel(trainer, names)
+
+
+def read_cfg(model_dir):
+    """A run's config. Blocks of trainers that are not there (any more) are passed over."""
+    cfg = get_cfg_default()
+    trainers.extend_cfg(cfg)
+    words = []
+    for key, value in run_folder.read_config(model_dir).items():
+        block, *rest = key.split(".")[:2]
+        if block != "TRAINER" or rest[0] in cfg.TRAINER:
+            words += [key, value]
+    merge_from_list(cfg, words, source=os.path.join(model_dir, "config.yaml"))
+    return cfg
+
+
+def build_for(cfg, classes):
+    """The trainer that a config names, built for classes without any image of them; it evaluates, but cannot train.
+
+    Args:
+        cfg: the config.
+        classes: what `DatasetBase.classes` gave; "pairs" may be missing, they are then told by the class names.
+    """
+    dataset = _Classes(classes)
+
+    class Trainer(TRAINER_REGISTRY.get(cfg.TRAINER.NAME)):
+        def build_data_loader(self):
+            self.dm = SimpleNamespace(dataset=dataset)
+            self.train_loader_x = self.train_loader_u = self.val_loader = self.test_loader = None
+            self.num_classes, self.num_source_domains = len(dataset.classnames), 0
+            self.lab2cname = dict(enumerate(dataset.classnames))
+
+        def build_evaluator(self):
+            """None: evaluators may ask for more than the classes."""
+
+    return Trainer(cfg)
+
+
+class _Classes:
+    """Stands in for a dataset."""
+
+    def __init__(self, classes):
+        vars(self).update(classes)
+
+    @cached_property
+    def pairs(self):
+        return pairs_by_name(self.classnames, self.attributes, self.objects)
+
+
+def _weights(model_dir, epoch):
+    """(folder, epoch) of a run's weights: its own, else those that it evaluated; (None, epoch) where it has none."""
+    if glob.glob(os.path.join(glob.escape(str(model_dir)), "*", "model*.pth.tar*")):
+        return model_dir, epoch
+    metrics = os.path.join(model_dir, "metrics.json")
+    loaded = read_json(metrics).get("loaded_from") if os.path.isfile(metrics) else None
+    if not loaded:
+        return None, epoch
+    return loaded["model_dir"], loaded["load_epoch"] if epoch is None else epoch
+
+
+def parse_classnames(text):
+    """Class names as an argument gives them: a file with a name a line, or names between commas.
+
+    Raises:
+        UserError: there is no such file, no name, or one twice.
+    """
+    path = os.path.expanduser(text)
+    if os.path.isfile(path):
+        try:
+            with open(path, encoding="utf-8") as file:
+                names = file.read().splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(
+                f"cannot read the class names {text}: {getattr(error, 'strerror', None) or error}"
+            ) from error
+    elif "," not in text and (os.sep in text or text.endswith(".txt")):
+        raise UserError(f"no file {text} to read class names from (--classnames)")
+    else:
+        names = text.split(",")
+    names = [name.strip() for name in names if name.strip()]
+    repeated = next((name for i, name in enumerate(names) if name in names[:i]), None)
+    if repeated or not names:
+        raise UserError(f'--classnames gives "{repeated}" twice' if repeated else "--classnames gives no class name")
+    return names
