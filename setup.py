@@ -16,12 +16,13 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=[*PACKAGES, *(f"{name}.*" for name in PACKAGES)]),
     package_data={"embedded": ["*.zip", "*.pt", "*.md", "package*.json"]},
-    py_modules=["train"],
+    py_modules=["predict", "train"],
     install_requires=[
         "clip-anytorch>=2.6",
         "numpy>=2",
         "pillow>=10",
         "pyyaml>=6",
+        "safetensors>=0.4",
         "scikit-learn>=1.3",
         "setuptools<81",  # clip imports pkg_resources, which setuptools 81 dropped
         "tabulate>=0.9",
