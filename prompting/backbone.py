@@ -18,6 +18,7 @@ PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 
 VOCABULARY = 49408  # tokens of OpenAI's tokenizer
+KNOWN_TOKENS = "token_embedding.rows"  # in an embedded backbone's file: which of them its embeddings are of
 
 IMAGE_SIZES = {
     "RN50": 224,
@@ -57,6 +58,16 @@ def image_size(name):
     return patch * round((positions.shape[0] - 1) ** 0.5)
 
 
+def known_tokens(name):
+    """Ids of the tokens whose embeddings a backbone was trained with; an embedded one draws the others at random.
+
+    Raises UserError as `load_backbone` does.
+    """
+    rows = None if name in IMAGE_SIZES else _read(_locate(name)).get(KNOWN_TOKENS)
+    _read.cache_clear()
+    return list(range(VOCABULARY)) if rows is None else rows.tolist()
+
+
 def load_backbone(name, precision="fp32", device="cpu"):
     """A frozen CLIP model in evaluation mode.
 
@@ -70,6 +81,7 @@ def load_backbone(name, precision="fp32", device="cpu"):
     """
     path = _locate(name)
     weights = dict(_read(path))
+    weights.pop(KNOWN_TOKENS, None)
     try:
         model = build_model(weights)
     except (KeyError, RuntimeError, AttributeError) as error:
@@ -136,9 +148,9 @@ def _read(path):
     except Exception as error:
         raise UserError(f"{path} is neither a TorchScript archive nor a state dict: {_first_line(error)}") from error
     weights = weights.get("state_dict", weights) if isinstance(weights, dict) else {}
-    if "token_embedding.rows" in weights:  # an embedded backbone: the tokens that it knows, and their numbers
+    if KNOWN_TOKENS in weights:  # an embedded backbone: the tokens that it knows, and their numbers
         weights = dict(weights)
-        rows, known = weights.pop("token_embedding.rows").long(), weights["token_embedding.weight"]
+        rows, known = weights[KNOWN_TOKENS].long(), weights["token_embedding.weight"]
         full = torch.randn(VOCABULARY, known.shape[1], generator=torch.Generator().manual_seed(0))
         full = (full * known.float().std()).to(known.dtype)
         full[rows] = known

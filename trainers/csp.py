@@ -208,6 +208,11 @@ class CSP(PromptTrainer):
         if place + 1 == n or last:
             self.model_update(names)
 
+    def vectors_among_words(self):
+        learner, dataset = self.model.prompt_learner, self.dm.dataset
+        vectors = torch.cat([learner.attributes, learner.objects])
+        return list(zip([*dataset.attributes, *dataset.objects], vectors, strict=True))
+
     # Evaluation in the open world
 
     @torch.no_grad()

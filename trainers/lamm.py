@@ -279,6 +279,10 @@ class LAMM(PromptTrainer):
             self.model.prompt_learner = self._models[name] = self.build_learner(names).to(self.device)
         super().load_weights(name, state_dict, source)
 
+    def vectors_among_words(self):
+        vectors = self.model.prompt_learner.vectors
+        return super().vectors_among_words() + list(zip(vectors.names, vectors(), strict=True))
+
     def before_train(self):
         if self._optims["prompt_learner"] is None:
             raise UserError(

@@ -337,6 +337,16 @@ class MoCoOp(PromptTrainer):
         self.write_scalar("router/entropy", entropy, self.epoch)
         super().after_epoch()
 
+    def vectors_among_words(self):
+        learner = self.model.prompt_learner
+        labels = [
+            f"expert {g} {side} {k}"
+            for g, counts in enumerate(learner.layout.tolist(), start=1)
+            for side, n in zip(("before", "after"), counts, strict=True)
+            for k in range(1, n + 1)
+        ]
+        return list(zip(labels, learner.ctx, strict=True))
+
     def predict(self, loader):
         self.gate_weights = []
         for output, label in super().predict(loader):

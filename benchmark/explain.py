@@ -1,0 +1,214 @@
+"""What a run has learned, in words, images and figures.
+
+    python -m benchmark explain RUN [--words N] [--images K] [--out DIR] [--root R] [--load-epoch E]
+
+Prints the words nearest to each learned vector; of MoCoOp, how often each expert is chosen and the test images that
+prefer it; the classes that gained and lost most against zero-shot CLIP; the classes most often confused. All but the
+words needs the dataset. With --out the tables stand whole in CSV files, the experts' images in experts.png.
+"""
+
+import argparse
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from tabulate import tabulate
+
+import datasets  # noqa: F401  registers every dataset
+from dassl.data import build_data_loader
+from dassl.data.datasets import build_dataset
+from dassl.utils import UserError, atomic_path, mkdir_if_missing, read_image
+from prompting.backbone import known_tokens
+from prompting.nearest_words import nearest_words
+from trainers.trained import build_for, load_run
+
+THUMBNAIL = 96  # pixels
+
+
+@dataclass
+class Table:
+    """A table for the terminal and for a CSV file.
+
+    Attributes:
+        name: of the file, without suffix.
+        title, header, rows: what it says.
+        lines: how many rows the terminal gets from the head and, unless `tail` is false, from the end; None: all.
+        digits: after the point, on the terminal.
+    """
+
+    name: str
+    title: str
+    header: list
+    rows: list
+    lines: int | None = None
+    tail: bool = True
+    digits: int = 1
+
+    def show(self, folder=None):
+        """Print it; write <folder>/<name>.csv too where there is a folder."""
+        rows, n = self.rows, self.lines
+        if n is not None and len(rows) > n * (1 + self.tail):
+            rows = rows[:n] + ([["..."], *rows[-n:]] if self.tail else [])
+        print(f"\n{self.title}\n{tabulate(rows, self.header, floatfmt=f'.{self.digits}f', disable_numparse=True)}")
+        if folder:
+            with (
+                atomic_path(Path(folder, f"{self.name}.csv")) as temporary,
+                open(temporary, "w", encoding="utf-8", newline="") as file,
+            ):
+                csv.writer(file).writerows([self.header, *self.rows])
+
+
+def words(trainer, n):
+    """The table of the n words nearest to each vector, or None where nothing is learned among words."""
+    vectors = trainer.vectors_among_words() if hasattr(trainer, "vectors_among_words") else []
+    if not vectors:
+        return None
+    labels, vectors = zip(*vectors, strict=True)
+    embedding = trainer.model.text_encoder.token_embedding.weight
+    nearest = nearest_words(torch.stack(vectors), embedding, known_tokens(trainer.cfg.MODEL.BACKBONE.NAME), n)
+    return Table(
+        "words",
+        "Words nearest to the learned vectors, with Euclidean distances",
+        ["vector", *(f"{column} {k}" for k in range(1, n + 1) for column in ("word", "distance"))],
+        [[label, *(x for pair in row for x in pair)] for label, row in zip(labels, nearest, strict=True)],
+        digits=3,
+    )
+
+
+def experts(gates, templates):
+    """The table of how often each expert is chosen; gates: (n, G) gate weights of n images."""
+    shares, weights = 100 * (gates > 0).mean(axis=0), 100 * gates.mean(axis=0)
+    rows = [[g, t, s, w] for g, (t, s, w) in enumerate(zip(templates, shares, weights, strict=True), start=1)]
+    title = "Experts: by how many test images each is chosen, and its mean gate weight"
+    return Table("experts", title, ["expert", "began as", "chosen %", "weight %"], rows)
+
+
+def preferring(gates, k):
+    """For each expert the k images, or fewer, that choose it with the most weight; G lists of indices."""
+    orders = (-gates).argsort(axis=0, kind="stable")[:k].T
+    return [[i for i in order if gates[i, g] > 0] for g, order in enumerate(orders)]
+
+
+def expert_images(gates, chosen, items):
+    """The table of the images that `preferring` chose; items: the n test images."""
+    rows = [
+        [g, float(gates[i, g - 1]), items[i].classname, items[i].impath]
+        for g, images in enumerate(chosen, start=1)
+        for i in images
+    ]
+    title = "Test images that give an expert most weight"
+    return Table("expert_images", title, ["expert", "weight", "class", "image"], rows, digits=3)
+
+
+def contact_sheet(rows):
+    """A picture with a row of thumbnails for each of these lists of image files, numbered from 1."""
+    margin, size = 24, THUMBNAIL + 4
+    picture = Image.new("RGB", (margin + size * max(1, *map(len, rows)), size * len(rows)), "white")
+    pen = ImageDraw.Draw(picture)
+    for y, paths in enumerate(rows):
+        pen.text((6, y * size + size // 2 - 6), str(y + 1), fill="black")
+        for x, path in enumerate(paths):
+            image = read_image(path)
+            image.thumbnail((THUMBNAIL, THUMBNAIL))
+            picture.paste(image, (margin + x * size, y * size + 2))
+    return picture
+
+
+def classes(labels, predicted, zero_shot, names):
+    """The table of every class's accuracy against zero-shot CLIP's, largest gain first.
+
+    Args:
+        labels, predicted, zero_shot: (n,) true classes, the run's and zero-shot CLIP's.
+        names: N class names.
+    """
+    rows = []
+    for label in np.unique(labels):
+        own = labels == label
+        before, after = (float(100 * (p[own] == label).mean()) for p in (zero_shot, predicted))
+        rows.append([names[label], int(own.sum()), before, after, after - before])
+    rows.sort(key=lambda row: -row[-1])
+    title = "Accuracy by class, and what was gained over zero-shot CLIP"
+    return Table("classes", title, ["class", "images", "zero-shot %", "run %", "gain"], rows, lines=8)
+
+
+def confusions(labels, predicted, zero_shot, names):
+    """The table of wrong predictions by how many images of a class they take; arguments as those of `classes`."""
+
+    def count(wrong):
+        matrix = np.zeros((len(names), len(names)), int)
+        np.add.at(matrix, (labels, wrong), 1)
+        return matrix
+
+    now, before = count(predicted), count(zero_shot)
+    pairs = [(t, p) for t, p in np.argwhere(now) if t != p]
+    pairs.sort(key=lambda pair: -now[pair])
+    rows = [[names[t], names[p], int(now[t, p]), int(now[t].sum()), int(before[t, p])] for t, p in pairs]
+    header = ["class", "taken for", "images", "of", "zero-shot"]
+    return Table("confusions", "Classes most often confused", header, rows, lines=10, tail=False)
+
+
+def test_images(cfg, names):
+    """The test images of the run's dataset. Raises UserError where it is not there, or has other classes."""
+    dataset = build_dataset(cfg)
+    if list(dataset.classnames) != list(names):
+        raise UserError(f"{cfg.DATASET.NAME} in {cfg.DATASET.ROOT} has other classes than the run: give its --root")
+    return dataset.test
+
+
+def predictions(trainer, loader):
+    """(n,) classes that a trainer gives the images of a loader."""
+    trainer.set_model_mode("eval")
+    with torch.no_grad():
+        return torch.cat([logits.argmax(dim=1).cpu() for logits, _ in trainer.predict(loader)]).numpy()
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", metavar="RUN")
+    parser.add_argument("--words", type=int, default=3, metavar="N", help="nearest words of a vector (default: 3)")
+    parser.add_argument("--images", type=int, default=5, metavar="K", help="images of an expert (default: 5)")
+    parser.add_argument("--out", metavar="DIR", help="write tables and images there too")
+    parser.add_argument("--root", help="where the datasets are (default: as the run's config says)")
+    parser.add_argument("--load-epoch", type=int, help="the weights of this epoch")
+    args = parser.parse_args(argv)
+    for name in ("words", "images"):
+        if getattr(args, name) < 1:
+            raise UserError(f"--{name} is {getattr(args, name)}: give 1 or more")
+    model = load_run(args.run, epoch=args.load_epoch)
+    trainer, cfg = model.trainer, model.trainer.cfg
+    if args.root is not None:
+        cfg.DATASET.ROOT = args.root
+    if cfg.TRAINER.NAME == "CSP":
+        cfg.TRAINER.CSP.OPEN_WORLD = False  # its dataset's pairs are the classes here
+    if args.out:
+        mkdir_if_missing(args.out)
+
+    print(f"{cfg.TRAINER.NAME} on {cfg.DATASET.NAME}, {len(model.classnames)} classes: {args.run}")
+    if table := words(trainer, args.words):
+        table.show(args.out)
+    items = test_images(cfg, model.classnames)
+    size = cfg.DATALOADER.TEST.BATCH_SIZE
+    loader = build_data_loader(cfg, data_source=items, batch_size=size, tfm=model.transform, is_train=False)
+    predicted = predictions(trainer, loader)
+    if hasattr(trainer, "gate_weights"):
+        gates = torch.cat(trainer.gate_weights).float().cpu().numpy()
+        chosen = preferring(gates, args.images)
+        own = trainer.loaded_from["model_dir"] == str(args.run)  # of another run's groups the config says nothing
+        experts(gates, [group[0] if own else "" for group in trainer.groups]).show(args.out)
+        expert_images(gates, chosen, items).show(args.out)
+        if args.out:
+            with atomic_path(Path(args.out, "experts.png")) as temporary:
+                contact_sheet([[items[i].impath for i in images] for images in chosen]).save(temporary)
+
+    baseline = cfg.clone()
+    baseline.TRAINER.NAME, baseline.MODEL.INIT_WEIGHTS = "ZeroshotCLIP", ""
+    zero_shot = predictions(build_for(baseline, {"classnames": model.classnames}), loader)
+    labels = np.array([item.label for item in items])
+    for table in (classes, confusions):
+        table(labels, predicted, zero_shot, model.classnames).show(args.out)
+    right, before = (int((p == labels).sum()) for p in (predicted, zero_shot))
+    print(f"\n{right} of {len(labels)} test images right, zero-shot CLIP {before}")
+    return 0

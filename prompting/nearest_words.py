@@ -1,0 +1,35 @@
+"""What learned vectors resemble: the words of CLIP's vocabulary whose token embeddings are nearest (CoOp, IJCV 2022,
+section 4.4)."""
+
+import torch
+
+from prompting.prompts import tokenizer
+
+
+@torch.no_grad()
+def nearest_words(vectors, embedding, known, n):
+    """The n nearest words of each vector, by Euclidean distance.
+
+    Args:
+        vectors: (K, d).
+        embedding: (V, d) token embeddings.
+        known: ids of the tokens that count; start and end token never do.
+
+    Returns:
+        K lists of n (word, distance), nearest first. Tokens that are no whole word end in a hyphen.
+    """
+    special = {tokenizer().encoder[t] for t in ("<|startoftext|>", "<|endoftext|>")}
+    ids = torch.tensor([i for i in known if i not in special], device=embedding.device)
+    # the usual way through a matrix product loses the small distances, those that matter
+    distance = torch.cdist(vectors.float(), embedding[ids].float(), compute_mode="donot_use_mm_for_euclid_dist")
+    nearest = distance.topk(min(n, len(ids)), largest=False)
+    return [
+        [(word(ids[i]), d) for i, d in zip(indices, distances, strict=True)]
+        for indices, distances in zip(nearest.indices.tolist(), nearest.values.tolist(), strict=True)
+    ]
+
+
+def word(token):
+    """A token id as people read it."""
+    text = tokenizer().decode([int(token)])
+    return text[:-1] if text.endswith(" ") else f"{text}-"

@@ -1,0 +1,116 @@
+"""What explain says of a run, counted again image by image."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmark.__main__ import run as benchmark
+from benchmark.explain import classes, confusions, experts, preferring
+from tests.conftest import TOY_CLASSES
+
+SHORT = ("OPTIM.MAX_EPOCH", 1, "DATALOADER.NUM_WORKERS", 0)
+
+
+def rows_of(path):
+    with open(path, newline="") as file:
+        return list(csv.reader(file))[1:]
+
+
+def test_classes_and_confusions_by_hand():
+    labels, predicted, zero_shot = np.array([0, 0, 0, 2, 2]), np.array([0, 2, 2, 2, 1]), np.array([0, 0, 1, 1, 0])
+    names = ["ant", "bee", "cat"]
+    table = classes(labels, predicted, zero_shot, names).rows
+    assert table == [
+        ["cat", 2, 0, 50, 50],
+        ["ant", 3, pytest.approx(200 / 3), pytest.approx(100 / 3), pytest.approx(-100 / 3)],
+    ]
+    table = confusions(labels, predicted, zero_shot, names).rows
+    assert table == [["ant", "cat", 2, 3, 0], ["cat", "bee", 1, 2, 1]]
+
+
+def test_experts_by_hand():
+    gates = np.array([[0.5, 0.5, 0.0], [0.0, 0.9, 0.1], [0.2, 0.0, 0.8], [0.0, 0.7, 0.3]])
+    assert preferring(gates, 2) == [[0, 2], [1, 3], [2, 3]] and preferring(gates, 9)[0] == [0, 2]
+    assert [row[:2] for row in experts(gates, ["a", "b", "c"]).rows] == [[1, "a"], [2, "b"], [3, "c"]]
+    assert np.allclose([row[2:] for row in experts(gates, "abc").rows], [[50, 17.5], [75, 52.5], [75, 30]])
+
+
+def test_a_whole_run(tmp_path, toy_run, capsys):
+    trainer = toy_run("MoCoOp", tmp_path / "run", *SHORT)
+    logits = [row for output, _ in trainer.predict(trainer.test_loader) for row in output.tolist()]
+    weights = [row for gates in trainer.gate_weights for row in gates.tolist()]
+    items = trainer.dm.dataset.test
+    zero_shot = toy_run("ZeroshotCLIP", tmp_path / "zero", config="vit_b16", flags=["--eval-only"])
+    baseline = [row for output, _ in zero_shot.predict(zero_shot.test_loader) for row in output.tolist()]
+    out = tmp_path / "out"
+    assert benchmark(["explain", str(tmp_path / "run"), "--out", str(out), "--images", "2", "--words", "4"]) == 0
+
+    def right(outputs, name):
+        hits = [
+            row.index(max(row)) == item.label
+            for row, item in zip(outputs, items, strict=True)
+            if item.classname == name
+        ]
+        return 100 * sum(hits) / len(hits)
+
+    found = {row[0]: list(map(float, row[1:])) for row in rows_of(out / "classes.csv")}
+    assert found.keys() == set(TOY_CLASSES)
+    for name, (images, before, after, gain) in found.items():
+        assert images == 3 and gain == pytest.approx(after - before)
+        assert (before, after) == pytest.approx((right(baseline, name), right(logits, name)))
+
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    table = rows_of(out / "experts.csv")
+    assert [float(row[2]) for row in table] == pytest.approx([100 * x for x in metrics["expert_usage"]], abs=1e-3)
+    assert [float(row[3]) for row in table] == pytest.approx([100 * x for x in metrics["expert_weight"]], abs=1e-3)
+    assert [row[1] for row in table] == [group[0] for group in trainer.groups]
+    for g in range(len(table)):
+        best = sorted((-row[g], i) for i, row in enumerate(weights) if row[g] > 0)[:2]
+        told = [row for row in rows_of(out / "expert_images.csv") if int(row[0]) == g + 1]
+        assert [row[3] for row in told] == [items[i].impath for _, i in best]
+        assert [float(row[1]) for row in told] == pytest.approx([-weight for weight, _ in best], abs=1e-5)
+    assert Image.open(out / "experts.png").height == 100 * len(table)
+    layout = trainer.model.prompt_learner.layout
+    assert len(rows_of(out / "words.csv")) == layout.sum() and len(rows_of(out / "words.csv")[0]) == 9
+    wrong = sum(row.index(max(row)) != item.label for row, item in zip(logits, items, strict=True))
+    assert sum(int(row[2]) for row in rows_of(out / "confusions.csv")) == wrong
+    assert f"{12 - wrong} of 12 test images right" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("trainer", "config", "labels"),
+    [
+        ("CoOp", "vit_b16_ep50", [f"{name} {k}" for name in TOY_CLASSES for k in (1, 2)]),
+        ("LAMM", "vit_b16_ep50", ["1", "2", "3", "4", "ant", "bee", "crab claw", "dog"]),
+        ("LinearProbe", "vit_b16", None),
+    ],
+)
+def test_vectors_of_other_methods_and_a_dataset_elsewhere(trainer, config, labels, tmp_path, toy_root, toy_run, capsys):
+    keys = {
+        "CoOp": ("TRAINER.COOP.CSC", True, "TRAINER.COOP.N_CTX", 2),
+        "LAMM": ("TRAINER.LAMM.BASE", "coop"),  # the context begins as four words
+        "LinearProbe": ("TRAINER.LINEARPROBE.STEPS", 0),
+    }[trainer]
+    shutil.copytree(toy_root, tmp_path / "data")
+    toy_run(trainer, tmp_path / "run", *SHORT, *keys, "DATASET.ROOT", tmp_path / "data", config=config)
+    shutil.move(tmp_path / "data", tmp_path / "moved")
+    capsys.readouterr()
+    assert benchmark(["explain", str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == 1
+    output = capsys.readouterr()
+    assert output.err.startswith("error: no folder ") and len(output.err.splitlines()) == 1
+    assert ("nearest" in output.out) == (labels is not None), "the words need no dataset"
+    if labels:
+        assert [row[0] for row in rows_of(tmp_path / "out" / "words.csv")] == labels
+    assert benchmark(["explain", str(tmp_path / "run"), "--root", str(tmp_path / "moved")]) == 0
+    assert "of 12 test images right" in capsys.readouterr().out
+
+
+def test_a_dataset_of_other_classes(tmp_path, toy_root, toy_run, capsys):
+    toy_run("CoOp", tmp_path / "run", *SHORT)
+    (tmp_path / "run" / "classes.json").write_text('{"classnames": ["ant", "bee"]}')
+    assert benchmark(["explain", str(tmp_path / "run")]) == 1
+    assert "has other classes than the run" in capsys.readouterr().err
