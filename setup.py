@@ -20,6 +20,7 @@ setup(
     install_requires=[
         "clip-anytorch>=2.6",
         "numpy>=2",
+        "pandas>=2.2",
         "pillow>=10",
         "pyyaml>=6",
         "safetensors>=0.4",

@@ -1,24 +1,192 @@
-"""python -m benchmark COMMAND ...: export, explain."""
+"""The commands of the benchmark.
 
+    python -m benchmark protocol NAME TRAINER ...   the runs of a protocol, then its table
+    python -m benchmark table OUTPUT                the tables of what is there
+    python -m benchmark explain RUN                 what a run has learned
+    python -m benchmark export RUN --out FILE       a run's classifier, for any CLIP
+
+Each says more with --help.
+"""
+
+import argparse
 import sys
 from importlib import import_module
 
-from dassl.utils import UserError
+from benchmark.protocols import METHODS, PROTOCOLS, TARGETS, Place, Point, is_zero_shot, runs_of, source_of
+from dassl.errors import UserError, nearest
 
-COMMANDS = ("explain", "export")
+USAGE = """\
+Usage: {call} {takes}
+
+  {what}
+
+Environment of the scripts (option of python -m benchmark protocol):
+  DATA      folder of the datasets (--root {root})
+  SEEDS     seeds, one run each (--seeds {seeds})
+  CFG       trainer config in configs/trainers/{trainer}/, without .yaml (--config {config})
+  BACKBONE  name or path of the backbone (--backbone {backbone})
+  OUTPUT    where runs are written (--output {output})
+  DEVICE    cpu or cuda (--device {device})
+  BESIDE    further methods, "TRAINER/CONFIG ..." (--beside {beside})
+  PYTHON    the interpreter
+A run that is finished is not done again. One that was interrupted goes on where it stopped when the same command is
+given again.
+"""
+
+MODULES = {"explain": "What a run has learned.", "export": "A run's classifier, for any CLIP."}
+"""Commands that are modules of their own, which parse their own arguments."""
 
 
-def run(argv=None):
-    """The command's main(), with a user's mistakes as one line on stderr and exit status 1."""
-    command, *rest = (sys.argv[1:] if argv is None else argv) or [""]
+def protocol(args):
+    """The runs of a protocol, then its table."""
+    if args.name not in PROTOCOLS:
+        raise UserError(f"unknown protocol {args.name}: {nearest(args.name, PROTOCOLS)}")
+    takes = dict(PROTOCOLS[args.name].takes)
+    if is_zero_shot(args.trainer):
+        takes.pop("SHOTS", None)
+    needed = [name for name, default in takes.items() if default is None]
+    if args.help or not len(needed) <= len(args.words) <= len(takes):
+        print(_usage(args, takes), file=sys.stdout if args.help else sys.stderr, end="")
+        return 0 if args.help else 2
+
+    given = takes | dict(zip(takes, args.words, strict=False))
+    shots = given.get("SHOTS")
+    if shots is not None and not (shots.isdigit() and int(shots)):
+        raise UserError(f'SHOTS is "{shots}": give the number of training images per class')
+    methods = [f"{args.trainer}/{args.config or _default_config(args)}", *args.beside]
+    points = [
+        Point(given["DATASET"], shots and int(shots), *method.split("/", 1), seed, args.backbone)
+        for method in methods
+        for seed in args.seeds
+    ]
+    return _do(args.name, runs_of(args.name, points), _place(args))
+
+
+def table(args):
+    """The tables of the runs below a folder."""
+    from benchmark import results, tables
+
+    runs = results.read(args.output)
+    for name in ("trainer", "config", "shots"):
+        if getattr(args, name) is not None:
+            runs = runs[runs[name] == getattr(args, name)]
+    if args.seeds:
+        runs = runs[runs.seed.isin(args.seeds)]
+    if args.dataset:
+        sources = [
+            name in TARGETS and source_of(name, dataset) for name, dataset in runs[["protocol", "dataset"]].values
+        ]
+        runs = runs[(runs.dataset == args.dataset) | [source == args.dataset for source in sources]]
+    texts = [tables.text(runs, name) for name in ([args.protocol] if args.protocol else PROTOCOLS)]
+    if not any(texts):
+        raise UserError(f"no finished run of that kind below {args.output}: python -m benchmark table --help")
+    print("\n".join(text for text in texts if text))
+    return 0
+
+
+def main(argv=None):
+    """Do the command that argv (default: the process's arguments) names; the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(function, **options):
+        sub = commands.add_parser(function.__name__, help=function.__doc__, description=function.__doc__, **options)
+        sub.set_defaults(function=function)
+        return sub.add_argument
+
+    add = command(protocol, add_help=False)
+    add("name", help=", ".join(PROTOCOLS))
+    add("trainer")
+    add("words", nargs="*", help="what the protocol takes; its --help tells")
+    add("-h", "--help", action="store_true")
+    add("--script", help="the script that calls, for --help")
+    add("--config", default="")
+    add("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    add("--backbone", default="")
+    add("--beside", nargs="+", default=[], metavar="TRAINER/CONFIG")
+    _add_place(add)
+
+    add = command(table)
+    add("output")
+    add("--protocol", choices=PROTOCOLS)
+    add("--dataset", help="also the one that transfers were trained on")
+    add("--trainer")
+    add("--config")
+    add("--shots", type=int)
+    add("--seeds", nargs="+", type=int)
+
+    for name, what in MODULES.items():
+        commands.add_parser(name, help=what)
+
+    words = sys.argv[1:] if argv is None else list(argv)
     try:
-        if command not in COMMANDS:
-            raise UserError(f'unknown command "{command}": {", ".join(COMMANDS)}')
-        return import_module(f"benchmark.{command}").main(rest)
+        if words and words[0] in MODULES:
+            return import_module(f"benchmark.{words[0]}").main(words[1:])
+        args = parser.parse_args(words)
+        return args.function(args)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _do(name, runs, place):
+    """Do runs one after the other, on the console, then print their table."""
+    from benchmark import results, runner, tables
+
+    states = runner.states(runs, place)
+    for run in runs:
+        if states[run] == "done":
+            print(f"finished already: {place.folder(run)}", flush=True)
+    failed = runner.execute([run for run in runs if states[run] != "done"], runner.Local(place))
+    for run, status in failed.items():
+        print(f"error: {run} failed with exit status {status}; the same command tries it again", file=sys.stderr)
+    found = results.read(place.output)
+    print(tables.text(found[found.folder.isin([str(place.folder(run)) for run in runs])], name))
+    return 1 if failed else 0
+
+
+def _default_config(args):
+    try:
+        return METHODS[args.trainer][args.name]
+    except KeyError as error:
+        known = [name for name, protocols in METHODS.items() if args.name in protocols]
+        known = nearest(args.trainer, known)
+        raise UserError(f"{args.trainer} has no config of its own in {args.name} ({known}): name one by CFG") from error
+
+
+def _usage(args, takes):
+    words = " ".join(name if default is None else f"[{name}]" for name, default in takes.items())
+    defaults = [f"{name}: {default}." for name, default in takes.items() if default]
+    what = " ".join([PROTOCOLS[args.name].what, *defaults])
+    default = METHODS.get(args.trainer, {}).get(args.name, "-")
+    return USAGE.format(
+        call=f"bash {args.script}" if args.script else f"python -m benchmark protocol {args.name} {args.trainer}",
+        takes=words,
+        what=what,
+        root=args.root,
+        seeds=" ".join(map(str, args.seeds)),
+        trainer=args.trainer,
+        config=args.config or default,
+        backbone=args.backbone or "as the config says; for icons_* icon-clip",
+        output=args.output,
+        device=args.device or "as the machine has",
+        beside=" ".join(args.beside) or "-",
+    )
+
+
+def _add_place(add):
+    add("--root", default="data", help="folder of the datasets (default: %(default)s)")
+    add("--output", default="output", help="where runs are written (default: %(default)s)")
+    add("--device", default="", help="cpu or cuda (default: cuda where there is one)")
+
+
+def _place(args):
+    if args.device not in ("", "cpu", "cuda"):
+        raise UserError(f'DEVICE is "{args.device}": give cpu or cuda')
+    return Place(args.root, args.output, args.device)
 
 
 if __name__ == "__main__":
-    sys.exit(run())
+    sys.exit(main())

@@ -15,4 +15,4 @@ run zsclip icons_rare
 run coop icons_rare 8
 run cocoop icons_rare 8
 run mocoop icons_rare 8
-PYTHONPATH="$HERE/.." "$PYTHON" -m benchmark.base2new "$OUTPUT"
+PYTHONPATH="$HERE/.." "$PYTHON" -m benchmark table "$OUTPUT"

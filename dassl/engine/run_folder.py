@@ -1,6 +1,7 @@
 """What a run leaves beside log and checkpoints: first config.yaml and classes.json, at its end metrics.json."""
 
 import glob
+import json
 import os
 import platform
 import resource
@@ -29,6 +30,11 @@ NO_EFFECT = {
 }
 """Keys that two runs of the same result may differ in."""
 
+MORE_OUTPUT = {"TEST.COMPUTE_CMAT", "TEST.CURVE_PLOT", "TEST.PER_CLASS_RESULT"}
+"""Those of them that ask for more files or figures."""
+
+WEIGHTS = "MODEL.INIT_WEIGHTS"
+
 
 def claim(cfg, overwrite=False):
     """Reserve cfg.OUTPUT_DIR for this config, before anything is written to it.
@@ -43,9 +49,8 @@ def claim(cfg, overwrite=False):
     differing = []
     if os.path.isfile(path) and _holds_a_run(cfg.OUTPUT_DIR):
         held = read_config(cfg.OUTPUT_DIR)
-        ours = _flat(yaml.safe_load(cfg.dump()))
-        # a key on one side alone belongs to a trainer or a version that the other run did not know
-        differing = [k for k in sorted(held.keys() & ours.keys()) if k not in NO_EFFECT and held[k] != ours[k]]
+        ours = _flat(_tree(cfg))
+        differing = _differing(held, ours)
         if differing and not overwrite:
             key = differing[0]
             state = "a finished" if os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "metrics.json")) else "an unfinished"
@@ -89,6 +94,16 @@ def read_classes(folder):
     return classes
 
 
+def is_finished(cfg):
+    """Whether cfg.OUTPUT_DIR holds the result of this config, and all output that it asks for."""
+    try:
+        with open(os.path.join(cfg.OUTPUT_DIR, "metrics.json"), encoding="utf-8") as file:
+            held = _flat(json.load(file)["config"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # missing or damaged
+        return False
+    return not _differing(held, _flat(_tree(cfg)), NO_EFFECT - MORE_OUTPUT)
+
+
 def write_metrics(cfg, metrics):
     """Write metrics.json: what was measured, then everything needed to tell which run it was."""
     record = {
@@ -106,7 +121,7 @@ def write_metrics(cfg, metrics):
             "torchvision": torchvision.__version__,
         },
         "device": torch.cuda.get_device_name() if cfg.USE_CUDA and torch.cuda.is_available() else "cpu",
-        "config": yaml.safe_load(cfg.dump()),
+        "config": _tree(cfg),
     }
     write_json(record, os.path.join(cfg.OUTPUT_DIR, "metrics.json"))
 
@@ -129,6 +144,21 @@ def _holds_a_run(folder):
 
 def _pointers(folder):
     return glob.glob(os.path.join(glob.escape(folder), "*", "checkpoint"))
+
+
+def _differing(held, ours, no_effect=NO_EFFECT):
+    """The keys, sorted, in which two flat configs differ to some effect."""
+    # a key on one side alone belongs to a trainer or a version that the other run did not know
+    keys = [k for k in sorted(held.keys() & ours.keys()) if k not in no_effect and held[k] != ours[k]]
+    # weights of a neighbour, in an output that moved or that is named in another way
+    seen_from_here = [os.path.relpath(run[WEIGHTS], run["OUTPUT_DIR"]) for run in (held, ours) if run.get(WEIGHTS)]
+    moved = len(seen_from_here) == 2 and len(set(seen_from_here)) == 1
+    return [k for k in keys if not (k == WEIGHTS and moved)]
+
+
+def _tree(cfg):
+    """The config as plain dicts, lists and values, as yaml and JSON give them back."""
+    return json.loads(json.dumps(cfg))
 
 
 def _flat(tree, prefix=""):

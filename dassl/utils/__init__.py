@@ -1,5 +1,6 @@
 """What every other part of the engine stands on: errors, files, logs, random state, checkpoints, meters."""
 
+from dassl.errors import UserError, nearest
 from dassl.utils.checkpoints import (
     load_checkpoint,
     load_pretrained_weights,
@@ -7,7 +8,6 @@ from dassl.utils.checkpoints import (
     save_checkpoint,
 )
 from dassl.utils.environment import collect_env_info
-from dassl.utils.errors import UserError, nearest
 from dassl.utils.files import (
     atomic_path,
     cache_dir,

@@ -9,7 +9,7 @@ import torch
 from torch import optim
 from torch.optim import lr_scheduler
 
-from dassl.utils.errors import UserError
+from dassl.errors import UserError
 from dassl.utils.files import atomic_path, mkdir_if_missing
 
 logger = logging.getLogger(__name__)

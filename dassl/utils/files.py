@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from dassl.utils.errors import UserError
+from dassl.errors import UserError
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from dassl.utils.errors import UserError, nearest
+from dassl.errors import UserError, nearest
 from dassl.utils.tools import tolist_if_not
 
 

@@ -1,6 +1,6 @@
 """A table of classes or functions by name, which anyone may extend."""
 
-from dassl.utils.errors import UserError, nearest
+from dassl.errors import UserError, nearest
 
 
 class Registry:

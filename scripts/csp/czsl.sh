@@ -1,7 +1,5 @@
 #!/usr/bin/env bash
-# CSP, compositional zero-shot learning (scripts/lib.sh says what it reads; --help prints it).
-TRAINER=CSP
-CFG="${CFG:-vit_l14}"
+# CSP: compositional zero-shot learning. --help says what it takes.
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
-czsl "$@"
+protocol czsl CSP "$@"

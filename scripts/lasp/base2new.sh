@@ -1,7 +1,5 @@
 #!/usr/bin/env bash
-# LASP, base-to-new generalisation (scripts/lib.sh says what it reads; --help prints it).
-TRAINER=LASP
-CFG="${CFG:-vit_b16_ep50}"
+# LASP: base-to-new generalisation. --help says what it takes.
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
-base2new "$@"
+protocol base2new LASP "$@"

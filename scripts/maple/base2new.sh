@@ -1,7 +1,5 @@
 #!/usr/bin/env bash
-# MaPLe, base-to-new generalisation (scripts/lib.sh says what it reads; --help prints it).
-TRAINER=MaPLe
-CFG="${CFG:-vit_b16_c2_ep5_batch4_2ctx}"
+# MaPLe: base-to-new generalisation. --help says what it takes.
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
-base2new "$@"
+protocol base2new MaPLe "$@"

@@ -1,0 +1,140 @@
+"""What runs found, as one tidy table: `read` gives a pandas DataFrame with a row for each finished run.
+
+Columns, in this order:
+
+    protocol    few_shot, base2new, cross_dataset, domain_generalization, czsl or incremental; "" for a run whose folder
+                is none of theirs, as seen from the folder that is read
+    part        which run of the protocol: train or test (of zero-shot methods and transfers), train_base, test_base,
+                test_new, train_new, test_all, closed, open
+    dataset     a dataset config's name (of a run in another folder, the dataset's registry name); icons_common_pixel
+                and the like are the icons of one style
+    shots       training images per class, <NA> where all were taken or none
+    trainer     registry name
+    config      the trainer config's name, with the label of a grid's overrides
+    seed        <NA> where none was set
+    method      what tables call it: "trainer (config)"; grids give names of their own
+    accuracy    percent, as all that follow up to auc_20
+    macro_f1, error_rate, best_seen, best_unseen, best_harmonic, auc, attribute_accuracy, object_accuracy,
+    best_harmonic_20, auc_20
+                <NA> where the evaluator does not give it
+    total, correct              test images
+    trainable_parameters
+    train_seconds, test_seconds
+    peak_memory_mb              of the process, on a GPU of its allocator
+    backbone, device, python, torch, torchvision
+    split       test or val
+    folder      the run's, as a string
+    source      metrics.json, or log.txt where CoOp's own code wrote the run
+
+More numbers that a trainer put into metrics.json are further columns. Lists and the whole config stay in the file:
+`read_metrics` gives them.
+"""
+
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+from benchmark.protocols import identify
+from dassl.errors import UserError
+
+IDENTITY = ["protocol", "part", "dataset", "shots", "trainer", "config", "seed", "method"]
+FIGURES = [
+    *("accuracy", "macro_f1", "error_rate", "best_seen", "best_unseen", "best_harmonic", "auc"),
+    *("attribute_accuracy", "object_accuracy", "best_harmonic_20", "auc_20"),
+]
+COUNTS = ["total", "correct", "trainable_parameters"]
+COSTS = ["train_seconds", "test_seconds", "peak_memory_mb"]
+FACTS = ["backbone", "device", "python", "torch", "torchvision", "split", "folder", "source"]
+COLUMNS = [*IDENTITY, *FIGURES, *COUNTS, *COSTS, *FACTS]
+
+
+def read(output):
+    """The table of all finished runs in a folder and those below it, ordered by folder.
+
+    Damaged and foreign files are passed over.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    output = Path(output)
+    if not output.is_dir():
+        raise UserError(f"no folder {output}: give the one that runs were written to")
+    folders = sorted({path.parent for name in ("metrics.json", "log.txt*") for path in output.rglob(name)})
+    rows = [row for folder in folders if (row := read_run(folder, output))]
+    frame = pd.DataFrame(rows, columns=list(dict.fromkeys([*COLUMNS, *(key for row in rows for key in row)])))
+    for name in frame.columns.difference([*IDENTITY, *FACTS]).union(["shots", "seed"]):
+        numbers = pd.to_numeric(frame[name], errors="coerce")
+        frame[name] = numbers.astype("Int64" if name in {"shots", "seed", *COUNTS} else float)
+    text = frame.columns.intersection([*IDENTITY, *FACTS]).difference(["shots", "seed"])
+    return frame.astype(dict.fromkeys(text, "string"))
+
+
+def read_run(folder, output):
+    """The row of a run's folder below the output, as a dict, or None where it holds no result."""
+    folder = Path(folder)
+    metrics, source = read_metrics(folder), "metrics.json"
+    if metrics is None and not (folder / "config.yaml").is_file():  # ours has one, and is unfinished
+        metrics, source = read_log(folder), "log.txt"
+    if metrics is None:
+        return None
+    known = {key: value for key, value in metrics.items() if key in COLUMNS or isinstance(value, int | float)}
+    row = {"protocol": "", "part": "", "config": ""} | known | (metrics.get("versions") or {})
+    row |= {key: None for key, least in (("shots", 1), ("seed", 0)) if not _at_least(row.get(key), least)}
+    row["config"] = ""  # in metrics.json it is the whole config
+    identity = identify(folder.relative_to(output))
+    if identity and identity["trainer"] == row["trainer"]:  # else a folder that happens to be named like one
+        row |= identity
+    row["method"] = f"{row['trainer']} ({row['config']})" if row["config"] else row["trainer"]
+    return row | {"folder": str(folder), "source": source}
+
+
+def read_metrics(folder):
+    """The content of a run's metrics.json; None where there is none, or no result in it."""
+    try:
+        metrics = json.loads(Path(folder, "metrics.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    whole = (
+        isinstance(metrics, dict) and isinstance(metrics.get("trainer"), str) and _at_least(metrics.get("accuracy"), 0)
+    )
+    return metrics if whole else None
+
+
+def read_log(folder):
+    """What the newest log that Dassl closed with a result tells, under metrics.json's names; None where none did."""
+    for path in sorted(Path(folder).glob("log.txt*"), reverse=True):  # later ones end in their time
+        text = path.read_text(encoding="utf-8", errors="replace")
+        config = re.search(r"^\*\* Config \*\*\n\*+\n(.*?)^Collecting env info", text, re.DOTALL | re.MULTILINE)
+        if re.search(r"^epoch \[", text, re.MULTILINE):  # what was measured before the end is none
+            text = text.partition("\nFinish training\n")[2]
+        found = dict(re.findall(r"^\* (\w+): ([\d.,]+)%?$", text.rpartition("=> result\n")[2], re.MULTILINE))
+        if not config or "accuracy" not in found:
+            continue
+        try:
+            cfg = yaml.safe_load(config[1])
+            row = {
+                **{key: float(value.replace(",", "")) for key, value in found.items()},
+                "trainer": cfg["TRAINER"]["NAME"],
+                "dataset": cfg["DATASET"]["NAME"],
+                "shots": cfg["DATASET"]["NUM_SHOTS"],
+                "seed": cfg["SEED"],
+                "backbone": cfg["MODEL"]["BACKBONE"]["NAME"],
+                "split": cfg["TEST"]["SPLIT"],
+            }
+        except (yaml.YAMLError, KeyError, TypeError, ValueError):
+            continue
+        if row.get("total") and "correct" in row:  # the log rounds accuracy to a tenth
+            row["accuracy"] = 100 * row["correct"] / row["total"]
+        row["error_rate"] = row.pop("error", None)
+        if elapsed := re.search(r"^Elapsed: (?:(\d+) days?, )?(\d+):(\d+):(\d+)$", text, re.MULTILINE):
+            days, hours, minutes, seconds = (int(part or 0) for part in elapsed.groups())
+            row["train_seconds"] = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+        return row
+    return None
+
+
+def _at_least(value, least):
+    return isinstance(value, int | float) and value >= least

@@ -1,0 +1,120 @@
+"""Many runs on this machine, each in a process of its own.
+
+The processes are forked from a server that has imported what train.py needs, and nothing else: they are as clean as
+those of `python train.py` and compute the same bits, without its seconds of imports. If this process ends, they end.
+"""
+
+import os
+import signal
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import connection, get_context
+
+CONTEXT = get_context("forkserver")
+CONTEXT.set_forkserver_preload(["benchmark.worker"])
+
+
+class Local:
+    """Does runs on this machine.
+
+    Args:
+        place: the runs' Place.
+        workers: how many at a time.
+        quiet: whether they print to their folders instead of the console.
+    """
+
+    def __init__(self, place, workers=1, quiet=False):
+        self.place, self.slots, self.quiet = place, workers, quiet
+        self.processes = {}
+
+    def start(self, run):
+        self.processes[run] = CONTEXT.Process(target=_perform, args=(run, self.place, self.quiet), daemon=False)
+        self.processes[run].start()
+
+    def wait(self, seconds=None):
+        """Those of the started runs that ended, within some seconds: {run: exit status}; negative ones are signals."""
+        ended = connection.wait([process.sentinel for process in self.processes.values()], seconds)
+        ended = [run for run, process in self.processes.items() if process.sentinel in ended]
+        statuses = {}
+        for run in ended:
+            process = self.processes.pop(run)
+            process.join()
+            statuses[run] = process.exitcode
+        return statuses
+
+    def stop(self):
+        """Interrupt what goes on, and wait for its end."""
+        for process in self.processes.values():
+            os.kill(process.pid, signal.SIGINT)
+        while self.processes:
+            self.wait()
+
+
+class Watch:
+    """Told how runs go on. This one keeps silent."""
+
+    def started(self, run):
+        """The run was given to the launcher."""
+
+    def ended(self, run, status):
+        """The run ended with this exit status; it failed unless that is 0."""
+
+    def tick(self):
+        """A second went by, or something happened."""
+
+
+def states(runs, place):
+    """How runs stand: {run: "done", "running", "failed", "begun" or "waiting"}."""
+    with ProcessPoolExecutor(1, mp_context=CONTEXT) as pool:  # one process: what all ask for is read once
+        return dict(zip(runs, pool.submit(_states, runs, place).result(), strict=True))
+
+
+def execute(runs, launcher, watch=None):
+    """Do runs, each once the run that it needs is done. A run that is not among them counts as done.
+
+    Args:
+        runs: a list of Run, those that others need before them.
+        launcher: a Local, or what has its methods.
+        watch: a Watch.
+
+    Returns:
+        {run: exit status} of those that failed; what needs them is not done.
+    """
+    watch = watch or Watch()
+    waiting, going, failed, given_up = dict.fromkeys(runs), set(), {}, set()
+    try:
+        while waiting or going:
+            for run in list(waiting):
+                if run.needs in failed or run.needs in given_up:
+                    given_up.add(run)
+                elif len(going) == launcher.slots or run.needs in waiting or run.needs in going:
+                    continue
+                else:
+                    watch.started(run)
+                    launcher.start(run)
+                    going.add(run)
+                del waiting[run]
+            for run, status in launcher.wait(1).items() if going else ():
+                going.remove(run)
+                if status:
+                    failed[run] = status
+                watch.ended(run, status)
+            watch.tick()
+    except BaseException:
+        launcher.stop()
+        raise
+    return failed
+
+
+# These are called in the server's processes, which have the worker; here its imports would take seconds.
+
+
+def _perform(run, place, quiet):
+    from benchmark import worker
+
+    worker.perform(run, place, quiet)
+
+
+def _states(runs, place):
+    from benchmark import worker
+
+    return [worker.state(run, place) for run in runs]

@@ -1,0 +1,123 @@
+"""One run, in the process that does it and ends with it. Importing this module imports all that train.py needs."""
+
+import contextlib
+import fcntl
+import os
+import sys
+import threading
+import traceback
+from multiprocessing import parent_process
+from multiprocessing.connection import wait
+
+import sklearn.linear_model  # noqa: F401  these two are what runs import late
+import torch.utils.tensorboard  # noqa: F401
+
+import datasets  # noqa: F401
+import train
+import trainers  # noqa: F401
+from benchmark.protocols import command
+from dassl.engine import run_folder
+from dassl.utils import UserError, mkdir_if_missing
+
+CONSOLE, FAILED, LOCK = "console.txt", "failed.txt", ".lock"
+"""Files in a run's folder: what a quiet run prints, while it goes on and where it failed; held while it goes on."""
+
+
+def perform(run, place, quiet=False):
+    """Do a run unless it is finished, and end the process with train.py's exit status.
+
+    A run that another process is at is waited for.
+
+    Args:
+        run, place: as `protocols.command` takes them.
+        quiet: print to the run's own folder instead of the console.
+    """
+    os.setpgid(0, 0)  # Ctrl-C is the parent's: it interrupts the run once
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    sys.exit(_perform(run, place, quiet))
+
+
+def is_finished(run, place):
+    """Whether the run's result is there, of this config, and no older than that of the run that it needs."""
+    try:
+        cfg = train.setup_cfg(train.parse_args(command(run, place)))
+    except UserError:
+        return False
+    if not run_folder.is_finished(cfg):
+        return False
+    results = [place.folder(one) / "metrics.json" for one in (run.needs, run) if one]
+    return all(path.is_file() for path in results) and results[0].stat().st_mtime <= results[-1].stat().st_mtime
+
+
+def state(run, place):
+    """How a run stands: "done", "running", "failed", "begun" or "waiting"."""
+    folder = place.folder(run)
+    if _is_reserved(folder):
+        return "running"
+    if is_finished(run, place):
+        return "done"
+    if (folder / FAILED).is_file():
+        return "failed"
+    return "begun" if any(folder.glob("*/checkpoint")) else "waiting"
+
+
+def _perform(run, place, quiet):
+    folder = place.folder(run)
+    try:
+        mkdir_if_missing(folder)
+        with _reserved(folder):
+            (folder / FAILED).unlink(missing_ok=True)
+            if is_finished(run, place):
+                if not quiet:
+                    print(f"finished already: {folder}", flush=True)
+                return 0
+            if quiet:
+                with open(folder / CONSOLE, "wb") as file:
+                    os.dup2(file.fileno(), sys.stdout.fileno())
+                    os.dup2(file.fileno(), sys.stderr.fileno())
+            status = _train(command(run, place))
+            if quiet and status:
+                os.replace(folder / CONSOLE, folder / FAILED)
+            elif quiet:
+                (folder / CONSOLE).unlink()
+            return status
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:  # while it waited
+        return 130
+
+
+def _train(arguments):
+    try:
+        return train.run(arguments)
+    except Exception:  # no mistake of the user's
+        traceback.print_exc()
+        return 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+
+@contextlib.contextmanager
+def _reserved(folder):
+    with open(folder / LOCK, "wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _is_reserved(folder):
+    try:
+        with open(folder / LOCK, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _end_with_parent():
+    """Stop as a kill would: the run goes on from its last checkpoint when someone starts it again."""
+    wait([parent_process().sentinel])
+    os._exit(1)

@@ -1,0 +1,5 @@
+#!/usr/bin/env bash
+# PLOT: cross-dataset transfer. --help says what it takes.
+# shellcheck source=scripts/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
+protocol cross_dataset PLOT "$@"
