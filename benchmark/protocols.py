@@ -65,8 +65,8 @@ METHODS = {
     "MaPLe": dict.fromkeys(TRAINED, "vit_b16_c2_ep5_batch4_2ctx"),
     "PromptSRC": dict.fromkeys(TRAINED, "vit_b16_c2_ep20_batch4_4+4ctx"),
     "KgCoOp": dict.fromkeys(TRAINED, "vit_b16_ep100_ctxv1"),
-    "ProGrad": dict.fromkeys(TRAINED, "vit_b16_ep100_ctxv1"),
-    "LASP": dict.fromkeys(TRAINED, "vit_b16"),
+    "ProGrad": dict.fromkeys(TRAINED, "vit_b16_ep50_ctxv1"),
+    "LASP": dict.fromkeys(TRAINED, "vit_b16_ep50"),
     "PLOT": dict.fromkeys(TRAINED, "vit_b16_ep50"),
     "CSP": {"czsl": "vit_l14"},
 }

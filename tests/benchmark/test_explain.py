@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmark.__main__ import run as benchmark
+from benchmark.__main__ import main as benchmark
 from benchmark.explain import classes, confusions, experts, preferring
 from tests.conftest import TOY_CLASSES
 

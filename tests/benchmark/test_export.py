@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from safetensors import safe_open
 
-from benchmark.__main__ import run as benchmark
+from benchmark.__main__ import main as benchmark
 from dassl.engine import TRAINER_REGISTRY
 from prompting.backbone import load_backbone
 from trainers.coop import CoOp
