@@ -161,8 +161,8 @@ class DataManager:
 
     Attributes:
         dataset: a DatasetBase.
-        train_loader_x, test_loader: loaders.
-        train_loader_u, val_loader: loaders, or None where the dataset has no such images.
+        test_loader: a loader.
+        train_loader_x, train_loader_u, val_loader: loaders, or None where the dataset has no such images.
         num_classes, num_source_domains: numbers.
         lab2cname: label -> class name.
     """
@@ -199,7 +199,7 @@ class DataManager:
         options_x, options_u = cfg.DATALOADER.TRAIN_X, cfg.DATALOADER.TRAIN_U
         if options_u.SAME_AS_X:
             options_u = options_x
-        self.train_loader_x = train_loader(dataset.train_x, options_x)
+        self.train_loader_x = train_loader(dataset.train_x, options_x) if dataset.train_x else None
         self.train_loader_u = train_loader(dataset.train_u, options_u) if dataset.train_u else None
         self.val_loader = test_loader(dataset.val) if dataset.val else None
         self.test_loader = test_loader(dataset.test)

@@ -10,6 +10,7 @@ import torch
 import torchvision
 import yaml
 
+from dassl.data.datasets import DATASET_REGISTRY
 from dassl.utils import UserError, atomic_path, mkdir_if_missing, read_json, write_json
 
 CLASSES = "classes.json"
@@ -28,7 +29,7 @@ NO_EFFECT = {
     "TEST.FEATURE_CACHE",
     "TEST.PER_CLASS_RESULT",
 }
-"""Keys that two runs of the same result may differ in."""
+"""Keys that two runs of the same result may differ in; DATASET.ROOT unless it is the data itself."""
 
 MORE_OUTPUT = {"TEST.COMPUTE_CMAT", "TEST.CURVE_PLOT", "TEST.PER_CLASS_RESULT"}
 """Those of them that ask for more files or figures."""
@@ -50,7 +51,7 @@ def claim(cfg, overwrite=False):
     if os.path.isfile(path) and _holds_a_run(cfg.OUTPUT_DIR):
         held = read_config(cfg.OUTPUT_DIR)
         ours = _flat(_tree(cfg))
-        differing = _differing(held, ours)
+        differing = _differing(held, ours, _no_effect(cfg))
         if differing and not overwrite:
             key = differing[0]
             state = "a finished" if os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "metrics.json")) else "an unfinished"
@@ -101,7 +102,7 @@ def is_finished(cfg):
             held = _flat(json.load(file)["config"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # missing or damaged
         return False
-    return not _differing(held, _flat(_tree(cfg)), NO_EFFECT - MORE_OUTPUT)
+    return not _differing(held, _flat(_tree(cfg)), _no_effect(cfg) - MORE_OUTPUT)
 
 
 def write_metrics(cfg, metrics):
@@ -146,7 +147,11 @@ def _pointers(folder):
     return glob.glob(os.path.join(glob.escape(folder), "*", "checkpoint"))
 
 
-def _differing(held, ours, no_effect=NO_EFFECT):
+def _no_effect(cfg):
+    return NO_EFFECT - {"DATASET.ROOT"} if DATASET_REGISTRY.get(cfg.DATASET.NAME).root_is_data else NO_EFFECT
+
+
+def _differing(held, ours, no_effect):
     """The keys, sorted, in which two flat configs differ to some effect."""
     # a key on one side alone belongs to a trainer or a version that the other run did not know
     keys = [k for k in sorted(held.keys() & ours.keys()) if k not in no_effect and held[k] != ours[k]]

@@ -358,6 +358,8 @@ class SimpleTrainer(TrainerBase):
         self.best_result, self.train_seconds = state["best_result"], state["train_seconds"]
 
     def before_train(self):
+        if self.train_loader_x is None:
+            raise UserError(f"{self.cfg.DATASET.NAME} has no images to train on: give --eval-only and --model-dir")
         directory = self.output_dir
         if self.cfg.RESUME and not any(_last_epoch(os.path.join(directory, n)) for n in self.get_model_names()):
             directory = self.cfg.RESUME

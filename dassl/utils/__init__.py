@@ -9,6 +9,7 @@ from dassl.utils.checkpoints import (
 )
 from dassl.utils.environment import collect_env_info
 from dassl.utils.files import (
+    atomic_folder,
     atomic_path,
     cache_dir,
     check_isfile,
@@ -30,6 +31,7 @@ __all__ = [
     "MetricMeter",
     "Registry",
     "UserError",
+    "atomic_folder",
     "atomic_path",
     "cache_dir",
     "check_isfile",

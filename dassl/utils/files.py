@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import uuid
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +36,29 @@ def atomic_path(path):
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path):
+    """A temporary folder beside `path`, moved to it at the end of the block, or removed if the block raises.
+
+    Another process may do the same at the same time: the first one's folder stays.
+
+    Raises:
+        UserError: the folder, or what the block writes in it, cannot be written.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{uuid.uuid4().hex}.{path.name}")
+    mkdir_if_missing(temporary)
+    try:
+        yield temporary
+        if not path.is_dir():
+            os.rename(temporary, path)
+    except OSError as error:
+        if not path.is_dir():
+            raise UserError(f"cannot write the folder {path}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def cache_dir(*parts):

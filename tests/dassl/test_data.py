@@ -355,6 +355,18 @@ def test_data_manager(toy, items, caplog):
     ]  # fmt: skip
 
 
+def test_a_dataset_for_testing_alone(items):
+    class TestAlone(DatasetBase):
+        def __init__(self, cfg):
+            super().__init__(train_x=[], test=items)
+
+    DATASET_REGISTRY.register(TestAlone, force=True)
+    cfg = config()
+    cfg.DATASET.NAME = "TestAlone"
+    dm = DataManager(cfg)
+    assert dm.train_loader_x is None and dm.lab2cname == {0: "a", 1: "b"} and dm.num_classes == 2
+
+
 def test_evaluation_alone_decodes_no_training_image(toy):
     dm = DataManager(config(shots=5))
     list(dm.test_loader)

@@ -206,6 +206,20 @@ def test_weights_of_another_shape_are_refused(cfg):
         trainer.load_weights("body", nn.Linear(4, 5).state_dict(), "X")
 
 
+def test_a_dataset_for_testing_alone_is_tested_but_not_trained_on(cfg):
+    @DATASET_REGISTRY.register(force=True)
+    class TestAlone(DATASET_REGISTRY.get("Toy")):
+        def __init__(self, cfg):
+            super().__init__(cfg)
+            DatasetBase.__init__(self, test=self.test)
+
+    cfg.DATASET.NAME = "TestAlone"
+    trainer = Tiny(cfg)
+    assert trainer.num_classes == 4 and 0 <= trainer.test() <= 100
+    with pytest.raises(UserError, match="TestAlone has no images to train on: give --eval-only and --model-dir"):
+        trainer.train()
+
+
 def test_a_loss_that_is_not_finite_stops(cfg):
     trainer = Tiny(cfg)
     trainer.epoch, trainer.batch_idx = 4, 6

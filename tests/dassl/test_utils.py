@@ -134,6 +134,22 @@ def test_atomic_path_writes_whole_or_not_at_all(tmp_path):
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
+def test_atomic_folder_appears_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "folder"
+    with pytest.raises(RuntimeError), utils.atomic_folder(path) as temporary:
+        (temporary / "half").touch()
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+    with utils.atomic_folder(path) as temporary:
+        (temporary / "a").touch()
+        with utils.atomic_folder(path) as faster:
+            (faster / "b").touch()
+    assert list(tmp_path.iterdir()) == [path] and [file.name for file in path.iterdir()] == ["b"]
+    with pytest.raises(utils.UserError, match="cannot write the folder .*whole"):
+        with utils.atomic_folder(tmp_path / "whole"):
+            raise OSError(28, "No space left on device")
+
+
 def test_cache_dir(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))

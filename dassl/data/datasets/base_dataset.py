@@ -32,15 +32,17 @@ class DatasetBase:
 
     Attributes:
         dataset_dir: the dataset's folder.
+        root_is_data: whether DATASET.ROOT is the data itself, and not a folder of data sets.
         domains: the names of all domains.
         train_x, train_u, val, test: labelled and unlabelled training data, validation and test data;
             lists of Datum, or None.
-        num_classes: the largest label of train_x, plus one.
-        lab2cname: label -> class name.
+        num_classes: the largest label of train_x, plus one; of test where nothing is there to train on.
+        lab2cname: label -> class name, likewise.
         classnames: the class names in the order of their labels.
     """
 
     dataset_dir = ""
+    root_is_data = False
     domains = []
 
     def __init__(self, train_x=None, train_u=None, val=None, test=None):
@@ -48,8 +50,8 @@ class DatasetBase:
         self._train_u = train_u
         self._val = val
         self._test = test
-        self._num_classes = self.get_num_classes(train_x)
-        self._lab2cname, self._classnames = self.get_lab2cname(train_x)
+        self._num_classes = self.get_num_classes(train_x or test)
+        self._lab2cname, self._classnames = self.get_lab2cname(train_x or test)
 
     @property
     def train_x(self):
