@@ -216,3 +216,4 @@ class CompositionalFolder(CompositionalDataset):
     """A folder of the user's own: DATASET.ROOT itself."""
 
     dataset_dir = ""
+    root_is_data = True

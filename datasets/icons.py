@@ -8,15 +8,13 @@ unpacked once into the cache folder.
 
 import hashlib
 import os
-import shutil
-import tempfile
 import zipfile
 from pathlib import Path
 
 import torch
 
 from dassl.data.datasets import DATASET_REGISTRY
-from dassl.utils import UserError, cache_dir, read_json
+from dassl.utils import UserError, atomic_folder, cache_dir, read_json
 from datasets.base import SplitDataset
 from datasets.compositional import CompositionalDataset
 from datasets.split import read_split
@@ -30,19 +28,11 @@ def unpacked():
     digest = hashlib.sha256(ARCHIVE.read_bytes()).hexdigest()[:12]
     folder = cache_dir() / f"icons-{digest}"
     if not folder.is_dir():
-        temporary = tempfile.mkdtemp(prefix=".icons-", dir=folder.parent)
-        try:
-            with zipfile.ZipFile(ARCHIVE) as archive:
-                archive.extractall(temporary)
+        with atomic_folder(folder) as temporary, zipfile.ZipFile(ARCHIVE) as archive:
+            archive.extractall(temporary)
             # the pairs' list in the form that CSP's readers take
-            pairs = Path(temporary, "pairs")
+            pairs = temporary / "pairs"
             torch.save(read_json(pairs / "metadata.json"), pairs / "metadata_compositional-split-natural.t7")
-            os.rename(temporary, folder)
-        except OSError as error:
-            if not folder.is_dir():  # another run was not faster: something is wrong
-                raise UserError(f"cannot unpack {ARCHIVE} to {folder}: {error.strerror or error}") from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 

@@ -1,4 +1,4 @@
-"""Splits into train, val and test: the published split_zhou_*.json format, and splits made of class folders.
+"""Splits into train, val and test: the published split_zhou_*.json format, and splits made where there is none.
 
 The format: {"train": [[path, label, class name], ...], "val": ..., "test": ...}, with paths relative to the
 images' folder and labels from 0.
@@ -8,6 +8,7 @@ import math
 import os
 import random
 from copy import copy
+from itertools import islice
 from operator import index
 
 from torchvision.datasets.folder import is_image_file
@@ -19,27 +20,32 @@ PARTS = ("train", "val", "test")
 
 
 def read_split(path, image_dir):
-    """The train, val and test lists of Datum in a split file.
+    """The train, val and test lists of Datum in a split file. Raises UserError as `as_items` does."""
+    return as_items(read_json(path), image_dir, path)
+
+
+def as_items(split, image_dir, source):
+    """The train, val and test lists of Datum of a split in the published format.
 
     Args:
-        path: the file.
+        split: the split.
         image_dir: the folder that its paths start from.
+        source: what names the images, a path, for messages.
 
     Raises:
-        UserError: the file is missing or not in the format; it names a file outside of image_dir; a label has
-            two class names or no training image; or labels do not run from 0 without gaps.
+        UserError: it is not in the format; it names a file outside of image_dir; a label has two class names or no
+            training image; or labels do not run from 0 without gaps.
     """
-    split = read_json(path)
     try:
         parts = [[(str(file), index(label), str(name)) for file, label, name in split[key]] for key in PARTS]
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f'{path} is not a split {{"train": [[path, label, class name], ...], "val": ..., "test": ...}}: '
+            f'{source} is not a split {{"train": [[path, label, class name], ...], "val": ..., "test": ...}}: '
             "take the published file, or remove it to have a split made"
         ) from error
-    _check_labels(parts, path)
+    _check_labels(parts, source)
     return [
-        [Datum(path_inside(file, image_dir, path), label, classname=name) for file, label, name in part]
+        [Datum(path_inside(file, image_dir, source), label, classname=name) for file, label, name in part]
         for part in parts
     ]
 
@@ -57,18 +63,30 @@ def _check_labels(parts, source):
     for _, label, name in (entry for part in parts for entry in part):
         if names.setdefault(label, name) != name:
             raise UserError(f'{source} gives label {label} two class names, "{names[label]}" and "{name}"')
-    trained = {label for _, label, _ in parts[0]}
-    if not names or trained != set(range(len(names))):
-        raise UserError(f"{source} needs training images of every label, from 0 without gaps")
+    untrained = sorted(names.keys() - {label for _, label, _ in parts[0]})
+    if untrained:
+        raise UserError(f'{source} has no training image of class "{names[untrained[0]]}": every class needs one')
+    if not names or names.keys() != set(range(len(names))):
+        raise UserError(f"{source} needs training images, their labels from 0 without gaps")
 
 
 def check_files(items, source):
-    """Raises UserError where images are missing on disk; lists each folder once instead of asking for each.
+    """Raises UserError where images are missing on disk.
 
     Args:
         items: a list of Datum.
         source: the split file that names them.
     """
+    missing = missing_files(items)
+    if missing:
+        raise UserError(
+            f"{len(missing)} of the {len(items)} images in {source} are missing, the first one {missing[0]}: "
+            "unpack the dataset again"
+        )
+
+
+def missing_files(items):
+    """The paths in a list of Datum that are not on disk; lists each folder once instead of asking for each."""
     listings, missing = {}, []
     for item in items:
         folder, name = os.path.split(item.impath)
@@ -76,11 +94,7 @@ def check_files(items, source):
             listings[folder] = _names(folder)
         if name not in listings[folder]:
             missing.append(item.impath)
-    if missing:
-        raise UserError(
-            f"{len(missing)} of the {len(items)} images in {source} are missing, the first one {missing[0]}: "
-            "unpack the dataset again"
-        )
+    return missing
 
 
 def _names(folder):
@@ -90,52 +104,81 @@ def _names(folder):
         return set()
 
 
-def split_class_folders(image_dir, ignored=(), renamed=None):
-    """Of every class folder, about 50% of the images for training, 20% for validation, the rest for testing.
-
-    Labels follow the folders' names in order. The same images are always split the same way.
+def class_folders(path, ignored=()):
+    """{class folder: its image files} of a folder, names in order. Nothing is asked of a file but its name.
 
     Args:
-        image_dir: the folder that holds the class folders.
+        path: the folder that holds the class folders.
         ignored: names of folders to leave out.
-        renamed: folder -> class name; the others are named as their folder.
-
-    Returns:
-        The split in the published format.
 
     Raises:
         UserError: there is no class folder, or one has no image.
     """
-    folders = [
-        name
-        for name in listdir_nohidden(image_dir, sort=True)
-        if name not in ignored and os.path.isdir(os.path.join(image_dir, name))
-    ]
+    folders = {}
+    for name in listdir_nohidden(path, sort=True):
+        folder = os.path.join(path, name)
+        if name not in ignored and os.path.isdir(folder):
+            folders[name] = [file for file in listdir_nohidden(folder, sort=True) if is_image_file(file)]
+            if not folders[name]:
+                raise UserError(f"no image in {folder}: remove the folder, or add its images")
     if not folders:
-        raise UserError(f"no class folder in {image_dir}: unpack the dataset again")
+        raise UserError(f"no class folder in {path}: unpack the dataset again")
+    return folders
+
+
+def split_class_folders(image_dir, ignored=(), renamed=None):
+    """A split of class folders (see `split_whole`), labels in the order of the folders' names.
+
+    Args:
+        image_dir, ignored: as `class_folders` takes them.
+        renamed: folder -> class name; the others are named as their folder.
+
+    Returns:
+        The split in the published format.
+    """
+    folders = class_folders(image_dir, ignored)
+    return split_whole(
+        [f"{folder}/{file}", label, (renamed or {}).get(folder, folder)]
+        for label, (folder, files) in enumerate(folders.items())
+        for file in files
+    )
+
+
+def split_whole(entries):
+    """A split of [path, label, class name] entries: of every class 50% to train, 20% to val, the rest to test."""
+    return dict(zip(PARTS, _divide(entries, 0.5, 0.2), strict=True))
+
+
+def split_training(trainval, test):
+    """A split of entries of which the test ones are given: of the others, of every class 80% to train, 20% to val."""
+    return dict(zip(PARTS, (*_divide(trainval, 0.8), list(test)), strict=True))
+
+
+def _divide(entries, *shares):
+    """Divide the entries of every class, shuffled, into parts of these shares and a last one of what is left.
+
+    The first part has an entry of every class. The same entries are always divided the same way.
+    """
     rng = random.Random(0)
-    split = {part: [] for part in PARTS}
-    for label, folder in enumerate(folders):
-        path = os.path.join(image_dir, folder)
-        files = [name for name in listdir_nohidden(path, sort=True) if is_image_file(name)]
-        if not files:
-            raise UserError(f"no image in {path}: remove the folder, or add its images")
-        rng.shuffle(files)
-        classname = (renamed or {}).get(folder, folder)
-        entries = [[f"{folder}/{name}", label, classname] for name in files]
-        train = max(1, round(0.5 * len(entries)))
-        val = train + round(0.2 * len(entries))
-        split["train"] += entries[:train]
-        split["val"] += entries[train:val]
-        split["test"] += entries[val:]
-    return split
+    by_class = {}
+    for entry in entries:
+        by_class.setdefault(entry[1], []).append(entry)
+    first, *others = parts = [[] for _ in range(len(shares) + 1)]
+    for items in by_class.values():
+        rng.shuffle(items)
+        sizes = [round(share * len(items)) for share in shares]
+        rest = iter(items)
+        first += islice(rest, max(1, sizes[0]))
+        for part, size in zip(others, [*sizes[1:], None], strict=True):
+            part += islice(rest, size)
+    return parts
 
 
 def subsample_classes(*data_sources, subsample="all"):
     """Keep the base or the new classes of lists of Datum, relabelled from 0 in order.
 
     Args:
-        data_sources: lists of Datum; the first one's labels decide.
+        data_sources: lists of Datum; the labels of the first that is not empty decide.
         subsample: "base" for the first half of the classes in the order of their labels, rounded up; "new"
             for the rest; "all" for the lists as they are.
 
@@ -144,7 +187,7 @@ def subsample_classes(*data_sources, subsample="all"):
     """
     if subsample == "all":
         return data_sources
-    labels = sorted({item.label for item in data_sources[0]})
+    labels = sorted({item.label for item in next(filter(None, data_sources))})
     half = math.ceil(len(labels) / 2)
     halves = {"base": labels[:half], "new": labels[half:]}
     if subsample not in halves:

@@ -6,7 +6,7 @@ import pytest
 
 from dassl.data.datasets import Datum
 from dassl.utils import UserError
-from datasets.split import check_files, read_split, split_class_folders, subsample_classes
+from datasets.split import check_files, read_split, split_class_folders, split_training, subsample_classes
 
 GOOD = {
     "train": [["cat/1.jpg", 0, "cat"], ["dog/1.jpg", 1, "dog"]],
@@ -62,7 +62,7 @@ def test_odd_paths_that_stay_inside_are_read(tmp_path):
         (GOOD | {"val": [["cat/1.jpg", 0.5, "cat"]]}, "not a split"),
         (GOOD | {"val": {"cat": 0}}, "not a split"),
         (GOOD | {"val": [["cat/1.jpg", 0, "dog"]]}, 'label 0 two class names, "cat" and "dog"'),
-        (GOOD | {"val": [["cow/1.jpg", 2, "cow"]]}, "training images of every label"),
+        (GOOD | {"val": [["cow/1.jpg", 2, "cow"]]}, 'no training image of class "cow"'),
         (GOOD | {"train": [["cow/1.jpg", 2, "cow"], *GOOD["test"]]}, "from 0 without gaps"),
         (GOOD | {"train": [["cow/1.jpg", -1, "cow"], *GOOD["train"]]}, "from 0 without gaps"),
         ({"train": [], "val": [], "test": []}, "training images"),
@@ -103,6 +103,15 @@ def test_a_split_of_class_folders(tmp_path):
     assert dogs != sorted(dogs)  # shuffled
 
 
+def test_a_split_of_training_images_alone():
+    entries = [[f"{label}/{i}.jpg", label, str(label)] for label, n in enumerate([10, 1, 4]) for i in range(n)]
+    test = [["x.jpg", 2, "2"]]
+    split = split_training(entries, iter(test))
+    count = [[sum(label == wanted for _, label, _ in split[part]) for wanted in range(3)] for part in ("train", "val")]
+    assert count == [[8, 1, 3], [2, 0, 1]]
+    assert sorted(split["train"] + split["val"]) == sorted(entries) and split["test"] == test
+
+
 def test_folders_that_make_no_split(tmp_path):
     with pytest.raises(UserError, match="no class folder in"):
         split_class_folders(tmp_path)
@@ -131,6 +140,7 @@ def test_base_and_new_classes():
     assert [(item.impath, item.caption) for item in new] == [("0", "c4"), ("4", "c3"), ("5", "c4")]
     assert [item.label for item in train] == [4, 0, 2, 1, 3, 4]  # left as they were
 
+    assert subsample_classes([], test, subsample="base")[1][1].label == 1  # test alone
     with pytest.raises(UserError, match='"bass": choose all, base or new'):
         subsample_classes(train, subsample="bass")
     with pytest.raises(UserError, match="the only class is not new"):
