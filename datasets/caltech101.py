@@ -7,6 +7,7 @@ caltech-101/
 
 from dassl.data.datasets import DATASET_REGISTRY
 from datasets.base import SplitDataset
+from datasets.sources import Source, coops
 
 
 @DATASET_REGISTRY.register()
@@ -16,3 +17,13 @@ class Caltech101(SplitDataset):
     split_file = "split_zhou_Caltech101.json"
     ignored = ("BACKGROUND_Google", "Faces_easy")
     renamed = {"airplanes": "airplane", "Faces": "face", "Leopards": "leopard", "Motorbikes": "motorbike"}
+    counts = (100, 4128, 1649, 2465)
+    sources = (
+        Source(
+            "https://data.caltech.edu/records/mzrjq-6wc02/files/caltech-101.zip",
+            gives={"101_ObjectCategories": "101_ObjectCategories"},
+            md5="3138e1922a9193bfa496528edbbc45d0",
+            inner="caltech-101/101_ObjectCategories.tar.gz",
+        ),
+        coops(split_file, "1hyarUivQE36mY6jSomru6Fjd-JzwcCzN"),
+    )
