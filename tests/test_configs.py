@@ -1,0 +1,86 @@
+"""The yaml files in configs/: every dataset goes with every trainer, and a key that nobody knows is an error."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+import datasets  # noqa: F401  registers the readers
+import train
+from dassl.data.datasets import DATASET_REGISTRY
+from dassl.utils import UserError
+from prompting.templates import IMAGENET
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+DATASETS = sorted((CONFIGS / "datasets").glob("*.yaml"))
+TRAINERS = sorted((CONFIGS / "trainers").glob("*/*.yaml"))
+GROUP_SIZES = {
+    "caltech101": [1, 1, 1, 4, 2],
+    "oxford_pets": [1, 2, 1, 1, 4, 2],
+    "stanford_cars": [3, 1, 1, 4, 2],
+    "oxford_flowers": [1, 1, 1, 4, 2],
+    "food101": [1, 3, 4, 2],
+    "fgvc_aircraft": [1, 1, 1, 4, 2],
+    "sun397": [1, 1, 4, 2],
+    "dtd": [1, 1, 1, 4, 2],
+    "eurosat": [1, 2, 2, 1, 4, 2],
+    "ucf101": [1, 1, 1, 1, 4, 2],
+}
+"""Templates per group in MoCoOp's release; ImageNet has twenty groups."""
+
+
+def build(dataset, trainer, *keys):
+    """The frozen config of a run."""
+    words = ["--dataset-config-file", dataset, "--config-file", trainer, "--trainer", trainer.parent.name, *keys]
+    return train.setup_cfg(train.parse_args([str(word) for word in words]))
+
+
+def groups(name):
+    return yaml.safe_load((CONFIGS / f"datasets/{name}.yaml").read_text())["TRAINER"]["MOCOOP"]["GROUPS"]
+
+
+@pytest.mark.parametrize("dataset", DATASETS, ids=lambda path: path.stem)
+def test_every_dataset_goes_with_every_trainer(dataset):
+    for trainer in TRAINERS:
+        cfg = build(dataset, trainer)
+        assert cfg.is_frozen() and cfg.TRAINER.NAME == trainer.parent.name
+        DATASET_REGISTRY.get(cfg.DATASET.NAME)
+
+
+def test_every_reader_has_a_config():
+    named = {yaml.safe_load(path.read_text())["DATASET"]["NAME"] for path in DATASETS}
+    readers = {n: DATASET_REGISTRY.get(n) for n in DATASET_REGISTRY.registered_names()}
+    assert named == {name for name, reader in readers.items() if reader.__module__.startswith("datasets.")}
+
+
+@pytest.mark.parametrize("folder, line, message", [
+    ("datasets", "DATASET:\n  NAMES: x\n", "unknown config key DATASET.NAMES in DATASET: did you mean NAME"),
+    ("datasets", "TRAINER:\n  MOCOP:\n    GROUPS: auto\n", "unknown config key TRAINER.MOCOP in TRAINER: .*MOCOOP"),
+    ("trainers", "OPTIM:\n  MAX_EPOCHS: 5\n", "unknown config key OPTIM.MAX_EPOCHS in OPTIM: did you mean MAX_EPOCH"),
+])  # fmt: skip
+def test_unknown_keys(tmp_path, folder, line, message):
+    path = tmp_path / "CoOp" / "mine.yaml"
+    path.parent.mkdir()
+    path.write_text(line)
+    files = {"datasets": DATASETS[0], "trainers": TRAINERS[0]} | {folder: path}
+    with pytest.raises(UserError, match=f"{re.escape(str(path))}: {message}"):
+        build(files["datasets"], files["trainers"])
+
+
+@pytest.mark.parametrize("name", GROUP_SIZES)
+def test_the_sizes_of_mocoops_groups(name):
+    assert [len(group) for group in groups(name)] == GROUP_SIZES[name]
+
+
+def test_mocoops_groups_for_imagenet_are_clips_templates():
+    assert len(groups("imagenet")) == 20
+    assert sorted(template for group in groups("imagenet") for template in group) == sorted(IMAGENET)
+
+
+@pytest.mark.parametrize("dataset", DATASETS, ids=lambda path: path.stem)
+def test_templates_have_one_place_for_the_class_name(dataset):
+    options = yaml.safe_load(dataset.read_text()).get("TRAINER", {}).get("MOCOOP", {})
+    templates = [template for group in options.get("GROUPS", []) for template in group]
+    assert all(template.count("{}") == 1 for template in templates)
+    assert len(set(templates)) == len(templates)
