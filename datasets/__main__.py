@@ -1,0 +1,41 @@
+"""Look after data sets: see what is there, get what can be downloaded, look at it.
+
+python -m datasets check [NAME]     what is there, what is missing; exit status 1 when something is off
+python -m datasets prepare NAME     download, unpack and lay out; says what is to be done by hand
+python -m datasets show NAME        a picture with a few images of every class
+
+NAME is a file in configs/datasets, without .yaml.
+"""
+
+import argparse
+import sys
+
+from dassl.utils import UserError
+from datasets.tools import check, prepare, show
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(
+        prog="python -m datasets", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="check | prepare | show")
+    for tool in (check, prepare, show):
+        name = tool.__name__.rpartition(".")[2]
+        command = commands.add_parser(name, help=tool.__doc__.splitlines()[0], description=tool.__doc__)
+        command.add_argument("name", metavar="NAME", nargs="?" if tool is check else None, help="such as caltech101")
+        command.add_argument("--root", default="data", help="folder of the datasets (%(default)s)")
+        tool.add_arguments(command)
+        command.set_defaults(run=tool.run)
+    args = parser.parse_args(argv)
+    try:
+        return 0 if args.run(args) else 1
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

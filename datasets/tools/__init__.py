@@ -1,0 +1,40 @@
+"""What the commands of `python -m datasets` share: readers by the names of their config files."""
+
+from pathlib import Path
+
+import yaml
+
+from dassl.config import get_cfg_default
+from dassl.data.datasets import DATASET_REGISTRY
+from dassl.utils import UserError, nearest
+from datasets.base import SplitDataset
+from datasets.split import PARTS
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "datasets"
+
+
+def config_names():
+    """The names of all dataset configs, in order."""
+    return sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+
+
+def find(name, root):
+    """The reader (a class) and the config of a dataset's whole. Raises UserError where there is no such name."""
+    if name not in config_names():
+        raise UserError(f'no data set "{name}": {nearest(name, config_names())}')
+    cfg = get_cfg_default()
+    cfg.DATASET.ROOT = str(root)
+    cfg.DATASET.NAME = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text(encoding="utf-8"))["DATASET"]["NAME"]
+    return DATASET_REGISTRY.get(cfg.DATASET.NAME), cfg
+
+
+def read(reader, cfg):
+    """(the dataset, {"train": items, "val": items, "test": items}), the images there or not.
+
+    Raises UserError where the dataset's folder or split is not there or damaged.
+    """
+    if issubclass(reader, SplitDataset):
+        dataset = reader.__new__(reader)  # __init__ would stop at the first image that is missing
+        return dataset, dict(zip(PARTS, dataset.read(cfg.DATASET), strict=True))
+    dataset = reader(cfg)
+    return dataset, {"train": dataset.train_x, "val": dataset.val or [], "test": dataset.test}

@@ -1,0 +1,82 @@
+"""Draw a contact sheet: a few images of every class, their class name below; training images, then test images."""
+
+import random
+
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from dassl.utils import UserError, atomic_path, read_image
+from datasets.tools import find, read
+
+GAP = 6
+WIDTH = 1600
+
+
+def add_arguments(parser):
+    parser.add_argument("--out", default="sheet.png", help="the picture (%(default)s)")
+    parser.add_argument("--images", type=int, default=4, help="images per class, half of them from test (%(default)s)")
+    parser.add_argument("--size", type=int, default=72, help="pixels of an image's longer side (%(default)s)")
+
+
+def run(args):
+    if min(args.images, args.size) < 1:
+        raise UserError("--images and --size must be at least 1")
+    _, parts = read(*find(args.name, args.root))
+    picture = sheet(choose(parts, args.images), args.size)
+    try:
+        with atomic_path(args.out) as temporary:
+            picture.save(temporary)
+    except (OSError, ValueError) as error:  # ValueError: no format has this suffix
+        raise UserError(f"cannot write the picture {args.out}: {error}") from error
+    print(f"{args.out}: {picture.width} x {picture.height} pixels")
+    return True
+
+
+def choose(parts, number):
+    """[(class name, (paths of training images, paths of test images)), ...] in the order of the labels.
+
+    Args:
+        parts: {"train": items, "test": items}.
+        number: images per class, where there are as many. Always the same ones are chosen.
+    """
+    by_class = {}
+    for side, part in enumerate(("train", "test")):
+        for item in parts[part]:
+            by_class.setdefault((item.label, item.classname), ([], []))[side].append(item.impath)
+    rows = []
+    for (_, name), (train, test) in sorted(by_class.items()):
+        n_test = min(len(test), max(number // 2, number - len(train)))
+        n_train = min(len(train), number - n_test)
+        rng = random.Random(name)
+        rows.append((name, (rng.sample(train, n_train), rng.sample(test, n_test))))
+    return rows
+
+
+def sheet(rows, size):
+    """The picture of [(class name, groups of paths), ...], images within `size` pixels, a gap between groups."""
+    font = ImageFont.load_default(max(10, size // 6))
+    line = sum(font.getmetrics()) + GAP
+    step = size + 2
+    cell = max(sum(len(group) * step + GAP for group in groups if group) for _, groups in rows) + GAP
+    across = max(1, min(len(rows), WIDTH // cell))
+    down = -(-len(rows) // across)
+    picture = Image.new("RGB", (across * cell + GAP, down * (size + line + GAP) + GAP), "white")
+    pen = ImageDraw.Draw(picture)
+    for k, (name, groups) in enumerate(rows):
+        x0, y = k % across * cell + GAP, k // across * (size + line + GAP) + GAP
+        x = x0
+        for group in groups:
+            for path in group:
+                picture.paste(ImageOps.pad(read_image(path), (size, size), color="white"), (x, y))
+                x += step
+            x += GAP if group else 0
+        pen.text((x0, y + size), _fitting(name.replace("_", " "), font, cell - GAP), fill="black", font=font)
+    return picture
+
+
+def _fitting(text, font, width):
+    """The text, or as much of its beginning as fits into the width."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "...") > width:
+        text = text[:-1]
+    return text + "..."
