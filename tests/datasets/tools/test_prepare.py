@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from torchvision.datasets import imagenet as torchvisions
 from torchvision.datasets.utils import calculate_md5
 
@@ -161,10 +162,11 @@ def test_links_are_left_out(tmp_path):
 
 
 def test_the_command(tmp_path, monkeypatch, capsys):
-    jpeg = Path(__file__).parents[3] / "docs" / "icons_rare.png"  # any image
+    png = io.BytesIO()
+    Image.new("RGB", (2, 2)).save(png, "PNG")
     archive = tar_of(
         tmp_path / "dtd.tar.gz",
-        **{f"dtd__images__{name}__{i}.png": jpeg.read_bytes() for name in ("banded", "dotted") for i in range(3)},
+        **{f"dtd__images__{name}__{i}.png": png.getvalue() for name in ("banded", "dotted") for i in range(3)},
     )
     monkeypatch.setattr(DescribableTextures, "counts", (2, 2, 2, 2))
     monkeypatch.setattr(
