@@ -72,7 +72,7 @@ def test_a_changed_image_encoder_is_refused(tmp_path, toy_run, capsys, monkeypat
 
 
 def test_mistakes_are_one_line(capsys):
-    for arguments in (["exports"], [], ["export", "/nowhere", "--out", "x"], ["explain", "/nowhere", "--words", "0"]):
+    for arguments in (["export", "/nowhere", "--out", "x"], ["explain", "/nowhere", "--words", "0"]):
         assert benchmark(arguments) == 1
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("error: ")
