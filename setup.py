@@ -25,6 +25,7 @@ setup(
         "pyyaml>=6",
         "safetensors>=0.4",
         "scikit-learn>=1.3",
+        "scipy>=1.10",  # scikit-learn brings it along
         "setuptools<81",  # clip imports pkg_resources, which setuptools 81 dropped
         "tabulate>=0.9",
         "tensorboard>=2.15",

@@ -18,6 +18,9 @@ from datasets.tools import config_names, find, read
 SHOWN = 10
 """Problems of a kind that are told one by one."""
 
+CHUNK = 4096
+"""Images that wait for their turn at a time: the pool would take in all million of ImageNet's at once."""
+
 
 def add_arguments(parser):
     parser.add_argument("--quick", action="store_true", help="do not open the images")
@@ -32,7 +35,8 @@ def run(args):
 def present(root):
     """The names of the data sets that have a folder in the root."""
     folders = {name: find(name, root)[0].dataset_dir for name in config_names()}
-    names = [name for name, folder in folders.items() if folder and os.path.isdir(os.path.join(root, folder))]
+    home = os.path.expanduser(root)
+    names = [name for name, folder in folders.items() if folder and os.path.isdir(os.path.join(home, folder))]
     if not names:
         raise UserError(f"no data set's folder in {root}: they would be {', '.join(filter(None, folders.values()))}")
     return names
@@ -90,7 +94,9 @@ def check(name, root, quick=False, per_class=False):
 def find_unreadable(paths):
     """{path: why} of the image files that cannot be decoded to their end."""
     with ThreadPoolExecutor() as pool:  # decoding releases the GIL
-        whys = tqdm(pool.map(_why_unreadable, paths), total=len(paths), unit=" images", disable=None, leave=False)
+        chunks = (paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK))
+        whys = (why for chunk in chunks for why in pool.map(_why_unreadable, chunk))
+        whys = tqdm(whys, total=len(paths), unit=" images", disable=None, leave=False)
         return {path: why for path, why in zip(paths, whys, strict=True) if why}
 
 
