@@ -21,12 +21,11 @@ from torch import nn
 from yacs.config import CfgNode as CN
 
 from dassl.engine import TRAINER_REGISTRY
-from dassl.metrics import compute_accuracy
 from dassl.utils import UserError
 from prompting.deep_prompts import DeepContext, check_vision_transformer, noise
 from prompting.prompts import Prompts, encode_templates, sequence
 from prompting.templates import IMAGENET
-from trainers.base import DeepPromptedCLIP, PromptTrainer, check_deep_context
+from trainers.base import DeepPromptedCLIP, PromptTrainer, check_deep_context, distillation_loss
 
 
 def extend_cfg(cfg):
@@ -77,16 +76,6 @@ class PromptLearner(DeepContext):
         return list(self.vision)
 
 
-def logits_loss(logits, frozen_logits):
-    """KL(softmax(z) || softmax(z_p)) of frozen logits z and prompted ones z_p, over the number of logits.
-
-    (B, N), (B, N) -> scalar.
-    """
-    target = F.log_softmax(frozen_logits, dim=-1)
-    divergence = F.kl_div(F.log_softmax(logits, dim=-1), target, reduction="sum", log_target=True)
-    return divergence / logits.numel()
-
-
 def epoch_share(epoch, mean, std):
     """What an epoch, counted from 1, weighs among all up to it, under a Gaussian's weights."""
     epochs = torch.arange(1, epoch + 1, dtype=torch.double)
@@ -132,12 +121,12 @@ class PromptSRC(PromptTrainer):
         logits = model.logits(image_features, text_features)
         frozen_logits = model.logits(frozen_image_features, self.frozen_text_features)
 
-        ce = F.cross_entropy(logits, labels)
+        ce, summary = self.cross_entropy(logits, labels)
         text = options.TEXT_LOSS_WEIGHT * F.l1_loss(text_features, self.frozen_text_features)
         image = options.IMAGE_LOSS_WEIGHT * F.l1_loss(image_features, frozen_image_features)
-        kl = logits_loss(logits, frozen_logits)
-        summary = {"loss_ce": ce.item(), "loss_text": text.item(), "loss_image": image.item(), "loss_logits": kl.item()}
-        return ce + text + image + kl, summary | {"acc": compute_accuracy(logits, labels)[0].item()}
+        kl = distillation_loss(logits, frozen_logits, temperature=1.0) / logits.shape[1]
+        terms = {"loss_ce": ce, "loss_text": text, "loss_image": image, "loss_logits": kl}
+        return sum(terms.values()), {name: term.item() for name, term in terms.items()} | summary
 
     def after_epoch(self):
         options, learner = self.cfg.TRAINER.PROMPTSRC, self.model.prompt_learner
