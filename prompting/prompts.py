@@ -89,7 +89,7 @@ class Prompts(nn.Module):
         """
         if vectors is not None and vectors.dim() == 3:
             shared, own = self._in_rows(self.shared, vectors), self._in_rows(self.own, vectors)
-            return shared, own, self.eot, self.shared_lengths * len(vectors)
+            return shared.expand(len(vectors), -1, -1), own, self.eot, self.shared_lengths * len(vectors)
         source = self.frozen
         if vectors is not None:
             source = torch.cat([source, vectors.to(source.dtype)])

@@ -1,0 +1,215 @@
+"""PLOT: transport plans against loops and exact optima, logits and prompts against one at a time, whole runs."""
+
+import math
+
+import clip
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
+
+from dassl.config import get_cfg_default
+from dassl.utils import UserError
+from prompting.text_encoder import TextEncoder
+from tests.reference import encode_in_full, relative_error, tiny_clip
+from trainers import extend_cfg, plot
+from trainers.plot import PLOTCLIP, PromptLearner, transport_plan
+
+NAMES = ["cat", "yin_yang", "flamingo head"]
+SINKHORN = (0.1, 100, 0.01)
+
+
+def options(**values):
+    cfg = get_cfg_default()
+    extend_cfg(cfg)
+    cfg.TRAINER.PLOT.update({"N": 2, "N_CTX": 3} | values)
+    return cfg.TRAINER.PLOT
+
+
+def costs(*shape, seed=0):
+    return 2 * torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+# Transport
+
+
+def plan_by_loops(cost, eps, max_iter, thresh):
+    """Sinkhorn's iterations on u and v themselves, entry by entry in float64, and how many there were."""
+    m, n = cost.shape
+    kernel = [[math.exp(-cost[i, j].item() / eps) for j in range(n)] for i in range(m)]
+    u, v, steps = [1.0] * m, [1.0] * n, 0
+    for _ in range(max_iter):
+        before, steps = u, steps + 1
+        u = [1 / m / sum(kernel[i][j] * v[j] for j in range(n)) for i in range(m)]
+        v = [1 / n / sum(kernel[i][j] * u[i] for i in range(m)) for j in range(n)]
+        if sum(abs(math.log(a / b)) for a, b in zip(u, before, strict=True)) / m < thresh:
+            break
+    return torch.tensor([[u[i] * kernel[i][j] * v[j] for j in range(n)] for i in range(m)]), steps
+
+
+def test_plans_equal_loops_and_do_not_depend_on_one_another():
+    cost = costs(3, 4, 5, 2)
+    cost[0] *= 0.01  # these converge at once
+    plans, steps = transport_plan(cost, *SINKHORN), set()
+    for b in range(3):
+        for k in range(4):
+            expected, n = plan_by_loops(cost[b, k], *SINKHORN)
+            assert relative_error(plans[b, k], expected) < 1e-4
+            steps.add(n)
+    assert len(steps) > 2 and max(steps) < 100
+    assert torch.equal(transport_plan(cost[:1], *SINKHORN), plans[:1])
+
+
+def test_iterations_end_at_the_limit():
+    cost = costs(4, 3)
+    assert relative_error(transport_plan(cost, 0.02, 3, 0.0), plan_by_loops(cost, 0.02, 3, 0.0)[0]) < 1e-4
+
+
+def test_marginals_are_uniform():
+    plan = transport_plan(costs(6, 49, 4), 0.1, 1000, 1e-6)
+    assert (plan > 0).all()
+    assert torch.allclose(plan.sum(dim=-1), torch.full((6, 49), 1 / 49), atol=1e-6)
+    assert torch.allclose(plan.sum(dim=-2), torch.full((6, 4), 1 / 4), atol=1e-6)
+
+
+def test_small_eps_gives_the_cheapest_assignment():
+    """A kernel of exp(-2 / 1e-3) would be zero in float32."""
+    by_hand = torch.tensor([[1.0, 0.25], [0.5, 0.125]])  # crossing costs 0.75, going straight 1.125
+    assert torch.allclose(transport_plan(by_hand, 1e-3, 2000, 0.0), torch.tensor([[0, 0.5], [0.5, 0]]), atol=1e-3)
+    for seed in range(3):
+        cost = costs(3, 3, seed=seed)
+        rows, columns = linear_sum_assignment(cost)
+        plan = transport_plan(cost, 1e-3, 2000, 0.0)
+        best = cost[rows, columns].mean()
+        assert torch.allclose((plan * cost).sum(), best, atol=1e-3)
+        assert (transport_plan(cost, 0.1, 2000, 0.0) * cost).sum() > best + 1e-3
+        expected = torch.zeros(3, 3)
+        expected[rows, columns] = 1 / 3
+        assert torch.allclose(plan, expected, atol=1e-3)
+
+
+# Model
+
+
+def plot_clip(kind="vit", **values):
+    model = tiny_clip(kind)
+    encoder = TextEncoder(model)
+    torch.manual_seed(1)
+    learner = PromptLearner(options(**values), NAMES, encoder)
+    torch.nn.init.normal_(learner.ctx, std=0.2)
+    return model, PLOTCLIP(model, learner, encoder, SINKHORN)
+
+
+def one_by_one(prompted, image_features, text_features):
+    """(B, K) logits of one image and one class at a time, with the plan given to the backward pass as numbers."""
+    rows = []
+    for image in image_features:
+        row = []
+        for k in range(text_features.shape[1]):
+            cost = torch.stack([torch.stack([1 - f @ g for g in text_features[:, k]]) for f in image])
+            plan = plan_by_loops(cost.detach(), *SINKHORN)[0]
+            row.append(prompted.logit_scale * (1 - (plan * cost).sum()))
+        rows.append(torch.stack(row))
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("at_once", [1, plot.COSTS_AT_ONCE])
+def test_logits_and_gradients_equal_one_image_and_class_at_a_time(at_once, monkeypatch):
+    monkeypatch.setattr(plot, "COSTS_AT_ONCE", at_once)
+    _, prompted = plot_clip()
+    image_features = F.normalize(torch.randn(4, 5, 32), dim=-1)
+    target = torch.randn(4, len(NAMES))
+    found = []
+    for logits in (prompted.logits, lambda *features: one_by_one(prompted, *features)):
+        text_features = prompted.encode_text().detach().requires_grad_(True)
+        outputs = logits(image_features, text_features)
+        (outputs * target).sum().backward()
+        found.append((outputs, text_features.grad))
+    for fast, plain in zip(*found, strict=True):
+        assert relative_error(fast, plain) < 1e-4
+
+
+@pytest.mark.parametrize("kind, places", [("vit", 4), ("resnet", 1)])
+def test_a_whole_model(kind, places):
+    _, prompted = plot_clip(kind)
+    images = torch.randn(2, 3, 32, 32)
+    local = prompted.encode_image(images)
+    assert local.shape == (2, places, 32)
+    expected = prompted.logits(F.normalize(local, dim=-1), prompted.encode_text())
+    assert torch.equal(prompted(images), expected)
+
+
+@pytest.mark.parametrize("csc", [False, True])
+@pytest.mark.parametrize("position", ["end", "front"])
+def test_prompts_equal_whole_ones(csc, position):
+    model, prompted = plot_clip(CSC=csc, CLASS_TOKEN_POSITION=position)
+    learner = prompted.prompt_learner
+    assert learner.ctx.shape == ((2, 3, 3, 64) if csc else (2, 3, 64))
+    target = torch.randn(2, len(NAMES), model.text_projection.shape[1])
+    (prompted.text_encoder(*learner()) * target).sum().backward()
+
+    ctx = learner.ctx.detach().clone().requires_grad_(True)
+    vectors = ctx if csc else ctx[:, None].expand(-1, len(NAMES), -1, -1)
+    tokens = torch.cat([clip.tokenize(f"X X X {name.replace('_', ' ')}.") for name in NAMES])
+    rows = []
+    for embedding, name, end in zip(model.token_embedding(tokens), NAMES, tokens.argmax(dim=-1), strict=True):
+        k = NAMES.index(name)
+        words, rest = embedding[4 : end - 1], embedding[end - 1 :]
+        parts = {"end": lambda v, w: [v, w], "front": lambda v, w: [w, v]}[position]
+        rows.append(torch.stack([torch.cat([embedding[:1], *parts(v, words), rest]) for v in vectors[:, k]]))
+    plain = encode_in_full(model, torch.stack(rows, dim=1), tokens.argmax(dim=-1).expand(2, -1))
+    (plain * target).sum().backward()
+    assert relative_error(prompted.text_encoder(*learner()), plain) < 1e-5
+    assert relative_error(learner.ctx.grad, ctx.grad) < 1e-5
+
+
+def test_prompts_start_from_words_and_apart():
+    model = tiny_clip()
+    ctx = PromptLearner(options(N=3, CTX_INIT="a photo of a"), NAMES, TextEncoder(model)).ctx
+    words = model.token_embedding(clip.tokenize("a photo of a"))[0, 1:5]
+    assert torch.equal(ctx[0], words)
+    assert not torch.equal(ctx[1], words) and not torch.equal(ctx[1], ctx[2])
+
+
+# Whole runs
+
+
+@pytest.mark.parametrize("config", ["rn50", "vit_b16_ep50"])
+def test_a_run_is_saved_and_evaluated_elsewhere(tmp_path, toy_run, config):
+    keys = ("OPTIM.LR", 0.05, "TRAINER.PLOT.N", 2)
+    trained = toy_run("PLOT", tmp_path / "a", *keys, config=config)
+    flags = ["--eval-only", "--model-dir", str(tmp_path / "a")]
+    alone = toy_run("PLOT", tmp_path / "b", *keys, config=config, flags=flags)
+    assert list(alone.model.prompt_learner.state_dict()) == ["ctx"]
+    assert trained.test() == alone.test()
+    (logits, labels), batch = next(alone.predict(alone.test_loader)), next(iter(alone.test_loader))
+    with torch.no_grad():
+        assert torch.equal(logits, trained.model(batch["img"])) and torch.equal(labels, batch["label"])
+
+
+def test_a_training_step_lowers_the_loss_on_its_batch(tmp_path, toy_run):
+    trainer = toy_run("PLOT", tmp_path, "OPTIM.MAX_EPOCH", 1)
+    batch = next(iter(trainer.train_loader_x))
+    before, _ = trainer.loss(batch["img"], batch["label"])
+    optimizer = trainer._optims["prompt_learner"]
+    optimizer.state.clear()  # the momentum is of other batches
+    for group in optimizer.param_groups:
+        group["lr"] = 0.01
+    trainer.model_backward_and_update(before)
+    assert trainer.loss(batch["img"], batch["label"])[0] < before
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"N": 0}, "N is 0: give 1 or more"),
+        ({"MAX_ITER": 0}, "MAX_ITER is 0"),
+        ({"THRESH": -1.0}, "THRESH is -1.0"),
+        ({"EPS": 0.0}, "EPS is 0.0: give a number above 0"),
+        ({"N_CTX": 0}, "N_CTX is 0"),
+        ({"CLASS_TOKEN_POSITION": "ned"}, "unknown TRAINER.PLOT.CLASS_TOKEN_POSITION .*end"),
+    ],
+)
+def test_mistakes_in_the_config(values, message, tmp_path, toy_run):
+    with pytest.raises(UserError, match=message):
+        toy_run("PLOT", tmp_path, *(x for key, value in values.items() for x in (f"TRAINER.PLOT.{key}", value)))

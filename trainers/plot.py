@@ -1,0 +1,150 @@
+"""PLOT: several prompts per class, matched with the places of an image by optimal transport (Chen et al., ICLR 2023,
+arXiv 2210.01253, section 3).
+
+A class has N prompts and an image M local features (prompting/local_features.py). Carrying mass from place m to prompt
+n costs C_mn = 1 - cos(f_m, g_n); places and prompts weigh the same each. The plan T of least cost under entropic
+regularisation comes from Sinkhorn's iterations, here on logarithms, and counts as a constant in the backward pass:
+
+    d_OT = sum_mn T_mn C_mn          logit = logit scale * (1 - d_OT)
+
+That is the paper's model: the global feature has no part in it.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from yacs.config import CfgNode as CN
+
+from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.trainer import progress
+from dassl.utils import UserError
+from prompting.local_features import global_and_local_features
+from trainers import coop
+from trainers.base import PromptedCLIP
+
+COSTS_AT_ONCE = 2**25
+"""Entries of C that Sinkhorn's iterations work on at a time: 128 MiB, and a few times that in between."""
+
+
+def extend_cfg(cfg):
+    cfg.TRAINER.PLOT = CN()
+    cfg.TRAINER.PLOT.N = 4  # prompts of each class
+    cfg.TRAINER.PLOT.N_CTX = 16  # context vectors of each prompt
+    cfg.TRAINER.PLOT.CSC = False  # class-specific context
+    cfg.TRAINER.PLOT.CTX_INIT = ""  # words that the first prompt starts from; their number then replaces N_CTX
+    cfg.TRAINER.PLOT.PREC = "fp16"  # fp16, fp32, amp, bf16
+    cfg.TRAINER.PLOT.CLASS_TOKEN_POSITION = "end"  # end, middle or front
+    cfg.TRAINER.PLOT.EPS = 0.1  # weight of the plan's entropy
+    cfg.TRAINER.PLOT.MAX_ITER = 100  # of Sinkhorn's iterations
+    cfg.TRAINER.PLOT.THRESH = 0.01  # they end where the logarithms of u move less than this, the mean over places
+
+
+class PromptLearner(coop.PromptLearner):
+    """N of CoOp's prompts for each of K classes.
+
+    Args:
+        options: cfg.TRAINER.PLOT.
+        classnames: K class names.
+        text_encoder: the TextEncoder, for its token embeddings.
+
+    Attributes:
+        ctx: the context vectors, (N, n_ctx, d) or, class-specific, (N, K, n_ctx, d).
+    """
+
+    def __init__(self, options, classnames, text_encoder):
+        super().__init__(options, classnames, text_encoder)
+        # from noise, since prompts that start alike would stay alike
+        others = nn.init.normal_(self.ctx.new_empty(options.N - 1, *self.ctx.shape), std=0.02)
+        self.ctx = nn.Parameter(torch.cat([self.ctx.detach()[None], others]))
+
+    def forward(self):
+        """The text encoder's arguments for N rows of K prompts."""
+        return self.prompts(self.ctx.flatten(1, -2))
+
+
+@torch.no_grad()
+def transport_plan(cost, eps, max_iter, thresh):
+    """The plans T = diag(u) exp(-cost / eps) diag(v) with uniform marginals, by Sinkhorn's iterations.
+
+    Each problem ends by itself, where the mean change of log u is below thresh: its plan does not depend on the
+    others. The last step fits v, so that columns always sum to 1 / N; rows sum to 1 / M as far as it has converged.
+
+    Args:
+        cost: (..., M, N).
+
+    Returns:
+        (..., M, N) float32.
+    """
+    log_kernel = -cost.float() / eps
+    m, n = cost.shape[-2:]
+    log_u, log_v = torch.zeros_like(log_kernel[..., 0]), torch.zeros_like(log_kernel[..., 0, :])
+    active = torch.ones_like(log_u[..., :1], dtype=torch.bool)
+    for _ in range(max_iter):
+        next_u = -math.log(m) - (log_kernel + log_v[..., None, :]).logsumexp(dim=-1)
+        next_v = -math.log(n) - (log_kernel + next_u[..., None]).logsumexp(dim=-2)
+        change = (next_u - log_u).abs().mean(dim=-1, keepdim=True)
+        log_u, log_v = torch.where(active, next_u, log_u), torch.where(active, next_v, log_v)
+        active = active & (change >= thresh)
+        if not active.any():
+            break
+    return (log_kernel + log_u[..., None] + log_v[..., None, :]).exp()
+
+
+class PLOTCLIP(PromptedCLIP):
+    """CLIP whose logits are transport distances between the places of an image and the prompts of a class.
+
+    Args:
+        clip_model, prompt_learner, text_encoder: as PromptedCLIP takes them.
+        sinkhorn: the arguments of `transport_plan` after the cost.
+    """
+
+    def __init__(self, clip_model, prompt_learner, text_encoder, sinkhorn):
+        super().__init__(clip_model, prompt_learner, text_encoder)
+        self.sinkhorn = sinkhorn
+
+    def encode_image(self, images):
+        """(B, 3, H, W) images -> (B, M, e) local image features, not normalised."""
+        return global_and_local_features(self.image_encoder, images.to(self.dtype))[1]
+
+    def encode_text(self):
+        """(N, K, e) normalised text features."""
+        return self.encode_prompts()
+
+    def logits(self, image_features, text_features):
+        """(B, M, e) normalised local image features, (N, K, e) text features -> (B, K) logits."""
+        similarity = torch.einsum("bme,nke->bkmn", image_features, text_features)
+        parts = similarity.detach().split(max(1, COSTS_AT_ONCE // similarity[0].numel()))
+        plan = torch.cat([transport_plan(1 - part, *self.sinkhorn) for part in parts])
+        return self.logit_scale * (plan * similarity).sum(dim=(-2, -1))  # a plan sums to 1
+
+
+@TRAINER_REGISTRY.register()
+class PLOT(coop.CoOp):
+    """Prompt Learning with Optimal Transport: cross-entropy on the context vectors."""
+
+    section = "PLOT"
+
+    def check_cfg(self, cfg):
+        super().check_cfg(cfg)
+        options = cfg.TRAINER.PLOT
+        for key, least in (("N", 1), ("MAX_ITER", 1), ("THRESH", 0)):
+            if options[key] < least:
+                raise UserError(f"TRAINER.PLOT.{key} is {options[key]}: give {least} or more")
+        if options.EPS <= 0:
+            raise UserError(f"TRAINER.PLOT.EPS is {options.EPS}: give a number above 0")
+
+    def build_prompted_clip(self, clip_model, text_encoder, classnames):
+        options = self.cfg.TRAINER.PLOT
+        learner = PromptLearner(options, classnames, text_encoder)
+        return PLOTCLIP(clip_model, learner, text_encoder, (options.EPS, options.MAX_ITER, options.THRESH))
+
+    @torch.no_grad()
+    def predict(self, loader):
+        """Text features once; local features batch by batch, since those of a whole test set are too many to keep."""
+        text_features = self.model.encode_text()
+        for batch in progress(loader):
+            images, labels = self.parse_batch_test(batch)
+            image_features = F.normalize(self.model.encode_image(images).float(), dim=-1)
+            yield self.model.logits(image_features, text_features), labels
