@@ -11,10 +11,10 @@ from collections import OrderedDict
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 from yacs.config import CfgNode as CN
 
 from dassl.engine import TRAINER_REGISTRY
+from prompting.chunks import bytes_per_token, encode_in_chunks, how_many_fit
 from prompting.prompts import Prompts, sequence, soft
 from trainers.base import PromptedCLIP, PromptTrainer, check_context, initial_context
 
@@ -77,30 +77,11 @@ class CoCoOpCLIP(PromptedCLIP):
 
     def logits(self, image_features, text_features=None):
         """(B, e) normalised image features -> (B, N) logits, `chunk` images at a time."""
-        chunks = image_features.split(self.chunk)
-        if len(chunks) == 1 or not torch.is_grad_enabled():
-            return torch.cat([self._chunk_logits(chunk) for chunk in chunks])
-        # each chunk's activations are computed again for its backward pass, so that one chunk's are held at a time
-        return torch.cat([checkpoint(self._chunk_logits, chunk, use_reentrant=False) for chunk in chunks])
+        return encode_in_chunks(self._chunk_logits, image_features.split(self.chunk))
 
     def _chunk_logits(self, image_features):
         text_features = F.normalize(self.text_encoder(*self.prompt_learner(image_features)).float(), dim=-1)
         return self.logit_scale * torch.einsum("be,bne->bn", image_features, text_features)
-
-
-def images_that_fit(text_encoder, prompts, memory_gb):
-    """How many images' prompts can be encoded at once within a budget in GiB, at least 1.
-
-    Counts what the backward pass keeps: per token and layer about 16 vectors of the model's width, and the attention
-    of the own tokens.
-    """
-    width = text_encoder.token_embedding.weight.shape[1]
-    blocks = text_encoder.transformer.resblocks
-    shared, own = prompts.shared.shape[1], int((prompts.eot + 1).sum())
-    size = torch.empty((), dtype=text_encoder.dtype).element_size()
-    attention = blocks[0].attn.num_heads * own * (shared + min(own, 512)) * 2
-    per_image = len(blocks) * size * ((shared + own) * 16 * width + attention)
-    return max(1, int(memory_gb * 2**30 / per_image))
 
 
 @TRAINER_REGISTRY.register()
@@ -115,6 +96,7 @@ class CoCoOp(PromptTrainer):
 
     def build_prompted_clip(self, clip_model, text_encoder, classnames):
         learner = PromptLearner(self.cfg, classnames, text_encoder, clip_model.text_projection.shape[1])
-        chunk = images_that_fit(text_encoder, learner.prompts, self.cfg.TRAINER.COCOOP.MEMORY_GB)
+        tokens = learner.prompts.shared.shape[1] + int((learner.prompts.eot + 1).sum())
+        chunk = how_many_fit(self.cfg.TRAINER.COCOOP.MEMORY_GB, tokens * bytes_per_token(text_encoder))
         logger.info("Prompts of %d images are encoded at a time (TRAINER.COCOOP.MEMORY_GB)", chunk)
         return CoCoOpCLIP(clip_model, learner, text_encoder, chunk)

@@ -16,16 +16,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 from yacs.config import CfgNode as CN
 
 from dassl.engine import TRAINER_REGISTRY
 from dassl.evaluation import BestPairs
 from dassl.evaluation.compositional import exact_curve, outcomes
 from dassl.utils import UserError, nearest
+from prompting.chunks import bytes_per_token, encode_in_chunks, how_many_fit
 from prompting.feasibility import feasibility, word_vectors
 from prompting.prompts import Prompts, encode_templates, sequence, soft, token_ids
-from prompting.text_encoder import BIN_TOKENS
 from trainers.base import PromptedCLIP, PromptTrainer
 
 logger = logging.getLogger("dassl.trainers")
@@ -106,10 +105,7 @@ class CSPCLIP(PromptedCLIP):
 
     def encode_text(self):
         chunks, vectors = self.prompt_learner()
-        if len(chunks) == 1 or not torch.is_grad_enabled():
-            return torch.cat([self._encode(prompts, vectors) for prompts in chunks])
-        # each chunk's activations are computed again for its backward pass, so that one chunk's are held at a time
-        return torch.cat([checkpoint(self._encode, prompts, vectors, use_reentrant=False) for prompts in chunks])
+        return encode_in_chunks(lambda prompts: self._encode(prompts, vectors), chunks)
 
     def _encode(self, prompts, vectors):
         """(B * N, e) normalised text features of B rows of N prompts."""
@@ -129,19 +125,6 @@ class CSPCLIP(PromptedCLIP):
             yield codes, self._encode(prompts, vectors)
 
 
-def pairs_that_fit(text_encoder, memory_gb):
-    """How many pairs' prompts can be encoded at once in training within a budget in GiB, at least 1.
-
-    Counts what the backward pass keeps: per own token (attribute, object, end) and layer about 16 vectors of the
-    model's width, and the attention within a bin.
-    """
-    blocks = text_encoder.transformer.resblocks
-    width = text_encoder.token_embedding.weight.shape[1]
-    size = torch.empty((), dtype=text_encoder.dtype).element_size()
-    per_token = 16 * width + 2 * blocks[0].attn.num_heads * BIN_TOKENS
-    return max(1, int(memory_gb * 2**30 / (len(blocks) * size * 3 * per_token)))
-
-
 def attributes_that_fit(text_encoder, objects, images, memory_gb):
     """How many attributes' pairs can be encoded and scored at once within a budget in GiB, at least 1.
 
@@ -151,13 +134,11 @@ def attributes_that_fit(text_encoder, objects, images, memory_gb):
         images: how many images are scored at a time.
         memory_gb: the budget.
 
-    Counts one layer's activations of two own tokens a pair, the text features, and the scores.
+    Counts two own tokens a pair (object and end), its text feature, and its scores.
     """
-    width = text_encoder.token_embedding.weight.shape[1]
-    size = torch.empty((), dtype=text_encoder.dtype).element_size()
-    per_token = 20 * width + 2 * text_encoder.transformer.resblocks[0].attn.num_heads * BIN_TOKENS
-    per_pair = 2 * size * per_token + 4 * (3 * text_encoder.text_projection.shape[1] + 3 * images)
-    return max(1, int(memory_gb * 2**30 / (objects * per_pair)))
+    per_pair = 2 * bytes_per_token(text_encoder, training=False)
+    per_pair += 4 * (3 * text_encoder.text_projection.shape[1] + 3 * images)
+    return how_many_fit(memory_gb, objects * per_pair)
 
 
 @TRAINER_REGISTRY.register()
@@ -186,7 +167,7 @@ class CSP(PromptTrainer):
         options, dataset = self.cfg.TRAINER.CSP, self.dm.dataset
         if not hasattr(dataset, "num_seen"):
             raise UserError(f"CSP needs pairs of attribute and object, which {self.cfg.DATASET.NAME} has not")
-        chunk = pairs_that_fit(text_encoder, options.MEMORY_GB)
+        chunk = how_many_fit(options.MEMORY_GB, 3 * bytes_per_token(text_encoder))  # attribute, object and end
         learner = PromptLearner(dataset, text_encoder, options.ATTR_DROPOUT, chunk)
         logger.info(
             "%d attributes, %d objects; %d seen and %d unseen pairs",
