@@ -20,6 +20,7 @@ from yacs.config import CfgNode as CN
 from dassl.engine import TRAINER_REGISTRY
 from dassl.metrics import compute_accuracy
 from dassl.utils import UserError, load_checkpoint, nearest
+from prompting.named_vectors import NamedVectors, names_in
 from prompting.prompts import Prompts, sequence, soft, token_ids
 from trainers.base import (
     DeepPromptedCLIP,
@@ -60,50 +61,6 @@ def plain(name):
     return name.replace("_", " ")
 
 
-class ClassVectors(nn.Module):
-    """Vectors by class name. The state dict has an entry (d,) for each name, so two of them merge as dicts do.
-
-    Args:
-        learned: {name: (d,) value to start from} of the vectors to train.
-        kept: names of vectors that stay as they are loaded.
-
-    Attributes:
-        names: T learned names, then F kept ones.
-        learned: (T, d) parameter.
-        kept: (F, d) buffer.
-    """
-
-    def __init__(self, learned, kept, width, device):
-        super().__init__()
-        self.names = [*learned, *kept]
-        start = torch.stack(list(learned.values())) if learned else torch.zeros(0, width, device=device)
-        self.learned = nn.Parameter(start, requires_grad=bool(learned))
-        self.register_buffer("kept", torch.zeros(len(kept), width, device=device))
-
-    def forward(self):
-        """(T + F, d) in the order of names."""
-        return torch.cat([self.learned, self.kept])
-
-    def _save_to_state_dict(self, destination, prefix, keep_vars):
-        for name, vector in zip(self.names, [*self.learned, *self.kept], strict=True):
-            destination[prefix + name] = vector if keep_vars else vector.detach()
-
-    def _load_from_state_dict(
-        self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
-    ):
-        with torch.no_grad():
-            for name, vector in zip(self.names, [*self.learned, *self.kept], strict=True):
-                given = state_dict.get(prefix + name)
-                if given is None:
-                    missing_keys.append(prefix + name)
-                elif given.shape != vector.shape:
-                    error_msgs.append(f"{prefix + name} is {tuple(given.shape)}, not {tuple(vector.shape)}")
-                else:
-                    vector.copy_(given)
-        own = {prefix + name for name in self.names}
-        unexpected_keys += [key for key in state_dict if key.startswith(prefix) and key not in own]
-
-
 class PromptLearner(nn.Module):
     """N prompts of words or context vectors, the class's vector or else its name, and the template's rest.
 
@@ -111,11 +68,11 @@ class PromptLearner(nn.Module):
         cfg: the whole config; reads TRAINER.LAMM and, with BASE maple, TRAINER.MAPLE.
         classnames: N class names; classes of the same name share a vector.
         text_encoder: the TextEncoder, for its token embeddings.
-        learned, kept: names of classes with a vector (see ClassVectors), of N or not.
+        learned, kept: names of classes with a vector (see NamedVectors), of N or not.
         visual: the image encoder, of which BASE maple needs the shape.
 
     Attributes:
-        vectors: the ClassVectors.
+        vectors: the NamedVectors.
         ctx: (n_ctx, d) context vectors; None but with BASE coop.
         maple: the CoupledPrompts; None but with BASE maple.
         initial: (T, d), what the learned vectors start from; zero for classes not of the N.
@@ -138,7 +95,7 @@ class PromptLearner(nn.Module):
             if not token_ids(name):
                 raise UserError(f'the class name "{name}" holds no word: LAMM has nothing to start its vector from')
             start[name] = embed(name).mean(dim=0)
-        self.vectors = ClassVectors(start, kept, width, device)
+        self.vectors = NamedVectors(start, kept, width, device)
         self.register_buffer("initial", self.vectors.learned.detach().clone(), persistent=False)
 
         before, _, after = cfg.TEMPLATE.partition("{}")
@@ -196,7 +153,7 @@ def base_of(state_dict):
 
 def vector_names(state_dict):
     """The names of the classes that a state dict holds vectors of."""
-    return [key.removeprefix(VECTORS) for key in state_dict if key.startswith(VECTORS)]
+    return names_in(state_dict, VECTORS)
 
 
 def _check_earlier(earlier, own, path):
