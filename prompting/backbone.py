@@ -33,7 +33,7 @@ IMAGE_SIZES = {
 }
 """OpenAI's models and their image sizes in pixels: known without the weights, so that a config can be checked first."""
 
-EMBEDDED = {"icon-clip": str(Path(__file__).parents[1] / "embedded" / "icon-clip.pt")}
+EMBEDDED = {n: str(Path(__file__).parents[1] / "embedded" / f"{n}.pt") for n in ("icon-clip", "icon-clip-vit")}
 """Backbones shipped with the project: name -> path of a state dict."""
 
 
@@ -155,6 +155,10 @@ def _read(path):
         full = (full * known.float().std()).to(known.dtype)
         full[rows] = known
         weights["token_embedding.weight"] = full
+    if "text_tower" in weights:  # an embedded image tower: the name of the backbone whose text tower goes with it
+        weights = dict(weights)
+        other = _read(_locate(weights.pop("text_tower")))
+        weights = {**{k: v for k, v in other.items() if not k.startswith("visual.")}, **weights}
     towers = ("visual.proj", "visual.attnpool.positional_embedding")
     for keys in (("text_projection",), ("visual.conv1.weight",), towers):
         if not any(key in weights for key in keys):

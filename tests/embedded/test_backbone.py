@@ -1,10 +1,12 @@
-"""The embedded backbone: it loads as any CLIP does, knows what it should, and methods learn on it."""
+"""The embedded backbones: they load as any CLIP does, know what they should, and methods learn on them."""
 
 import json
 from pathlib import Path
 
+import clip
 import pytest
 import torch
+from clip.model import VisionTransformer
 
 from prompting.backbone import EMBEDDED, image_size, load_backbone
 from prompting.prompts import token_ids
@@ -16,13 +18,13 @@ def accuracy(output):
 
 @pytest.fixture
 def run(tmp_path, toy_args, closing_logger):
-    """run(trainer, dataset, *keys): the accuracy of a run on the embedded benchmark."""
+    """run(trainer, dataset, *keys): the accuracy of a run on the embedded benchmark, on icon-clip unless told."""
     import train
     from tests.conftest import REPO
 
-    def one(trainer, dataset, *keys, config="vit_b16_ep50", flags=()):
+    def one(trainer, dataset, *keys, config="vit_b16_ep50", flags=(), backbone="icon-clip"):
         output = tmp_path / f"{trainer}{dataset}{len(list(tmp_path.iterdir()))}"
-        given = {"--backbone": "icon-clip", "--seed": 1, "--trainer": trainer, "--output-dir": output}
+        given = {"--backbone": backbone, "--seed": 1, "--trainer": trainer, "--output-dir": output}
         given["--dataset-config-file"] = REPO / f"configs/datasets/{dataset}.yaml"
         given["--config-file"] = REPO / f"configs/trainers/{trainer}/{config}.yaml"
         train.main([str(x) for x in (*(x for pair in given.items() for x in pair), *flags, *keys)])
@@ -40,6 +42,18 @@ def test_file_and_architecture():
     assert model.token_embedding.weight.abs().sum(dim=1).min() > 0
 
 
+def test_the_vit_goes_with_the_same_text_tower():
+    assert Path(EMBEDDED["icon-clip-vit"]).stat().st_size < 7e6
+    assert image_size("icon-clip-vit") == 64
+    vit, resnet = load_backbone("icon-clip-vit"), load_backbone("icon-clip")
+    assert isinstance(vit.visual, VisionTransformer) and vit.visual.conv1.kernel_size == (8, 8)
+    tokens = clip.tokenize(["a photo of a camera.", "x", "zyzzyva"])
+    assert torch.equal(vit.encode_text(tokens), resnet.encode_text(tokens)), "tokens that no caption has, too"
+    images = torch.randn(2, 3, 64, 64)
+    assert vit.encode_image(images).shape == resnet.encode_image(images).shape
+    assert vit.logit_scale.exp() <= 100.01
+
+
 def test_it_takes_every_form_of_prompt():
     model = load_backbone("icon-clip")
     known = torch.load(EMBEDDED["icon-clip"], weights_only=True)["token_embedding.rows"].tolist()
@@ -49,9 +63,10 @@ def test_it_takes_every_form_of_prompt():
     assert model.logit_scale.exp() <= 100.01
 
 
+@pytest.mark.parametrize("backbone", EMBEDDED)
 @pytest.mark.parametrize(("dataset", "least", "most"), [("icons_common", 55, 100), ("icons_rare", 0, 20)])
-def test_zero_shot_knows_common_names_and_not_rare_ones(dataset, least, most, run):
-    assert least < run("ZeroshotCLIP", dataset, config="vit_b16", flags=["--eval-only"]) < most
+def test_zero_shot_knows_common_names_and_not_rare_ones(dataset, least, most, backbone, run):
+    assert least < run("ZeroshotCLIP", dataset, config="vit_b16", flags=["--eval-only"], backbone=backbone) < most
 
 
 def test_methods_learn_the_rare_classes(run):

@@ -26,7 +26,8 @@ def data(tmp_path):
     return str(path)
 
 
-def test_a_stopped_run_goes_on_to_the_same_model(data, tmp_path, monkeypatch, closing_logger):
+@pytest.mark.parametrize("vit", [(), ("--vit",)])
+def test_a_stopped_run_goes_on_to_the_same_model(vit, data, tmp_path, monkeypatch, closing_logger):
     class Stop(Exception):
         pass
 
@@ -37,7 +38,7 @@ def test_a_stopped_run_goes_on_to_the_same_model(data, tmp_path, monkeypatch, cl
 
     monkeypatch.setattr(pretrain, "report", lambda model: None)
     monkeypatch.setattr(pretrain, "SAVE_EVERY", 2)
-    args = [data, "--epochs", "2", "--batch", "8"]
+    args = [data, "--epochs", "2", "--batch", "8", *vit]
     pretrain.main([*args, "--output", str(tmp_path / "whole")])
     real = pretrain.save
     monkeypatch.setattr(pretrain, "save", save)
@@ -45,8 +46,7 @@ def test_a_stopped_run_goes_on_to_the_same_model(data, tmp_path, monkeypatch, cl
         pretrain.main([*args, "--output", str(tmp_path / "stopped")])
     monkeypatch.setattr(pretrain, "save", real)
     pretrain.main([*args, "--output", str(tmp_path / "stopped")])
-    whole, stopped = (torch.load(tmp_path / name / "model.pt", weights_only=True) for name in ("whole", "stopped"))
-    assert all(torch.equal(whole[key], stopped[key]) for key in whole)
+    assert (tmp_path / "whole" / "model.pt").read_bytes() == (tmp_path / "stopped" / "model.pt").read_bytes()
     assert load_backbone(str(tmp_path / "whole" / "model.pt")).visual.input_resolution == 64
 
 
@@ -64,9 +64,11 @@ def test_captions_take_every_form():
     assert set(tokens.unique().tolist()) <= set(captions.known_tokens())
 
 
-def test_loss_by_hand_and_text_as_clip_encodes_it():
+@pytest.mark.parametrize("vit", [False, True])
+def test_loss_by_hand_and_features_as_clip_encodes_them(vit):
     torch.manual_seed(0)
-    model = pretrain.build_model().eval()
+    teacher = load_backbone("icon-clip") if vit else None
+    model = pretrain.build_model(teacher).eval()
     images, concepts = torch.randn(3, 3, 64, 64), torch.tensor([4, 9, 4])
     tokens = torch.zeros(3, 9, dtype=torch.long)
     tokens[:, :4] = torch.tensor([[49406, 320, 500, 49407], [49406, 320, 501, 49407], [49406, 49407, 0, 0]])
@@ -79,7 +81,36 @@ def test_loss_by_hand_and_text_as_clip_encodes_it():
             total = np.log(np.sum(np.exp(row)))
             same = [j for j in range(3) if concepts[i] == concepts[j]]
             expected += sum(total - row[j] for j in same) / len(same) / 6
-    assert relative_error(pretrain.contrastive_loss(model, images, tokens, concepts), torch.tensor(expected)) < 0.02
+    if vit:
+        goal = F.normalize(teacher.encode_image(images), dim=-1)
+        expected += pretrain.TAUGHT * sum(1 - (a @ b).item() for a, b in zip(v, goal, strict=True)) / 3
+    assert relative_error(pretrain.loss_of(model, images, tokens, concepts, teacher), torch.tensor(expected)) < 0.02
+
+
+def test_the_vit_learns_and_the_text_tower_stays():
+    teacher = load_backbone("icon-clip")
+    model = pretrain.build_model(teacher)
+    tokens = torch.tensor([[49406, 320, 49407], [49406, 500, 49407]])
+    pretrain.loss_of(model, torch.randn(2, 3, 64, 64), tokens, torch.arange(2), teacher, halved=True).backward()
+    got = {name for name, p in model.named_parameters() if p.grad is not None}
+    assert got == {"logit_scale"} | {f"visual.{name}" for name, _ in model.visual.named_parameters()}
+    assert all(torch.equal(value, teacher.state_dict()[name]) for name, value in model.state_dict().items()
+               if not name.startswith("visual.") and name != "logit_scale")  # fmt: skip
+
+
+def test_half_of_the_patches_those_that_are_drawn_on_first():
+    torch.manual_seed(0)
+    visual = pretrain.build_model(load_backbone("icon-clip")).visual
+    images = torch.ones(2, 3, 64, 64)
+    drawn = torch.zeros(2, 8, 8, dtype=torch.bool)
+    drawn[0, 2:5, 1:8] = True  # 21 patches: all are seen, and 11 blank ones
+    drawn[1, 1:8] = True  # 56 patches: 32 of them are seen
+    images[:, :, 4::8, 4::8] = (~drawn)[:, None].float()  # a black pixel each
+    images.requires_grad_()
+    pretrain.image_features(visual, images, halved=True).sum().backward()
+    seen = F.max_pool2d(images.grad.abs(), 8).amax(dim=1) > 0
+    assert seen.sum(dim=(1, 2)).tolist() == [32, 32]
+    assert (seen & drawn).sum(dim=(1, 2)).tolist() == [21, 32]
 
 
 def test_drawings_stay_drawings():

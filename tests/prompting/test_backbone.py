@@ -79,7 +79,7 @@ def test_what_is_at_hand_is_named(home, monkeypatch, toy_backbone):
     folder.mkdir(parents=True)
     (folder / "RN50.pt").write_bytes(b"")
     monkeypatch.setitem(backbone.EMBEDDED, "small", toy_backbone)
-    with pytest.raises(UserError, match="at hand.*: RN50, icon-clip, small"):
+    with pytest.raises(UserError, match="at hand.*: RN50, icon-clip, icon-clip-vit, small"):
         load_backbone("RN101")
     assert load_backbone("small").visual.input_resolution == 32
 
