@@ -50,9 +50,13 @@ class Table:
     def show(self, folder=None):
         """Print it; write <folder>/<name>.csv too where there is a folder."""
         rows, n = self.rows, self.lines
+        # told here which cells are numbers: a word or a class may look like one
+        numbers = [isinstance(cell, int | float) for cell in rows[0]] if rows else []
         if n is not None and len(rows) > n * (1 + self.tail):
-            rows = rows[:n] + ([["..."], *rows[-n:]] if self.tail else [])
-        print(f"\n{self.title}\n{tabulate(rows, self.header, floatfmt=f'.{self.digits}f', disable_numparse=True)}")
+            rows = rows[:n] + ([["..."] + [""] * (len(numbers) - 1), *rows[-n:]] if self.tail else [])
+        rows = [[f"{x:.{self.digits}f}" if isinstance(x, float) else x for x in row] for row in rows]
+        align = ["right" if number else "left" for number in numbers]
+        print(f"\n{self.title}\n{tabulate(rows, self.header, colalign=align, disable_numparse=True)}")
         if folder:
             with (
                 atomic_path(Path(folder, f"{self.name}.csv")) as temporary,
@@ -194,7 +198,7 @@ def main(argv=None):
     loader = build_data_loader(cfg, data_source=items, batch_size=size, tfm=model.transform, is_train=False)
     predicted = predictions(trainer, loader)
     if hasattr(trainer, "gate_weights"):
-        gates = torch.cat(trainer.gate_weights).float().cpu().numpy()
+        gates = torch.cat(trainer.gate_weights).double().cpu().numpy()
         chosen = preferring(gates, args.images)
         own = trainer.loaded_from["model_dir"] == str(args.run)  # of another run's groups the config says nothing
         experts(gates, [group[0] if own else "" for group in trainer.groups]).show(args.out)

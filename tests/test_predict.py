@@ -18,6 +18,9 @@ CONFIGS = {
     "CoCoOp": "vit_b16_c4_ep10_batch1_ctxv1",
     "MoCoOp": "vit_b16_ep50",
     "LAMM": "vit_b16_ep50",
+    "LASP": "vit_b16_ep50",
+    "MaPLe": "vit_b16_c2_ep5_batch4_2ctx",
+    "PromptSRC": "vit_b16_c2_ep20_batch4_4+4ctx",
     "LinearProbe": "vit_b16",
     "ZeroshotCLIP": "vit_b16",
 }

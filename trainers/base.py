@@ -314,15 +314,14 @@ class PromptTrainer(TrainerX):
     def vectors_among_words(self):
         """[(label, (d,) vector), ...] of what is learned in the space of token embeddings, to be read by people.
 
-        Default: the prompt learner's context vectors `ctx`, (n_ctx, d), or one such set for each class.
+        Default: the prompt learner's context vectors `ctx`, (n_ctx, d), or (G, n_ctx, d) of G prompts.
         """
         ctx = getattr(self.model.prompt_learner, "ctx", None)
         if ctx is None:
             return []
         if ctx.dim() == 2:
             return [(f"{k}", vector) for k, vector in enumerate(ctx, start=1)]
-        names = self.dm.dataset.classnames if len(ctx) == self.num_classes else range(1, len(ctx) + 1)
-        return [(f"{name} {k}", v) for name, own in zip(names, ctx, strict=True) for k, v in enumerate(own, start=1)]
+        return [(f"{g}, {k}", vector) for g, own in enumerate(ctx, start=1) for k, vector in enumerate(own, start=1)]
 
     # Evaluation
 

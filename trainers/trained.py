@@ -37,14 +37,15 @@ class TrainedModel:
         self._plain = isinstance(trainer, PromptTrainer) and trainer.plain_inference
         with torch.no_grad():
             self.text_features = trainer.model.encode_text() if self._plain else None
+            self._encode_image = trainer.model.image_encoding() if self._plain else None
 
     @torch.no_grad()
     def logits(self, images):
         """(B, 3, H, W) transformed images -> (B, N)."""
-        images, model = images.to(self.trainer.device), self.trainer.model
+        images = images.to(self.trainer.device)
         if self._plain:
-            features = F.normalize(model.encode_image(images).float(), dim=-1)
-            logits = model.logits(features, self.text_features)
+            features = F.normalize(self._encode_image(images).float(), dim=-1)
+            logits = self.trainer.model.logits(features, self.text_features)
         else:
             logits = self.trainer.model_inference(images)
         return logits[:, : len(self.classnames)]
@@ -66,9 +67,7 @@ class TrainedModel:
             return any(getattr(type(model), name) is not getattr(PromptedCLIP, name) for name in names)
 
         if not self._plain or overrides("logits", "forward"):
-            raise UserError(
-                f"{cfg.TRAINER.NAME} has no one text feature per class that serves all images: use predict.py"
-            )
+            raise UserError(f"{cfg.TRAINER.NAME} does not score images by one text feature per class: use predict.py")
         if overrides("encode_image") or not self.trainer.frozen_image_encoder:
             raise UserError(f"this run of {cfg.TRAINER.NAME} has changed CLIP's image encoder: use predict.py")
         return self.text_features[: len(self.classnames)].float().cpu().contiguous(), model.logit_scale.float().cpu()

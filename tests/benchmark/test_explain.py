@@ -10,7 +10,7 @@ from PIL import Image
 
 from benchmark.__main__ import main as benchmark
 from benchmark.explain import classes, confusions, experts, preferring
-from tests.conftest import TOY_CLASSES
+from tests.conftest import REPO, TOY_CLASSES
 
 SHORT = ("OPTIM.MAX_EPOCH", 1, "DATALOADER.NUM_WORKERS", 0)
 
@@ -84,7 +84,7 @@ def test_a_whole_run(tmp_path, toy_run, capsys):
 @pytest.mark.parametrize(
     ("trainer", "config", "labels"),
     [
-        ("CoOp", "vit_b16_ep50", [f"{name} {k}" for name in TOY_CLASSES for k in (1, 2)]),
+        ("CoOp", "vit_b16_ep50", [f"{name}, {k}" for name in TOY_CLASSES for k in (1, 2)]),
         ("LAMM", "vit_b16_ep50", ["1", "2", "3", "4", "ant", "bee", "crab claw", "dog"]),
         ("LinearProbe", "vit_b16", None),
     ],
@@ -114,3 +114,16 @@ def test_a_dataset_of_other_classes(tmp_path, toy_root, toy_run, capsys):
     (tmp_path / "run" / "classes.json").write_text('{"classnames": ["ant", "bee"]}')
     assert benchmark(["explain", str(tmp_path / "run")]) == 1
     assert "has other classes than the run" in capsys.readouterr().err
+
+
+def test_pairs_of_an_open_world(tmp_path, toy_pairs_root, toy_run, capsys):
+    pairs = ["--root", toy_pairs_root, "--dataset-config-file", str(REPO / "configs/datasets/mit_states.yaml")]
+    trained = toy_run("CSP", tmp_path / "closed", *SHORT, flags=pairs, config="vit_l14")
+    hits = [(logits.argmax(dim=1) == labels).sum().item() for logits, labels in trained.predict(trained.test_loader)]
+    flags = [*pairs, "--eval-only", "--model-dir", str(tmp_path / "closed")]
+    toy_run("CSP", tmp_path / "open", *SHORT, "TRAINER.CSP.OPEN_WORLD", True, flags=flags, config="vit_l14")
+    capsys.readouterr()
+    assert benchmark(["explain", str(tmp_path / "open"), "--out", str(tmp_path / "out")]) == 0
+    assert f"{sum(hits)} of {len(trained.dm.dataset.test)} test images right" in capsys.readouterr().out
+    words = ["Faux Leather", "dark", "pale", "boat", "dog", "sea shell"]
+    assert [row[0] for row in rows_of(tmp_path / "out" / "words.csv")] == words

@@ -57,7 +57,7 @@ def test_text_features_of_every_image_are_refused(trainer, config, tmp_path, toy
     toy_run(trainer, tmp_path / "run", *SHORT, config=config)
     assert benchmark(["export", str(tmp_path / "run"), "--out", str(tmp_path / "file.safetensors")]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line == f"error: {trainer} has no one text feature per class that serves all images: use predict.py"
+    assert line == f"error: {trainer} does not score images by one text feature per class: use predict.py"
     assert not (tmp_path / "file.safetensors").exists()
 
 

@@ -89,7 +89,7 @@ def test_inference_of_its_own_is_used(tmp_path, run, monkeypatch):
     monkeypatch.setitem(TRAINER_REGISTRY._objects, "CoOp", Own)
     model = load_run(tmp_path / "run")
     assert torch.allclose(model.logits(images), -expected, atol=1e-4)
-    with pytest.raises(UserError, match="no one text feature per class"):
+    with pytest.raises(UserError, match="not score images by one text feature per class"):
         model.classifier()
 
 
