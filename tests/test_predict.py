@@ -22,6 +22,7 @@ CONFIGS = {
     "MaPLe": "vit_b16_c2_ep5_batch4_2ctx",
     "PromptSRC": "vit_b16_c2_ep20_batch4_4+4ctx",
     "LinearProbe": "vit_b16",
+    "PLOT": "rn50",
     "ZeroshotCLIP": "vit_b16",
 }
 

@@ -6,6 +6,7 @@ A method adds a prompt learner (an nn.Module) and, where it needs more than cros
 import logging
 import math
 from contextlib import nullcontext
+from itertools import product
 from weakref import WeakKeyDictionary
 
 import torch
@@ -314,14 +315,17 @@ class PromptTrainer(TrainerX):
     def vectors_among_words(self):
         """[(label, (d,) vector), ...] of what is learned in the space of token embeddings, to be read by people.
 
-        Default: the prompt learner's context vectors `ctx`, (n_ctx, d), or (G, n_ctx, d) of G prompts.
+        Default: the prompt learner's context vectors `ctx`, (n_ctx, d) or (G, n_ctx, d) of G prompts; with CSC the axis
+        before n_ctx is that of the classes.
         """
         ctx = getattr(self.model.prompt_learner, "ctx", None)
         if ctx is None:
             return []
-        if ctx.dim() == 2:
-            return [(f"{k}", vector) for k, vector in enumerate(ctx, start=1)]
-        return [(f"{g}, {k}", vector) for g, own in enumerate(ctx, start=1) for k, vector in enumerate(own, start=1)]
+        axes = [range(1, n + 1) for n in ctx.shape[:-1]]
+        if self.cfg.TRAINER[self.section].get("CSC", False):
+            axes[-2] = self.dm.dataset.classnames
+        labels = (", ".join(map(str, place)) for place in product(*axes))
+        return list(zip(labels, ctx.flatten(0, -2), strict=True))
 
     # Evaluation
 

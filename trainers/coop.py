@@ -74,10 +74,3 @@ class CoOp(PromptTrainer):
     def build_prompted_clip(self, clip_model, text_encoder, classnames):
         learner = PromptLearner(self.cfg.TRAINER[self.section], classnames, text_encoder)
         return PromptedCLIP(clip_model, learner, text_encoder)
-
-    def vectors_among_words(self):
-        ctx = self.model.prompt_learner.ctx
-        if ctx.dim() == 2:
-            return super().vectors_among_words()
-        sets = zip(self.dm.dataset.classnames, ctx, strict=True)
-        return [(f"{name}, {k}", vector) for name, own in sets for k, vector in enumerate(own, start=1)]

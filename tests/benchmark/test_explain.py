@@ -86,12 +86,14 @@ def test_a_whole_run(tmp_path, toy_run, capsys):
     [
         ("CoOp", "vit_b16_ep50", [f"{name}, {k}" for name in TOY_CLASSES for k in (1, 2)]),
         ("LAMM", "vit_b16_ep50", ["1", "2", "3", "4", "ant", "bee", "crab claw", "dog"]),
+        ("PLOT", "rn50", [f"{g}, {name}, {k}" for g in (1, 2) for name in TOY_CLASSES for k in (1, 2)]),
         ("LinearProbe", "vit_b16", None),
     ],
 )
 def test_vectors_of_other_methods_and_a_dataset_elsewhere(trainer, config, labels, tmp_path, toy_root, toy_run, capsys):
     keys = {
         "CoOp": ("TRAINER.COOP.CSC", True, "TRAINER.COOP.N_CTX", 2),
+        "PLOT": ("TRAINER.PLOT.CSC", True, "TRAINER.PLOT.N_CTX", 2, "TRAINER.PLOT.N", 2),
         "LAMM": ("TRAINER.LAMM.BASE", "coop"),  # the context begins as four words
         "LinearProbe": ("TRAINER.LINEARPROBE.STEPS", 0),
     }[trainer]
