@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import multiprocessing
 import os
 import sys
 import threading
@@ -32,6 +33,8 @@ def perform(run, place, quiet=False):
         run, place: as `protocols.command` takes them.
         quiet: print to the run's own folder instead of the console.
     """
+    # loaders' workers start as under train.py: those of a fork server would outlive a run that is killed
+    multiprocessing.set_start_method(None, force=True)
     os.setpgid(0, 0)  # Ctrl-C is the parent's: it interrupts the run once
     threading.Thread(target=_end_with_parent, daemon=True).start()
     sys.exit(_perform(run, place, quiet))
