@@ -5,6 +5,7 @@ weights (MODEL.INIT_WEIGHTS). Names of datasets are those of their config files;
 icons of one style, learned from outlines.
 """
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -153,6 +154,10 @@ class Place:
 
     def folder(self, run):
         return Path(self.output, run.folder)
+
+    def absolute(self):
+        """The same for processes that work elsewhere."""
+        return Place(os.path.abspath(os.path.expanduser(self.root)), os.path.abspath(self.output), self.device)
 
 
 def command(run, place):

@@ -63,13 +63,19 @@ def read(output):
     if not output.is_dir():
         raise UserError(f"no folder {output}: give the one that runs were written to")
     folders = sorted({path.parent for name in ("metrics.json", "log.txt*") for path in output.rglob(name)})
-    rows = [row for folder in folders if (row := read_run(folder, output))]
-    frame = pd.DataFrame(rows, columns=list(dict.fromkeys([*COLUMNS, *(key for row in rows for key in row)])))
-    for name in frame.columns.difference([*IDENTITY, *FACTS]).union(["shots", "seed"]):
-        numbers = pd.to_numeric(frame[name], errors="coerce")
-        frame[name] = numbers.astype("Int64" if name in {"shots", "seed", *COUNTS} else float)
-    text = frame.columns.intersection([*IDENTITY, *FACTS]).difference(["shots", "seed"])
-    return frame.astype(dict.fromkeys(text, "string"))
+    return _frame(row for folder in folders if (row := read_run(folder, output)))
+
+
+def of_grid(grid, output=None):
+    """The table of a grid's finished runs, in its order and with its names of methods.
+
+    Args:
+        grid: as `grid.read_grid` gives it.
+        output: where they were written; None: where the grid says.
+    """
+    output = Path(output or grid.output)
+    rows = ((run, read_run(output / run.folder, output)) for run in grid.runs)
+    return _frame(row | {"method": grid.methods[run.folder]} for run, row in rows if row)
 
 
 def read_run(folder, output):
@@ -134,6 +140,16 @@ def read_log(folder):
             row["train_seconds"] = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
         return row
     return None
+
+
+def _frame(rows):
+    rows = list(rows)
+    frame = pd.DataFrame(rows, columns=list(dict.fromkeys([*COLUMNS, *(key for row in rows for key in row)])))
+    for name in frame.columns.difference([*IDENTITY, *FACTS]).union(["shots", "seed"]):
+        numbers = pd.to_numeric(frame[name], errors="coerce")
+        frame[name] = numbers.astype("Int64" if name in {"shots", "seed", *COUNTS} else float)
+    text = frame.columns.intersection([*IDENTITY, *FACTS]).difference(["shots", "seed"])
+    return frame.astype(dict.fromkeys(text, "string"))
 
 
 def _at_least(value, least):

@@ -9,6 +9,11 @@ import signal
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import connection, get_context
 
+CONSOLE, FAILED = "console.txt", "failed.txt"
+"""Files in a run's folder: what a quiet run prints, while it goes on and where it failed."""
+
+STATES = ("done", "running", "failed", "begun", "waiting")
+
 CONTEXT = get_context("forkserver")
 CONTEXT.set_forkserver_preload(["benchmark.worker"])
 
@@ -24,10 +29,12 @@ class Local:
 
     def __init__(self, place, workers=1, quiet=False):
         self.place, self.slots, self.quiet = place, workers, quiet
+        if workers > 1:  # else each would take all processors
+            os.environ.setdefault("OMP_NUM_THREADS", str(max(1, os.cpu_count() // workers)))
         self.processes = {}
 
     def start(self, run):
-        self.processes[run] = CONTEXT.Process(target=_perform, args=(run, self.place, self.quiet), daemon=False)
+        self.processes[run] = CONTEXT.Process(target=_perform, args=(run, self.place, self.quiet, {**os.environ}))
         self.processes[run].start()
 
     def wait(self, seconds=None):
@@ -49,6 +56,15 @@ class Local:
             self.wait()
 
 
+def last_lines(run, place, count=5):
+    """The end of what a quiet run printed that failed or was killed: lines."""
+    for name in (FAILED, CONSOLE):
+        if (path := place.folder(run) / name).is_file():
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+            return [line for line in lines if line.strip()][-count:]
+    return []
+
+
 class Watch:
     """Told how runs go on. This one keeps silent."""
 
@@ -63,7 +79,7 @@ class Watch:
 
 
 def states(runs, place):
-    """How runs stand: {run: "done", "running", "failed", "begun" or "waiting"}."""
+    """How runs stand: {run: one of STATES}."""
     with ProcessPoolExecutor(1, mp_context=CONTEXT) as pool:  # one process: what all ask for is read once
         return dict(zip(runs, pool.submit(_states, runs, place).result(), strict=True))
 
@@ -79,19 +95,21 @@ def execute(runs, launcher, watch=None):
     Returns:
         {run: exit status} of those that failed; what needs them is not done.
     """
-    watch = watch or Watch()
+    watch = Watch() if watch is None else watch
     waiting, going, failed, given_up = dict.fromkeys(runs), set(), {}, set()
     try:
         while waiting or going:
+            free = launcher.slots - len(going)
             for run in list(waiting):
                 if run.needs in failed or run.needs in given_up:
                     given_up.add(run)
-                elif len(going) == launcher.slots or run.needs in waiting or run.needs in going:
+                elif free <= 0 or run.needs in waiting or run.needs in going:
                     continue
                 else:
                     watch.started(run)
                     launcher.start(run)
                     going.add(run)
+                    free -= 1
                 del waiting[run]
             for run, status in launcher.wait(1).items() if going else ():
                 going.remove(run)
@@ -108,9 +126,10 @@ def execute(runs, launcher, watch=None):
 # These are called in the server's processes, which have the worker; here its imports would take seconds.
 
 
-def _perform(run, place, quiet):
+def _perform(run, place, quiet, environment):
     from benchmark import worker
 
+    os.environ.update(environment)  # the server has that of its start
     worker.perform(run, place, quiet)
 
 

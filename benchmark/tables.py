@@ -89,16 +89,21 @@ def over_seeds(figures):
     return mean, std, tables.size()
 
 
-def text(runs, protocol):
-    """The tables of a protocol, and where there are several their means; "" where no seed has all its runs."""
+def text(runs, protocol, seeds=True):
+    """The tables of a protocol, and where there are several their means; "" where no seed has all its runs.
+
+    Args:
+        runs, protocol: as `per_seed` takes them.
+        seeds: whether to print more than the means.
+    """
     figures = per_seed(runs, protocol)
     apart = (
         figures.groupby(level="dataset") if protocol in TARGETS else [(None, figures)]
     )  # each source has its targets
-    return "\n".join(_text(runs, protocol, part.dropna(axis="columns", how="all")) for _, part in apart)
+    return "\n".join(_text(runs, protocol, part.dropna(axis="columns", how="all"), seeds) for _, part in apart)
 
 
-def _text(runs, protocol, figures):
+def _text(runs, protocol, figures, all_seeds):
     whole = figures.dropna()
     headers = [dataset_and_style(name)[1] or name for name in figures]
     blocks, means = [], []
@@ -112,7 +117,9 @@ def _text(runs, protocol, figures):
         if unfinished := sorted({*figures.loc[table].index} - {*seeds.index}):
             blocks.append(f"not finished yet: seed {', '.join(map(str, unfinished))}")
         means.append(names | {"seeds": count[table]} | dict(zip(headers, mean.loc[table], strict=True)))
-    if len(means) > 1:
+    if not all_seeds:
+        blocks.clear()
+    if len(means) > all_seeds:
         blocks.append(f"\n{MEANS.get(protocol, 'means')}\n{_means(pd.DataFrame(means), protocol)}")
     return "\n".join(blocks)
 

@@ -17,11 +17,12 @@ import datasets  # noqa: F401
 import train
 import trainers  # noqa: F401
 from benchmark.protocols import command
+from benchmark.runner import CONSOLE, FAILED
 from dassl.engine import run_folder
 from dassl.utils import UserError, mkdir_if_missing
 
-CONSOLE, FAILED, LOCK = "console.txt", "failed.txt", ".lock"
-"""Files in a run's folder: what a quiet run prints, while it goes on and where it failed; held while it goes on."""
+LOCK = ".lock"
+"""A file in a run's folder that is held while the run goes on."""
 
 
 def perform(run, place, quiet=False):
@@ -53,7 +54,7 @@ def is_finished(run, place):
 
 
 def state(run, place):
-    """How a run stands: "done", "running", "failed", "begun" or "waiting"."""
+    """How a run stands: one of runner.STATES."""
     folder = place.folder(run)
     if _is_reserved(folder):
         return "running"

@@ -1,4 +1,4 @@
-"""The protocol scripts as a user calls them."""
+"""The protocol scripts as a user calls them; what they call is tested in tests/benchmark."""
 
 import os
 import shutil
@@ -7,9 +7,13 @@ import sys
 
 import pytest
 
+from benchmark.protocols import METHODS, PROTOCOLS
 from tests.conftest import REPO
 
 SCRIPTS = sorted(path.relative_to(REPO) for path in REPO.glob("scripts/*/*.sh"))
+FOLDERS = {"ZeroshotCLIP": "zsclip", "LinearProbe": "linear_probe"}
+BY_ENVIRONMENT = {("ZeroshotCLIP2", name) for name in PROTOCOLS} | {("CoOp", "incremental")}
+"""What other methods' scripts do where TRAINER says so."""
 
 
 def bash(script, *args, **environment):
@@ -17,54 +21,46 @@ def bash(script, *args, **environment):
     return subprocess.run(["bash", str(REPO / script), *args], env=environment, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=str)
-def test_help_and_wrong_use(script):
+def test_every_protocol_of_every_trainer_has_its_script():
+    wanted = {
+        f"scripts/{FOLDERS.get(trainer, trainer.lower())}/{protocol}.sh": (protocol, trainer)
+        for trainer, protocols in METHODS.items()
+        for protocol in protocols
+        if (trainer, protocol) not in BY_ENVIRONMENT
+    }
+    assert {str(script) for script in SCRIPTS} == set(wanted)
+    for script, (protocol, trainer) in wanted.items():
+        *_, call = (REPO / script).read_text().splitlines()
+        assert call in (f'protocol {protocol} {trainer} "$@"', f'protocol {protocol} "${{TRAINER:-{trainer}}}" "$@"')
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_help_and_wrong_use(protocol):
+    script = f"scripts/{'lamm' if protocol == 'incremental' else 'coop'}/{protocol}.sh"
     told = bash(script, "--help")
-    assert told.returncode == 0 and told.stdout.startswith("Usage: bash ")
+    assert told.returncode == 0 and told.stdout.startswith(f"Usage: bash {REPO / script} ")
     assert all(
         name in told.stdout for name in ("DATASET", "DATA ", "SEEDS ", "CFG ", "BACKBONE ", "OUTPUT ", "DEVICE ")
     )
-    wrong = bash(script)
+    wrong = bash(script, "dtd", "16", "more")
     assert wrong.returncode == 2 and wrong.stderr.startswith("Usage: bash ") and not wrong.stdout
 
 
-@pytest.mark.parametrize(("method", "seeds"), [("mocoop", "1"), ("coop", "1 2"), ("zsclip", "3")])
-def test_base_to_new(method, seeds, tmp_path, toy_root, toy_backbone):
-    settings = {"DATA": toy_root, "BACKBONE": toy_backbone, "OUTPUT": str(tmp_path), "SEEDS": seeds, "DEVICE": "cpu"}
-    done = bash(f"scripts/{method}/base2new.sh", "caltech101", *([] if method == "zsclip" else ["2"]), **settings)
+def test_the_environment_is_obeyed(toy_root, toy_backbone, tmp_path):
+    settings = {"DATA": toy_root, "BACKBONE": toy_backbone, "OUTPUT": str(tmp_path), "SEEDS": "1 2", "DEVICE": "cpu"}
+    done = bash("scripts/coop/base2new.sh", "caltech101", "2", **settings, CFG="vit_b16_ep50")
     assert done.returncode == 0, done.stderr
+    assert done.stdout.count("=> result\n* total: ") == 4 and "USE_CUDA: False" in done.stdout
+    assert (tmp_path / "base2new/test_new/caltech101/shots_2/CoOp/vit_b16_ep50/seed2/metrics.json").is_file()
     first_words = [line.split()[0] for line in done.stdout.splitlines() if line]
-    assert first_words[-4 - len(seeds.split()) :] == ["seed", "------", *seeds.split(), "mean", "std"]
-
-
-def test_incremental(tmp_path, toy_root, toy_backbone):
-    """One half of the classes after the other: LAMM, whose first half stays as it was, and CoOp beside it."""
-    settings = {"DATA": toy_root, "BACKBONE": toy_backbone, "OUTPUT": str(tmp_path), "SEEDS": "1", "DEVICE": "cpu"}
-    done = bash("scripts/lamm/incremental.sh", "caltech101", "2", **settings)
-    assert done.returncode == 0, done.stderr
-    coop, lamm = (line.split() for line in done.stdout.splitlines()[-2:])
-    assert coop[2] == "CoOp" and lamm[2] == "LAMM" and lamm[5] == lamm[6]
-
-
-@pytest.mark.parametrize(("method", "worlds"), [("csp", ["closed", "open"]), ("zsclip", ["closed"])])
-def test_czsl(method, worlds, tmp_path, toy_pairs_root, toy_backbone):
-    settings = {
-        "DATA": toy_pairs_root,
-        "BACKBONE": toy_backbone,
-        "OUTPUT": str(tmp_path),
-        "SEEDS": "1",
-        "DEVICE": "cpu",
-    }
-    done = bash(f"scripts/{method}/czsl.sh", "mit_states", **settings)
-    assert done.returncode == 0, done.stderr
-    heads = [line for line in done.stdout.splitlines() if line.endswith(" world")]
-    assert [head.split()[-2] for head in heads] == worlds
-    assert [line.split()[0] for line in done.stdout.splitlines()[-3:]] == ["1", "mean", "std"]
+    assert first_words[-6:] == ["seed", "------", "1", "2", "mean", "std"]
 
 
 def test_mistakes(tmp_path):
     done = bash("scripts/coop/base2new.sh", "caltech102", "16", OUTPUT=str(tmp_path))
     assert done.returncode == 1 and "caltech102.yaml" in done.stderr and len(done.stderr.splitlines()) == 1
+    done = bash("scripts/coop/base2new.sh", "caltech101", "sixteen", OUTPUT=str(tmp_path))
+    assert done.returncode == 1 and 'SHOTS is "sixteen"' in done.stderr
     done = bash("scripts/coop/base2new.sh", "caltech101", "16", OUTPUT=str(tmp_path), DEVICE="tpu")
     assert done.returncode == 1 and 'DEVICE is "tpu"' in done.stderr
 

@@ -1,0 +1,165 @@
+"""The runs of each protocol, by hand: folders, arguments, needs; and what a folder tells."""
+
+import pytest
+import yaml
+
+import datasets.icons
+from benchmark import protocols
+from benchmark.protocols import METHODS, PROTOCOLS, TARGETS, Place, Point, command, identify, runs_of
+from dassl.errors import UserError
+
+IMAGENET = {"TRAINER": {"MOCOOP": {"GROUPS": [["a {}."]]}}}
+
+
+@pytest.fixture(autouse=True)
+def configs(tmp_path, monkeypatch):
+    """Config files of all datasets, and of all trainers one named c; they hold nothing but the groups of ImageNet."""
+    targets = [name for sources in TARGETS.values() for pair in sources.items() for name in (pair[0], *pair[1])]
+    for path in ["datasets/icons_common", "datasets/icons_rare", "datasets/mit_states"] + [
+        *(f"datasets/{name}" for name in targets),
+        *(f"trainers/{trainer}/c" for trainer in METHODS),
+    ]:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"{path}.yaml").write_text(yaml.dump(IMAGENET if path.endswith("/imagenet") else {}))
+    monkeypatch.setattr(protocols, "CONFIGS", tmp_path)
+    return tmp_path
+
+
+def told(run, configs):
+    """A run's command, without what all have."""
+    words = command(run, Place("/data", "/out"))
+    assert words[:4] == ["--root", "/data", "--output-dir", f"/out/{run.folder}"]
+    words = " ".join(words[4:]).replace(str(configs), "C")
+    return words.replace(f" --config-file C/trainers/{run.trainer}/c.yaml", "")
+
+
+def test_few_shot(configs):
+    (run,) = runs_of("few_shot", [Point("dtd", 4, "CoOp", "c", 2, backbone="RN50")])
+    assert (run.folder, run.part) == ("dtd/CoOp/c_4shots/seed2", "train")
+    assert told(run, configs) == (
+        "--seed 2 --trainer CoOp --dataset-config-file C/datasets/dtd.yaml --backbone RN50 DATASET.NUM_SHOTS 4"
+    )
+    (run,) = runs_of("few_shot", [Point("dtd", None, "ZeroshotCLIP", "c", 1)])
+    assert (run.folder, run.part) == ("dtd/ZeroshotCLIP/c/seed1", "test")
+    assert told(run, configs) == (
+        "--seed 1 --trainer ZeroshotCLIP --dataset-config-file C/datasets/dtd.yaml --eval-only"
+    )
+
+
+def test_base2new(configs):
+    base, new = runs_of("base2new", [Point("dtd", 16, "MoCoOp", "c", 1)])
+    assert base.folder == "base2new/train_base/dtd/shots_16/MoCoOp/c/seed1"
+    assert new.folder == "base2new/test_new/dtd/shots_16/MoCoOp/c/seed1" and new.needs == base
+    same = "--seed 1 --trainer MoCoOp --dataset-config-file C/datasets/dtd.yaml "
+    assert told(base, configs) == same + "DATASET.NUM_SHOTS 16 DATASET.SUBSAMPLE_CLASSES base"
+    assert told(new, configs) == (
+        f"--model-dir /out/{base.folder} {same}--eval-only DATASET.NUM_SHOTS 16 DATASET.SUBSAMPLE_CLASSES new"
+    )
+    base, new = runs_of("base2new", [Point("dtd", None, "ZeroshotCLIP2", "c", 1)])
+    assert base.folder == "base2new/test_base/dtd/ZeroshotCLIP2/c/seed1" and base.needs is None
+    assert new.folder == "base2new/test_new/dtd/ZeroshotCLIP2/c/seed1" and new.needs is None
+    assert told(new, configs).endswith("dtd.yaml --eval-only DATASET.SUBSAMPLE_CLASSES new")
+
+
+def test_incremental(configs, tmp_path):
+    first, second, after, all_ = runs_of("incremental", [Point("dtd", 8, "LAMM", "c", 3)])
+    folders = [f"incremental/{part}/dtd/shots_8/LAMM/c/seed3" for part in ("train_base", "train_new", "test_base")]
+    assert [first.folder, second.folder, after.folder] == folders
+    assert [run.needs for run in (first, second, after, all_)] == [None, first, second, second]
+    assert told(all_, configs).startswith(f"--model-dir /out/{second.folder} --seed 3")
+    assert told(all_, configs).endswith("--eval-only DATASET.NUM_SHOTS 8 DATASET.SUBSAMPLE_CLASSES all")
+
+    learner = tmp_path / first.folder / "prompt_learner"
+    learner.mkdir(parents=True)
+    (learner / "checkpoint").write_text("model.pth.tar-50\n")
+    place = Place(output=str(tmp_path))
+    assert command(second, place)[-2:] == ["MODEL.INIT_WEIGHTS", str(learner / "model.pth.tar-50")]
+    (learner / "model-best.pth.tar").touch()
+    assert command(second, place)[-2:] == ["MODEL.INIT_WEIGHTS", str(learner / "model-best.pth.tar")]
+
+
+def test_czsl(configs):
+    closed, opened = runs_of("czsl", [Point("mit_states", None, "CSP", "c", 1)])
+    assert (closed.folder, closed.needs) == ("czsl/closed/mit_states/CSP/c/seed1", None)
+    assert (opened.folder, opened.needs) == ("czsl/open/mit_states/CSP/c/seed1", closed)
+    assert told(opened, configs).endswith("--eval-only TRAINER.CSP.OPEN_WORLD True")
+    (closed,) = runs_of("czsl", [Point("mit_states", None, "CoOp", "c", 1)])
+    assert "--eval-only" not in told(closed, configs)
+
+
+def test_cross_dataset(configs):
+    learned, *tests = runs_of("cross_dataset", [Point("imagenet", 16, "CoOp", "c", 1)])
+    assert learned == runs_of("few_shot", [Point("imagenet", 16, "CoOp", "c", 1)])[0]
+    assert len(tests) == 10 and all(run.needs == learned for run in tests)
+    assert tests[1].folder == "evaluation/CoOp/c_16shots/oxford_pets/seed1"
+    assert told(tests[1], configs) == (
+        "--model-dir /out/imagenet/CoOp/c_16shots/seed1 --seed 1 --trainer CoOp "
+        "--dataset-config-file C/datasets/oxford_pets.yaml --eval-only DATASET.NUM_SHOTS 16"
+    )
+    # the groups that the model was trained with hold on a dataset that has others
+    _, moved, *_ = runs_of("cross_dataset", [Point("imagenet", 16, "MoCoOp", "c", 1)])
+    assert told(moved, configs).endswith("TRAINER.MOCOOP.GROUPS [['a {}.']]")
+
+
+def test_domain_generalization(configs):
+    _, *tests = runs_of("domain_generalization", [Point("imagenet", 16, "CoOp", "c", 1)])
+    assert [run.dataset for run in tests] == ["imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r"]
+    learned, *tests = runs_of("domain_generalization", [Point("icons_rare", 16, "MaPLe", "c", 1)])
+    assert learned.folder == "icons_rare_outline/MaPLe/c_16shots/seed1"
+    data = "--dataset-config-file C/datasets/icons_rare.yaml --backbone icon-clip-vit --source-domains outline"
+    assert f"{data} --target-domains outline DATASET" in told(learned, configs)
+    assert tests[3].folder == "evaluation/MaPLe/c_16shots/icons_rare_hand-drawn/seed1"
+    assert f"{data} --target-domains hand-drawn --eval-only" in told(tests[3], configs)
+    assert [run.dataset.removeprefix("icons_rare_") for run in tests] == list(datasets.icons.STYLES[1:])
+
+
+def test_overrides_have_a_folder_of_their_own(configs):
+    plain = Point("dtd", 16, "CoOp", "c", 1)
+    more = Point("dtd", 16, "CoOp", "c", 1, overrides=("TRAINER.COOP.CSC", "True"), label="csc")
+    _, run = runs_of("few_shot", [plain, more])
+    assert run.folder == "dtd/CoOp/c-csc_16shots/seed1" and run.config == "c-csc"
+    assert told(run, configs).endswith("NUM_SHOTS 16 TRAINER.COOP.CSC True")
+    assert runs_of("few_shot", [plain, plain]) == runs_of("few_shot", [plain])
+    with pytest.raises(UserError, match="share the folder dtd/CoOp/c_16shots/seed1"):
+        runs_of("few_shot", [plain, Point("dtd", 16, "CoOp", "c", 1, overrides=("OPTIM.LR", "1"))])
+
+
+def test_the_device_has_the_last_word(configs):
+    (run,) = runs_of("few_shot", [Point("dtd", 4, "CoOp", "c", 2)])
+    assert command(run, Place(device="cpu"))[-2:] == ["USE_CUDA", "False"]
+    assert command(run, Place(device="cuda"))[-2:] == ["USE_CUDA", "True"]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_folder_tells_its_run(protocol):
+    dataset = {"cross_dataset": "imagenet", "domain_generalization": "icons_common"}.get(protocol, "mit_states")
+    trainers = [trainer for trainer in METHODS if protocol in METHODS[trainer]]
+    for trainer in trainers:
+        shots = None if protocol == "czsl" or protocols.is_zero_shot(trainer) else 16
+        for run in runs_of(protocol, [Point(dataset, shots, trainer, "c", 1)]):
+            told = identify(run.folder)
+            assert told == {key: getattr(run, key) for key in told} and len(told) == 7
+
+
+def test_coops_own_folders():
+    told = identify("caltech101/CoOp/rn50_16shots/nctx16_cscFalse_ctpend/seed1")
+    assert (told["protocol"], told["config"], told["shots"]) == ("few_shot", "rn50-nctx16_cscFalse_ctpend", 16)
+    told = identify("evaluation/CoOp/rn50_16shots/nctx16_cscFalse_ctpend/imagenet_a/seed1")
+    assert (told["protocol"], told["dataset"]) == ("domain_generalization", "imagenet_a")
+    assert identify("some/where/else") is None and identify("runs/base2new/train_base/a/shots_1/b/c/seed1") is None
+
+
+@pytest.mark.parametrize(
+    ("protocol", "point", "words"),
+    [
+        ("few_shot", Point("dtf", 16, "CoOp", "c", 1), "datasets/dtf.yaml: did you mean dtd?"),
+        ("few_shot", Point("dtd", 16, "CoOp", "d", 1), "trainers/CoOp/d.yaml: known: c"),
+        ("base2new", Point("dtd", 16, "LinearProbe", "c", 1), "base2new does not suit LinearProbe: it has few_shot"),
+        ("cross_dataset", Point("imagenets", 16, "CoOp", "c", 1), "did you mean imagenet"),
+        ("domain_generalization", Point("dtd", 16, "CoOp", "c", 1), "known: icons_common, icons_rare, imagenet"),
+    ],
+)
+def test_mistakes(protocol, point, words):
+    with pytest.raises(UserError) as error:
+        runs_of(protocol, [point])
+    assert words in str(error.value)

@@ -1,0 +1,177 @@
+"""`python -m benchmark run` and `status` on tiny data: whole, with failures, killed and run again, on a cluster."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from benchmark import results, runner
+from benchmark.__main__ import main
+from benchmark.grid import read_grid
+from benchmark.protocols import Place
+from tests.conftest import REPO
+
+GRID = {
+    "protocol": "base2new",
+    "methods": ["ZeroshotCLIP", "CoOp/vit_b16_ep50"],
+    "datasets": "caltech101",
+    "shots": 4,
+    "seeds": [1, 2],
+    "overrides": {"DATALOADER.NUM_WORKERS": 0, "DATALOADER.TRAIN_X.BATCH_SIZE": 4, "OPTIM.MAX_EPOCH": 30},
+}
+
+
+@pytest.fixture(scope="session")
+def grid_file(toy_backbone, tmp_path_factory):
+    path = tmp_path_factory.mktemp("grid") / "grid.yaml"
+    path.write_text(yaml.dump(GRID | {"backbone": toy_backbone}))
+    return str(path)
+
+
+def arguments(command, grid_file, toy_root, output):
+    return [command, grid_file, "--root", toy_root, "--output", str(output), "--device", "cpu"]
+
+
+@pytest.fixture(scope="session")
+def undisturbed(grid_file, toy_root, tmp_path_factory):
+    """The output of the grid, run in one go."""
+    output = tmp_path_factory.mktemp("undisturbed")
+    assert main([*arguments("run", grid_file, toy_root, output), "--workers", "2"]) == 0
+    return output
+
+
+def found(grid_file, output):
+    """What the runs found, without what it cost."""
+    runs = results.of_grid(read_grid(grid_file), output)
+    return runs[[*results.IDENTITY, *results.FIGURES, "total", "correct"]]
+
+
+def test_run_status_and_run_again(undisturbed, grid_file, toy_root, capsys):
+    assert len(found(grid_file, undisturbed)) == 8
+    assert main(arguments("status", grid_file, toy_root, undisturbed)) == 0
+    head, _, *rows = capsys.readouterr().out.splitlines()
+    assert head.split() == ["method", *runner.STATES]
+    assert [row.split() for row in rows] == [
+        [name, *counts] for name, counts in (("ZeroshotCLIP", "40000"), ("CoOp", "40000"), ("all", "80000"))
+    ]
+    assert main(arguments("run", grid_file, toy_root, undisturbed)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert not any(line.startswith("[") for line in lines), "nothing was left to do"
+    assert [line.split()[:3] for line in lines[-2:]] == [
+        ["caltech101", "-", "ZeroshotCLIP"],
+        ["caltech101", "4", "CoOp"],
+    ]
+
+
+def test_a_failure_does_not_stop_the_rest(toy_root, toy_backbone, tmp_path, capsys):
+    broken = {"trainer": "CoOp", "config": "vit_b16_ep50", "label": "long", "overrides": {"TRAINER.COOP.N_CTX": 99}}
+    path = tmp_path / "grid.yaml"
+    path.write_text(yaml.dump(GRID | {"backbone": toy_backbone, "methods": [broken, "ZeroshotCLIP"], "seeds": 1}))
+    assert main(arguments("run", str(path), toy_root, tmp_path)) == 1
+    told = capsys.readouterr()
+    assert sum("failed with exit status 1" in line for line in told.out.splitlines()) == 1
+    assert "103 tokens" in told.err and "vit_b16_ep50-long" in told.err
+    assert results.of_grid(read_grid(path), tmp_path).trainer.tolist() == ["ZeroshotCLIP"] * 2
+    main(arguments("status", str(path), toy_root, tmp_path))
+    told = capsys.readouterr().out
+    assert "failed: base2new train_base: CoOp" in told and "103 tokens" in told
+
+
+def test_dry_run(grid_file, toy_root, tmp_path, capsys):
+    assert main([*arguments("run", grid_file, toy_root, tmp_path), "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 8 and all(line.startswith(f"python {REPO}/train.py --root ") for line in lines)
+    assert not list(tmp_path.iterdir())
+
+
+def test_killed_and_run_again(undisturbed, grid_file, toy_root, tmp_path):
+    words = [*arguments("run", grid_file, toy_root, tmp_path), "--workers", "2"]
+    environment = os.environ | {"PYTHONPATH": str(REPO)}
+    process = subprocess.Popen([sys.executable, "-m", "benchmark", *words], env=environment, stdout=subprocess.DEVNULL)
+    while not list(tmp_path.glob("base2new/train_base/*/*/*/*/*/prompt_learner/checkpoint")):
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    assert len(found(grid_file, tmp_path)) < 8
+    assert main(words) == 0
+    pd.testing.assert_frame_equal(found(grid_file, tmp_path), found(grid_file, undisturbed))
+
+
+def worker_of(folder):
+    """The process that started the server that the run in a folder was forked from; None where it ended."""
+    locks = [path for path in Path("/proc").glob("[0-9]*/fd/*") if _target(path) == str(folder / ".lock")]
+    if not locks:
+        return None
+    pid = locks[0].parts[2]
+    for _ in range(2):
+        pid = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[1]
+    return int(pid)
+
+
+def _target(link):
+    try:
+        return os.readlink(link)
+    except OSError:
+        return None
+
+
+def test_on_ray_with_a_worker_killed(undisturbed, grid_file, toy_root, tmp_path):
+    ray = pytest.importorskip("ray")
+    from benchmark.on_ray import OnRay
+
+    grid, place, killed = read_grid(grid_file), Place(toy_root, str(tmp_path), "cpu"), []
+
+    class Kill(runner.Watch):
+        def tick(self):
+            """Kill, once, a worker whose run has begun."""
+            begun = [
+                place.folder(run) for run in launcher.runs.values() if list(place.folder(run).glob("*/checkpoint"))
+            ]
+            pid = worker_of(begun[0]) if begun and not killed else None
+            if pid:
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
+
+    launcher = OnRay(place, options={"num_cpus": 2, "include_dashboard": False})
+    try:
+        assert runner.execute(grid.runs, launcher, Kill()) == {} and killed
+    finally:
+        ray.shutdown()
+    pd.testing.assert_frame_equal(found(grid_file, tmp_path), found(grid_file, undisturbed))
+
+
+def test_on_slurm(undisturbed, grid_file, toy_root, tmp_path, monkeypatch):
+    """submitit's executor for this machine does what a cluster's would."""
+    pytest.importorskip("submitit")
+    from benchmark.on_slurm import OnSlurm
+
+    monkeypatch.setenv("PYTHONPATH", "")
+    jobs = OnSlurm(Place(toy_root, str(tmp_path), "cpu"), cluster="local").submit(read_grid(grid_file).runs)
+    assert len(jobs) == 6, "two runs of a chain are one job"
+    for job in jobs:
+        job.result()
+    pd.testing.assert_frame_equal(found(grid_file, tmp_path), found(grid_file, undisturbed))
+
+
+def test_an_array_job_is_submitted(grid_file, toy_root, tmp_path, monkeypatch, capsys):
+    """To a cluster that takes down what it is given."""
+    pytest.importorskip("submitit")
+    (tmp_path / "bin").mkdir()
+    for command, answer in (("sbatch", "Submitted batch job 7"), ("srun", ""), ("sacct", "")):
+        (tmp_path / "bin" / command).write_text(f'#!/bin/sh\ncat "$@" >>{tmp_path}/{command}.txt\necho "{answer}"\n')
+        (tmp_path / "bin" / command).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin", prepend=os.pathsep)
+    words = [*arguments("run", grid_file, toy_root, tmp_path), "--launcher", "slurm"]
+    assert main([*words, "--slurm", "timeout_min=90", "slurm_partition=gpu"]) == 0
+    assert capsys.readouterr().out.startswith("submitted 6 jobs")
+    script = (tmp_path / "sbatch.txt").read_text()
+    assert all(word in script for word in ("--array=0-5", "--time=90", "--partition=gpu"))
+    assert main([*words, "--slurm", "timeout"]) == 1 and "KEY=VALUE" in capsys.readouterr().err
+    assert main([*words, "--slurm", "timeout_mins=9"]) == 1 and "timeout_mins" in capsys.readouterr().err

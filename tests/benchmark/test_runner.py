@@ -1,0 +1,122 @@
+"""Runs in processes of their own: the same bits as train.py, one after the other where needed, kills survived."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from benchmark import runner
+from benchmark.protocols import Place, Point, command, runs_of
+from dassl.utils import load_checkpoint
+from tests.conftest import REPO
+
+SMALL = ("DATALOADER.TRAIN_X.BATCH_SIZE", "4", "OPTIM.MAX_EPOCH", "3", "DATALOADER.NUM_WORKERS", "0")
+
+
+@pytest.fixture
+def toy(toy_root, toy_backbone, tmp_path):
+    """toy(protocol, trainer, *overrides): the protocol's runs on the tiny data set; and where they take place."""
+
+    def toy(protocol, trainer, *overrides, config="vit_b16_ep50"):
+        point = Point("caltech101", 2, trainer, config, 1, toy_backbone, (*SMALL, *overrides))
+        return runs_of(protocol, [point]), Place(toy_root, str(tmp_path / "output"), "cpu")
+
+    return toy
+
+
+class Record(list, runner.Watch):
+    """What happened, in order."""
+
+    def started(self, run):
+        self.append(("started", run.part))
+
+    def ended(self, run, status):
+        self.append((status, run.part))
+
+
+def weights(folder, epoch=3):
+    return load_checkpoint(folder / "prompt_learner" / f"model.pth.tar-{epoch}")["state_dict"]["ctx"]
+
+
+def test_the_bits_of_train_py(toy, tmp_path):
+    runs, place = toy("base2new", "CoOp")
+    record = Record()
+    assert runner.execute(runs, runner.Local(place, workers=2, quiet=True), record) == {}
+    assert record == [("started", "train_base"), (0, "train_base"), ("started", "test_new"), (0, "test_new")]
+    plain = Place(place.root, str(tmp_path / "plain"), "cpu")
+    arguments = [sys.executable, str(REPO / "train.py"), *command(runs[0], plain)]
+    subprocess.run(arguments, check=True, capture_output=True)
+    assert torch.equal(weights(place.folder(runs[0])), weights(plain.folder(runs[0])))
+    left = {path.name for path in place.folder(runs[0]).iterdir()}
+    assert left == {".lock", "config.yaml", "log.txt", "metrics.json", "prompt_learner", "tensorboard"}
+
+
+def test_what_is_finished_is_known(toy):
+    runs, place = toy("base2new", "CoOp")
+    base, new = runs
+    assert set(runner.states(runs, place).values()) == {"waiting"}
+    runner.execute(runs, runner.Local(place, quiet=True))
+    assert set(runner.states(runs, place).values()) == {"done"}
+    log = place.folder(base) / "log.txt"
+    before = log.stat().st_mtime_ns
+    assert runner.execute(runs, runner.Local(place, quiet=True)) == {}, "done again, it says so at once"
+    assert log.stat().st_mtime_ns == before and not list(log.parent.glob("log.txt-*"))
+
+    others, _ = toy("base2new", "CoOp", "OPTIM.LR", "0.1")
+    assert set(runner.states(others, place).values()) != {"done"}, "another config"
+    os.utime(place.folder(base) / "metrics.json")  # trained once more
+    assert runner.states(runs, place) == {base: "done", new: "waiting"}
+    (place.folder(base) / "metrics.json").write_text("{")
+    assert runner.states(runs, place)[base] == "begun"
+
+
+def test_a_failure_is_kept_and_stops_only_what_needs_it(toy):
+    broken, place = toy("base2new", "CoOp", "TRAINER.COOP.N_CTX", "99")
+    fine, _ = toy("base2new", "ZeroshotCLIP", config="vit_b16")
+    record = Record()
+    failed = runner.execute([*broken, *fine], runner.Local(place, quiet=True), record)
+    assert failed == {broken[0]: 1} and record.count((0, "test_new")) == 1
+    told = (place.folder(broken[0]) / "failed.txt").read_text()
+    assert "error: " in told and "103 tokens" in told
+    assert runner.states(broken, place) == {broken[0]: "failed", broken[1]: "waiting"}
+
+
+def test_a_killed_run_is_a_failure_and_goes_on(toy):
+    (run,), place = toy("few_shot", "CoOp", "OPTIM.MAX_EPOCH", "60")
+    launcher = runner.Local(place, quiet=True)
+    pointer = place.folder(run) / "prompt_learner" / "checkpoint"
+
+    class Kill(runner.Watch):
+        def tick(self):
+            if launcher.processes:
+                os.kill(launcher.processes[run].pid, signal.SIGKILL)
+
+    launcher.wait = lambda seconds, wait=launcher.wait: wait(0.05)
+    kill = Kill()
+    kill.tick, later = lambda: pointer.exists() and later(), kill.tick
+    assert runner.execute([run], launcher, kill) == {run: -signal.SIGKILL}
+    assert runner.states([run], place) == {run: "begun"}
+    assert runner.execute([run], runner.Local(place, quiet=True)) == {}
+    assert "will resume training from epoch" in "".join(p.read_text() for p in place.folder(run).glob("log.txt-*"))
+
+
+def test_runs_end_with_the_process_that_started_them(toy, toy_root, toy_backbone, tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(REPO)}
+    arguments = ["few_shot", "CoOp", "caltech101", "16", "--seeds", "1", "--root", toy_root, "--device", "cpu"]
+    arguments += ["--backbone", toy_backbone, "--output", str(tmp_path)]
+    start = [sys.executable, "-m", "benchmark", "protocol", *arguments]
+    process = subprocess.Popen(start, env=environment, stdout=subprocess.DEVNULL)
+    folder = tmp_path / "caltech101/CoOp/vit_b16_ep50_16shots/seed1"
+    while not (folder / "prompt_learner" / "checkpoint").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    (run,) = runs_of("few_shot", [Point("caltech101", 16, "CoOp", "vit_b16_ep50", 1, toy_backbone)])
+    while (state := runner.states([run], Place(toy_root, str(tmp_path), "cpu"))[run]) == "running":
+        time.sleep(0.01)
+    assert state == "begun"
