@@ -16,13 +16,14 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=[*PACKAGES, *(f"{name}.*" for name in PACKAGES)]),
     package_data={"embedded": ["*.zip", "*.pt", "*.md", "package*.json"]},
-    py_modules=["predict", "train"],
+    py_modules=["parse_test_res", "predict", "train"],
     install_requires=[
         "clip-anytorch>=2.6",
         "numpy>=2",
         "pandas>=2.2",
         "pillow>=10",
         "pyyaml>=6",
+        "rich>=13",
         "safetensors>=0.4",
         "scikit-learn>=1.3",
         "scipy>=1.10",  # scikit-learn brings it along
@@ -34,5 +35,9 @@ setup(
         "tqdm>=4.65",
         "yacs>=0.1.8",
     ],
-    extras_require={"test": ["pytest>=8"]},
+    extras_require={
+        "cluster": ["ray>=2.40", "submitit>=1.5"],
+        "parquet": ["pyarrow>=15"],
+        "test": ["pytest>=8"],
+    },
 )

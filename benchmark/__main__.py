@@ -1,7 +1,10 @@
 """The commands of the benchmark.
 
+    python -m benchmark run GRID                    the runs of a grid (configs/grids/), those that are not finished
+    python -m benchmark status GRID                 how they stand
     python -m benchmark protocol NAME TRAINER ...   the runs of a protocol, then its table
     python -m benchmark table OUTPUT                the tables of what is there
+    python -m benchmark results OUTPUT              all runs that are there, a row each
     python -m benchmark explain RUN                 what a run has learned
     python -m benchmark export RUN --out FILE       a run's classifier, for any CLIP
 
@@ -9,10 +12,26 @@ Each says more with --help.
 """
 
 import argparse
+import shlex
 import sys
+from collections import Counter, defaultdict
 from importlib import import_module
 
-from benchmark.protocols import METHODS, PROTOCOLS, TARGETS, Place, Point, is_zero_shot, runs_of, source_of
+from tabulate import tabulate
+
+from benchmark.grid import read_grid
+from benchmark.protocols import (
+    METHODS,
+    PROTOCOLS,
+    REPO,
+    TARGETS,
+    Place,
+    Point,
+    command,
+    is_zero_shot,
+    runs_of,
+    source_of,
+)
 from dassl.errors import UserError, nearest
 
 USAGE = """\
@@ -37,6 +56,71 @@ MODULES = {"explain": "What a run has learned.", "export": "A run's classifier, 
 """Commands that are modules of their own, which parse their own arguments."""
 
 
+def run(args):
+    """The runs of a grid, those that are not finished, then their tables."""
+    grid = read_grid(args.grid)
+    place = _place(args, grid.output)
+    if args.dry_run:
+        for one in grid.runs:
+            print(shlex.join(["python", str(REPO / "train.py"), *command(one, place)]))
+        return 0
+
+    from benchmark import progress, results, runner, tables
+
+    launcher = _launcher(args, place)
+    states = runner.states(grid.runs, place)
+    left = [one for one in grid.runs if states[one] != "done"]
+    if args.launcher == "slurm":
+        jobs = launcher.submit(left)
+        print(f"submitted {len(jobs)} jobs; python -m benchmark status {args.grid} tells how their runs stand")
+        return 0
+    with progress.watch(grid.runs, left, place, grid.methods) as watch:
+        failed = runner.execute(left, launcher, watch)
+    for name in grid.protocols:
+        print(tables.text(results.of_grid(grid, place.output), name, seeds=False))
+    for one, status in failed.items():
+        print(f"\nfailed with exit status {status}: {one}\n  {place.folder(one)}", file=sys.stderr)
+        print(*(f"  {line}" for line in runner.last_lines(one, place)), sep="\n", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def status(args):
+    """How the runs of a grid stand."""
+    from benchmark import runner
+
+    grid = read_grid(args.grid)
+    place = _place(args, grid.output)
+    states = runner.states(grid.runs, place)
+    counts = defaultdict(Counter)
+    for one, state in states.items():
+        counts[grid.methods[one.folder]][state] += 1
+    rows = [[method, *(count[state] for state in runner.STATES)] for method, count in counts.items()]
+    rows.append(["all", *(sum(column) for column in list(zip(*rows, strict=True))[1:])])
+    print(tabulate(rows, ["method", *runner.STATES]))
+    for one, state in states.items():
+        if state in ("running", "failed"):
+            print(f"\n{state}: {one}\n  {place.folder(one)}")
+            print(*(f"  {line}" for line in runner.last_lines(one, place, 1 if state == "running" else 5)), sep="\n")
+    return 0
+
+
+def results(args):
+    """All finished runs below a folder, a row each; CoOp's own are read too."""
+    from benchmark import results
+    from dassl.utils import atomic_path
+
+    runs = results.read(args.output)
+    if args.csv:
+        with atomic_path(args.csv) as path:
+            runs.to_csv(path, index=False)
+    if args.parquet:
+        with atomic_path(args.parquet) as path:
+            runs.to_parquet(path, index=False)
+    if not (args.csv or args.parquet):
+        print(runs[[*results.IDENTITY[:-1], "accuracy", "train_seconds"]].to_string(index=False, na_rep="-"))
+    return 0
+
+
 def protocol(args):
     """The runs of a protocol, then its table."""
     if args.name not in PROTOCOLS:
@@ -59,7 +143,7 @@ def protocol(args):
         for method in methods
         for seed in args.seeds
     ]
-    return _do(args.name, runs_of(args.name, points), _place(args))
+    return _do(args.name, runs_of(args.name, points), _place(args, "output"))
 
 
 def table(args):
@@ -73,10 +157,8 @@ def table(args):
     if args.seeds:
         runs = runs[runs.seed.isin(args.seeds)]
     if args.dataset:
-        sources = [
-            name in TARGETS and source_of(name, dataset) for name, dataset in runs[["protocol", "dataset"]].values
-        ]
-        runs = runs[(runs.dataset == args.dataset) | [source == args.dataset for source in sources]]
+        trained = [source_of(*run) if run[0] in TARGETS else run[1] for run in runs[["protocol", "dataset"]].values]
+        runs = runs[[args.dataset in pair for pair in zip(trained, runs.dataset, strict=True)]]
     texts = [tables.text(runs, name) for name in ([args.protocol] if args.protocol else PROTOCOLS)]
     if not any(texts):
         raise UserError(f"no finished run of that kind below {args.output}: python -m benchmark table --help")
@@ -89,12 +171,32 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(function, **options):
+    def subcommand(function, **options):
         sub = commands.add_parser(function.__name__, help=function.__doc__, description=function.__doc__, **options)
         sub.set_defaults(function=function)
         return sub.add_argument
 
-    add = command(protocol, add_help=False)
+    add = subcommand(run)
+    add("grid", help="a yaml file as benchmark/grid.py describes it")
+    _add_place(add)
+    add("--dry-run", action="store_true", help="print the commands and do nothing")
+    add("--launcher", choices=("local", "ray", "slurm"), default="local")
+    add("--workers", type=int, default=1, help="local: runs at a time (default: %(default)s)")
+    add("--address", help="ray: of a cluster (default: one on this machine)")
+    add("--cpus", type=float, default=1, help="ray: processors for each run (default: %(default)s)")
+    add("--gpus", type=float, default=0, help="ray: GPUs for each run, 0.25 for a quarter (default: %(default)s)")
+    add("--slurm", nargs="+", default=[], metavar="KEY=VALUE", help="slurm: parameters of submitit's executor")
+
+    add = subcommand(status)
+    add("grid")
+    _add_place(add)
+
+    add = subcommand(results)
+    add("output")
+    add("--csv", metavar="FILE")
+    add("--parquet", metavar="FILE", help="needs pyarrow")
+
+    add = subcommand(protocol, add_help=False)
     add("name", help=", ".join(PROTOCOLS))
     add("trainer")
     add("words", nargs="*", help="what the protocol takes; its --help tells")
@@ -106,7 +208,7 @@ def main(argv=None):
     add("--beside", nargs="+", default=[], metavar="TRAINER/CONFIG")
     _add_place(add)
 
-    add = command(table)
+    add = subcommand(table)
     add("output")
     add("--protocol", choices=PROTOCOLS)
     add("--dataset", help="also the one that transfers were trained on")
@@ -128,6 +230,7 @@ def main(argv=None):
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
+        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130
 
 
@@ -170,7 +273,7 @@ def _usage(args, takes):
         trainer=args.trainer,
         config=args.config or default,
         backbone=args.backbone or "as the config says; for icons_* icon-clip",
-        output=args.output,
+        output=args.output or "output",
         device=args.device or "as the machine has",
         beside=" ".join(args.beside) or "-",
     )
@@ -178,14 +281,26 @@ def _usage(args, takes):
 
 def _add_place(add):
     add("--root", default="data", help="folder of the datasets (default: %(default)s)")
-    add("--output", default="output", help="where runs are written (default: %(default)s)")
+    add("--output", help="where runs are written (default: what the grid says, else output)")
     add("--device", default="", help="cpu or cuda (default: cuda where there is one)")
 
 
-def _place(args):
+def _launcher(args, place):
+    from benchmark import runner
+
+    if args.launcher == "local":
+        return runner.Local(place, args.workers, quiet=True)
+    module = "benchmark.on_ray" if args.launcher == "ray" else "benchmark.on_slurm"
+    try:
+        return import_module(module).launcher(args, place)
+    except ModuleNotFoundError as error:
+        raise UserError(f"--launcher {args.launcher} needs {error.name}: pip install 'mocoop[cluster]'") from error
+
+
+def _place(args, output):
     if args.device not in ("", "cpu", "cuda"):
         raise UserError(f'DEVICE is "{args.device}": give cpu or cuda')
-    return Place(args.root, args.output, args.device)
+    return Place(args.root, args.output or output, args.device)
 
 
 if __name__ == "__main__":

@@ -63,7 +63,8 @@ METHODS = {
     "CoCoOp": dict.fromkeys(TRAINED, "vit_b16_c4_ep10_batch1_ctxv1"),
     "MoCoOp": dict.fromkeys(TRAINED, "vit_b16_ep50"),
     "LAMM": dict.fromkeys(["few_shot", "base2new", "domain_generalization", "incremental"], "vit_b16_ep50"),
-    "MaPLe": dict.fromkeys(TRAINED, "vit_b16_c2_ep5_batch4_2ctx"),
+    "MaPLe": dict.fromkeys(["few_shot", "base2new"], "vit_b16_c2_ep5_batch4_2ctx")
+    | dict.fromkeys(TARGETS, "vit_b16_c2_ep5_batch4_2ctx_cross_datasets"),
     "PromptSRC": dict.fromkeys(TRAINED, "vit_b16_c2_ep20_batch4_4+4ctx"),
     "KgCoOp": dict.fromkeys(TRAINED, "vit_b16_ep100_ctxv1"),
     "ProGrad": dict.fromkeys(TRAINED, "vit_b16_ep50_ctxv1"),

@@ -44,10 +44,10 @@ def perform(run, place, quiet=False):
 def is_finished(run, place):
     """Whether the run's result is there, of this config, and no older than that of the run that it needs."""
     try:
-        cfg = train.setup_cfg(train.parse_args(command(run, place)))
+        finished = run_folder.is_finished(train.setup_cfg(train.parse_args(command(run, place))))
     except UserError:
         return False
-    if not run_folder.is_finished(cfg):
+    if not finished:
         return False
     results = [place.folder(one) / "metrics.json" for one in (run.needs, run) if one]
     return all(path.is_file() for path in results) and results[0].stat().st_mtime <= results[-1].stat().st_mtime

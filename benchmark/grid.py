@@ -1,0 +1,152 @@
+"""Grid files: an experiment described once, as the cross product of methods, datasets, shots and seeds.
+
+    protocol: base2new
+    methods:
+      - CoOp                                        # with the config that the protocol's script takes
+      - CoOp/vit_b16_ep50
+      - {trainer: MoCoOp, label: top1, overrides: {TRAINER.MOCOOP.TOP_K: 1}}
+    datasets: [caltech101, dtd]                     # of transfers, those to train on
+    shots: [16]                                     # methods that train nothing go without
+    seeds: [1, 2, 3]
+    backbone: ViT-B/32                              # default: the configs'
+    overrides: {TEST.COMPUTE_CMAT: True}            # of all methods
+    exclude:
+      - {method: CoCoOp, dataset: imagenet}
+    output: output
+
+Protocol, methods, datasets, seeds and, where something is trained, shots are needed. A method may say config, label (of
+its overrides, for the folder), name (for tables), and shots, seeds or datasets of its own. An exclusion leaves out what
+agrees with all it says. A file may hold several grids as yaml documents, one output for all of them.
+"""
+
+from dataclasses import dataclass
+from itertools import product
+
+import yaml
+
+from benchmark.protocols import METHODS, PROTOCOLS, Point, Run, is_zero_shot, runs_of
+from dassl.errors import UserError, nearest
+
+KEYS = ("protocol", "methods", "datasets", "shots", "seeds", "backbone", "overrides", "exclude", "output")
+METHOD_KEYS = ("trainer", "config", "label", "name", "overrides", "datasets", "shots", "seeds")
+EXCLUDE_KEYS = ("method", "trainer", "config", "dataset", "shots", "seed")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What a grid file comes to.
+
+    Attributes:
+        protocols: those it has, in the file's order.
+        runs: all of them, each after the run that it needs.
+        methods: folder -> what tables call the run's method.
+        output: where runs are written unless the command says otherwise.
+    """
+
+    protocols: tuple[str, ...]
+    runs: tuple[Run, ...]
+    methods: dict[str, str]
+    output: str = "output"
+
+
+def read_grid(path):
+    """The Grid in a file.
+
+    Raises:
+        UserError: the file is missing or no yaml; a key is unknown or missing; the protocol suits a method not; or two
+            runs would share a folder, or a place in a table.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            documents = [document for document in yaml.safe_load_all(file) if document is not None]
+    except OSError as error:
+        raise UserError(f"cannot read the grid {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"the grid {path} is not valid yaml: {error}") from error
+    try:
+        return _grid(documents)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def _grid(documents):
+    runs, methods, cells, outputs = {}, {}, {}, []
+    for document in documents:
+        _check_keys(document, KEYS, "grid", ("protocol", "methods", "datasets"))
+        outputs += [document["output"]] if "output" in document else []
+        for name, point in _points(document):
+            for run in runs_of(document["protocol"], [point]):
+                cell = (run.protocol, run.part, run.dataset, run.shots, run.seed, methods.setdefault(run.folder, name))
+                if runs.setdefault(run.folder, run) != run or cells.setdefault(cell, run) != run:
+                    raise UserError(f"two runs are the same to folders or tables ({run}): give one a label or a name")
+    if not runs:
+        raise UserError("the grid comes to no run")
+    if len(set(outputs)) > 1:
+        raise UserError(f"several outputs ({', '.join(outputs)}): give one")
+    protocols = tuple(dict.fromkeys(document["protocol"] for document in documents))
+    return Grid(protocols, tuple(runs.values()), methods, *outputs[:1])
+
+
+def _points(document):
+    """Yield (method's name, Point) of a grid's cross product."""
+    protocol = document["protocol"]
+    if protocol not in PROTOCOLS:
+        raise UserError(f"unknown protocol {protocol}: {nearest(protocol, PROTOCOLS)}")
+    methods = [_method(method, protocol) for method in _list(document["methods"])]
+    trainers = [method["trainer"] for method in methods]
+    for exclusion in _list(document.get("exclude", [])):
+        _check_keys(exclusion, EXCLUDE_KEYS, "exclusion")
+    for method in methods:
+        trainer, config, label = method["trainer"], method["config"], method.get("label", "")
+        plain = trainer if trainers.count(trainer) == 1 else f"{trainer} ({f'{config}-{label}' if label else config})"
+        name = method.get("name", plain)
+        shots = [None] if is_zero_shot(trainer) or protocol == "czsl" else _numbers("shots", method, document)
+        overrides = {**document.get("overrides", {}), **method.get("overrides", {})}
+        words = tuple(str(word) for pair in overrides.items() for word in pair)
+        datasets, seeds = _list(method.get("datasets", document["datasets"])), _numbers("seeds", method, document)
+        for dataset, k, seed in product(datasets, shots, seeds):
+            said = {"method": name, "trainer": trainer, "config": config, "dataset": dataset, "shots": k, "seed": seed}
+            if not any(_agrees(exclusion, said) for exclusion in _list(document.get("exclude", []))):
+                yield name, Point(dataset, k, trainer, config, seed, document.get("backbone", ""), words, label)
+
+
+def _method(method, protocol):
+    """A method's dict, from one or from "TRAINER" or "TRAINER/CONFIG"."""
+    if isinstance(method, str):
+        trainer, _, config = method.partition("/")
+        method = {"trainer": trainer} | ({"config": config} if config else {})
+    _check_keys(method, METHOD_KEYS, "method", ["trainer"])
+    trainer = method["trainer"]
+    if "config" not in method and protocol not in METHODS.get(trainer, {}):
+        known = [name for name, protocols in METHODS.items() if protocol in protocols]
+        raise UserError(f"{trainer} has no config of its own in {protocol} ({nearest(trainer, known)}): name one")
+    if method.get("overrides") and not method.get("label"):
+        raise UserError(f"the overrides of {trainer} need a label, for a folder of their own")
+    return {"config": METHODS.get(trainer, {}).get(protocol)} | method
+
+
+def _check_keys(tree, known, what, needed=()):
+    if not isinstance(tree, dict):
+        raise UserError(f"a {what} is KEY: VALUE lines, not {tree!r}")
+    for key in tree:
+        if key not in known:
+            raise UserError(f"unknown key {key} in a {what}: {nearest(key, known)}")
+    for key in needed:
+        if key not in tree:
+            raise UserError(f"a {what} needs {key}")
+
+
+def _numbers(key, method, document):
+    """The method's own shots or seeds, else the grid's."""
+    numbers = _list(method.get(key, document.get(key)))
+    if not all(isinstance(number, int) and number >= (key == "shots") for number in numbers):
+        raise UserError(f"{key} of {method['trainer']} is {numbers}: give a list of whole numbers")
+    return numbers
+
+
+def _agrees(exclusion, said):
+    return all(said[key] in _list(value) for key, value in exclusion.items())
+
+
+def _list(value):
+    return value if isinstance(value, list) else [value]

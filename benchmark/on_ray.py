@@ -1,0 +1,69 @@
+"""Runs on a Ray cluster whose machines share the folders of data, results and this code, under the same paths."""
+
+import os
+
+import ray
+
+from benchmark.protocols import REPO
+from benchmark.runner import Local, execute
+
+RETRIES = 3
+"""How often a run is begun again, from its last checkpoint, where its process or machine died."""
+
+
+CARRIED = ("MOCOOP_CACHE", "XDG_CACHE_HOME")
+"""Variables of this process's environment that runs get."""
+
+
+def launcher(args, place):
+    return OnRay(place, args.address, args.cpus, args.gpus)
+
+
+class OnRay:
+    """Does runs on a cluster; a launcher as runner.Local is one.
+
+    Args:
+        place: the runs' Place.
+        address: of the cluster; None: one on this machine, for as long as this process.
+        cpus, gpus: what each run takes of a machine, fractions too.
+        options: more of ray.init's.
+    """
+
+    def __init__(self, place, address=None, cpus=1, gpus=0, options=None):
+        paths = os.pathsep.join([str(REPO), *filter(None, [os.environ.get("PYTHONPATH")])])
+        environment = {"PYTHONPATH": paths} | {name: os.environ[name] for name in CARRIED if name in os.environ}
+        options = {"log_to_driver": False, "logging_level": "error"} | (options or {})
+        ray.init(address, runtime_env={"env_vars": environment}, **options)
+        self.place, self.needs = place.absolute(), {"CPU": cpus, "GPU": gpus}
+        self.task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES)(_do)
+        self.runs = {}
+
+    @property
+    def slots(self):
+        """How many runs the cluster holds at a time, as it is now; at least one, for a cluster that grows on demand."""
+        there = ray.cluster_resources()
+        return max(1, int(min(there.get(name, 0) / need for name, need in self.needs.items() if need)))
+
+    def start(self, run):
+        self.runs[self.task.remote(run, self.place)] = run
+
+    def wait(self, seconds=None):
+        statuses = {}
+        for task in ray.wait(list(self.runs), timeout=seconds)[0]:
+            try:
+                status = ray.get(task)
+            except ray.exceptions.RayError:
+                status = 1
+            statuses[self.runs.pop(task)] = status
+        return statuses
+
+    def stop(self):
+        for task in self.runs:
+            ray.cancel(task)
+        while self.runs:
+            self.wait()
+
+
+def _do(run, place):
+    """A run's exit status, on the machine that does it."""
+    return execute([run], Local(place, quiet=True)).get(run, 0)

@@ -1,0 +1,68 @@
+"""Runs as array jobs of a Slurm cluster, submitted through submitit. A job does a run and those that need it."""
+
+import os
+
+import submitit
+import yaml
+
+from benchmark.protocols import REPO
+from benchmark.runner import Local, execute
+from dassl.errors import UserError
+
+
+def launcher(args, place):
+    return OnSlurm(place, args.slurm)
+
+
+class OnSlurm:
+    """Submits runs; they go on without this process.
+
+    Args:
+        place: the runs' Place; job files and logs go to its folder slurm/.
+        parameters: KEY=VALUE strings for submitit's AutoExecutor, such as timeout_min=240, slurm_partition=gpu.
+        cluster: as submitit names it; "local" does the jobs on this machine.
+    """
+
+    def __init__(self, place, parameters=(), cluster="slurm"):
+        self.place = place.absolute()
+        paths = [str(REPO), *filter(None, [os.environ.get("PYTHONPATH")])]
+        os.environ["PYTHONPATH"] = os.pathsep.join(paths)  # sbatch takes the environment along
+        try:
+            self.executor = submitit.AutoExecutor(folder=os.path.join(self.place.output, "slurm"), cluster=cluster)
+            self.executor.update_parameters(name="mocoop", **_parse(parameters))
+        except (RuntimeError, NameError) as error:
+            raise UserError(f"submitit: {error}") from error
+
+    def submit(self, runs):
+        """The submitted jobs, one for each run that needs none and those that need it."""
+        chains, there = {}, set(runs)
+        for run in runs:
+            first = run
+            while first.needs in there:
+                first = first.needs
+            chains.setdefault(first, []).append(run)
+        return self.executor.map_array(Chain(self.place), chains.values())
+
+
+class Chain:
+    """What a job does: runs one after the other. It fails if one of them fails."""
+
+    def __init__(self, place):
+        self.place = place
+
+    def __call__(self, runs):
+        failed = execute(runs, Local(self.place, quiet=True))
+        if failed:
+            raise RuntimeError(f"failed: {', '.join(run.folder for run in failed)}")
+
+    def checkpoint(self, runs):
+        """What is queued again where a job ran out of time or was preempted: runs go on by themselves."""
+        return submitit.helpers.DelayedSubmission(self, runs)
+
+
+def _parse(parameters):
+    words = [parameter.partition("=") for parameter in parameters]
+    for key, sign, _ in words:
+        if not (key and sign):
+            raise UserError(f'--slurm takes KEY=VALUE, not "{key}"')
+    return {key: yaml.safe_load(value) for key, _, value in words}

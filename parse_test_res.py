@@ -1,0 +1,77 @@
+"""The mean over the runs in a folder, from their logs: CoOp's command line, on logs of CoOp and of this project.
+
+    python parse_test_res.py output/caltech101/CoOp/rn50_16shots              # its subfolders are seeds
+    python parse_test_res.py output/evaluation/CoOp/rn50_16shots --multi-exp  # its subfolders hold such subfolders
+
+`python -m benchmark results` and `table` say more.
+"""
+
+import argparse
+import re
+import statistics
+import sys
+from pathlib import Path
+
+from dassl.errors import UserError
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--ci95", action="store_true", help="the 95%% confidence interval instead of the deviation")
+    parser.add_argument("--test-log", action="store_true", help="the logs are of --eval-only, which trains nothing")
+    parser.add_argument("--multi-exp", action="store_true", help="several experiments: their mean as well")
+    parser.add_argument("--keyword", default="accuracy", help="the figure to look for (default: %(default)s)")
+    args = parser.parse_args(argv)
+    end = "=> result" if args.test_log else "Finish training"
+    try:
+        folders = _folders(args.directory) if args.multi_exp else [args.directory]
+        means = [summary(folder, args.keyword, end, args.ci95) for folder in folders]
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if args.multi_exp:
+        print(f"Average performance\n* {args.keyword}: {statistics.fmean(means):.2f}%")
+    return 0
+
+
+def summary(directory, keyword, end, ci95=False):
+    """Print the figure of each run in a directory, their mean and deviation; return the mean.
+
+    Args:
+        directory: its subfolders hold a log.txt each.
+        keyword: the figure's name in the log.
+        end: the line of the log after which the figure counts; its last occurrence is taken.
+        ci95: print 1.96 standard errors instead of the population's standard deviation.
+
+    Raises:
+        UserError: a log is missing, or there is no figure in any.
+    """
+    print(f"===\nSummary of directory: {directory}\n===")
+    figures = []
+    for folder in _folders(directory):
+        path = folder / "log.txt"
+        if not path.is_file():
+            raise UserError(f"no log at {path}")
+        _, _, after = path.read_text(encoding="utf-8", errors="replace").partition(f"\n{end}\n")
+        found = re.findall(rf"^\* {re.escape(keyword)}: ([\d.eE+-]+)%", after, re.MULTILINE)
+        if found:
+            figures.append(float(found[-1]))
+            print(f"file: {path}. {keyword}: {figures[-1]:.2f}%")
+    if not figures:
+        raise UserError(f'nothing like "* {keyword}: 93.5%" after "{end}" in the logs of {directory}')
+    mean, deviation = statistics.fmean(figures), statistics.pstdev(figures)
+    spread = 1.96 * deviation / len(figures) ** 0.5 if ci95 else deviation
+    print(f"===\n* {keyword}: {mean:.2f}% +- {spread:.2f}%\n===")
+    return mean
+
+
+def _folders(directory):
+    try:
+        return sorted(path for path in directory.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except OSError as error:
+        raise UserError(f"cannot list the folder {directory}: {error.strerror}") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())
