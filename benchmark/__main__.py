@@ -12,6 +12,7 @@ Each says more with --help.
 """
 
 import argparse
+import os
 import shlex
 import sys
 from collections import Counter, defaultdict
@@ -107,15 +108,17 @@ def status(args):
 def results(args):
     """All finished runs below a folder, a row each; CoOp's own are read too."""
     from benchmark import results
-    from dassl.utils import atomic_path
+    from dassl.utils import atomic_path, mkdir_if_missing
 
     runs = results.read(args.output)
-    if args.csv:
-        with atomic_path(args.csv) as path:
-            runs.to_csv(path, index=False)
-    if args.parquet:
-        with atomic_path(args.parquet) as path:
-            runs.to_parquet(path, index=False)
+    for file, write in ((args.csv, runs.to_csv), (args.parquet, runs.to_parquet)):
+        if file:
+            mkdir_if_missing(os.path.dirname(file) or ".")
+            try:
+                with atomic_path(file) as path:
+                    write(path, index=False)
+            except ImportError as error:
+                raise UserError(f"cannot write {file}: pip install pyarrow") from error
     if not (args.csv or args.parquet):
         print(runs[[*results.IDENTITY[:-1], "accuracy", "train_seconds"]].to_string(index=False, na_rep="-"))
     return 0

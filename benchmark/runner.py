@@ -127,9 +127,13 @@ def execute(runs, launcher, watch=None):
 
 
 def _perform(run, place, quiet, environment):
+    import torch
+
     from benchmark import worker
 
     os.environ.update(environment)  # the server has that of its start
+    if environment.get("OMP_NUM_THREADS", "").isdigit():  # which torch read then
+        torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
     worker.perform(run, place, quiet)
 
 
