@@ -9,6 +9,14 @@ folder of the user's own, in the layout that compositional methods have in commo
     metadata_compositional-split-natural.t7                     torch.save'd [{image, attr, obj, set}, ...]
 
 UT-Zappos may also be as it is before its reorganising step, with `_images/` in place of `images/` and the key `_image`.
+
+Objects with two attributes, for testing alone (attribute-attribute-object; Nayak et al., ICLR 2023, annotate a part of
+MIT-States), are MITStatesAAO in MIT-States' folder and AAOFolder in one of the user's own. Their list is a format of
+this project's; attributes of one class stand in one order:
+
+<folder>/
+    images/<image>
+    aao.json                                                    [[image, attribute, attribute, object], ...]
 """
 
 import logging
@@ -19,12 +27,14 @@ from dataclasses import dataclass
 import torch
 
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
-from dassl.utils import UserError
+from dassl.utils import UserError, read_json
 from datasets.split import PARTS, check_files, path_inside
 
 logger = logging.getLogger("dassl.datasets")
 
 SPLIT = "compositional-split-natural"
+WORDS = ("attributes", "objects", "pairs", "num_seen")
+"""Attributes of a dataset that say what its classes are made of."""
 
 
 @dataclass(slots=True, eq=False)
@@ -62,11 +72,7 @@ class CompositionalDataset(DatasetBase):
 
     def __init__(self, cfg):
         name, options = type(self).__name__, cfg.DATASET
-        if options.SUBSAMPLE_CLASSES != "all":
-            raise UserError(
-                f"DATASET.SUBSAMPLE_CLASSES is {options.SUBSAMPLE_CLASSES}, but {name} has seen and unseen pairs "
-                "of its own: set it to all"
-            )
+        _check_subsample(options, name)
         self.dataset_dir = os.path.join(os.path.abspath(os.path.expanduser(options.ROOT)), self.dataset_dir)
         image_dir, image_key = os.path.join(self.dataset_dir, "images"), "image"
         before_reorganising = os.path.join(self.dataset_dir, "_images")
@@ -137,27 +143,84 @@ class CompositionalDataset(DatasetBase):
         self._num_classes = len(self.pairs)
 
     def classes(self):
-        return super().classes() | {key: getattr(self, key) for key in ("attributes", "objects", "pairs", "num_seen")}
+        return super().classes() | {key: getattr(self, key) for key in WORDS}
+
+
+class AAODataset(DatasetBase):
+    """Objects with two attributes each, for testing alone; aao.json as above says which. Classes are what occurs there.
+
+    A reader names its folder in DATASET.ROOT, as the class attribute dataset_dir. On an instance, its path.
+
+    Attributes:
+        attributes, objects: as CompositionalDataset has them.
+        pairs: (attribute, attribute, object) indices in the order of the labels.
+        num_seen: 0.
+
+    Raises:
+        UserError: aao.json or an image is missing or damaged; or DATASET.SUBSAMPLE_CLASSES is set.
+    """
+
+    num_seen = 0
+
+    def __init__(self, cfg):
+        _check_subsample(cfg.DATASET, type(self).__name__)
+        self.dataset_dir = os.path.join(os.path.abspath(os.path.expanduser(cfg.DATASET.ROOT)), self.dataset_dir)
+        image_dir, path = (os.path.join(self.dataset_dir, name) for name in ("images", "aao.json"))
+        try:
+            images = [(str(image), (_words(a), _words(b), _words(o))) for image, a, b, o in read_json(path)]
+        except (TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"{path} is not a list [[image, attribute, attribute, object], ...]") from error
+        if not images:
+            raise UserError(f"{path} names no image")
+        triples = sorted({triple for _, triple in images})
+        self.attributes = sorted({word for *attributes, _ in triples for word in attributes})
+        self.objects = sorted({object_ for *_, object_ in triples})
+        self.pairs = [(*map(self.attributes.index, pair), self.objects.index(object_)) for *pair, object_ in triples]
+        label_of = {triple: label for label, triple in enumerate(triples)}
+        test = [
+            Datum(path_inside(file, image_dir, path), label_of[triple], classname=" ".join(triple))
+            for file, triple in images
+        ]
+        check_files(test, path)
+        super().__init__(test=test)
+
+    def classes(self):
+        return super().classes() | {key: getattr(self, key) for key in WORDS}
 
 
 def pairs_by_name(names, attributes, objects):
-    """(attribute, object) indices of pairs that are told by name: "wet dog", "wet_dog".
+    """(attribute, ..., object) indices of pairs that are told by name: "wet dog", "wet_dog", "old wet dog".
 
     Raises:
-        UserError: a name is not one of the attributes, then one of the objects.
+        UserError: a name is not one or more of the attributes, then one of the objects.
     """
+
+    def readings(words):
+        for i in range(1, len(words)):
+            attribute, rest = " ".join(words[:i]), words[i:]
+            if attribute in attributes:
+                if " ".join(rest) in objects:
+                    yield attributes.index(attribute), objects.index(" ".join(rest))
+                yield from ((attributes.index(attribute), *reading) for reading in readings(rest))
+
     pairs = []
     for name in names:
-        words = _words(name).split()
-        parts = [(" ".join(words[:i]), " ".join(words[i:])) for i in range(1, len(words))]
-        known = [(a, o) for a, o in parts if a in attributes and o in objects]
-        if not known:
+        pair = min(readings(_words(name).split()), key=len, default=None)
+        if pair is None:
             raise UserError(
                 f'"{name}" is not an attribute and an object of the {len(attributes)} attributes and {len(objects)} '
                 "objects that were trained"
             )
-        pairs.append((attributes.index(known[0][0]), objects.index(known[0][1])))
+        pairs.append(pair)
     return pairs
+
+
+def _check_subsample(options, name):
+    if options.SUBSAMPLE_CLASSES != "all":
+        raise UserError(
+            f"DATASET.SUBSAMPLE_CLASSES is {options.SUBSAMPLE_CLASSES}, but {name} has no base and new classes: set it "
+            "to all"
+        )
 
 
 def _words(name):
@@ -213,6 +276,19 @@ class CGQA(CompositionalDataset):
 
 @DATASET_REGISTRY.register()
 class CompositionalFolder(CompositionalDataset):
+    """A folder of the user's own: DATASET.ROOT itself."""
+
+    dataset_dir = ""
+    root_is_data = True
+
+
+@DATASET_REGISTRY.register()
+class MITStatesAAO(AAODataset):
+    dataset_dir = "mit-states"
+
+
+@DATASET_REGISTRY.register()
+class AAOFolder(AAODataset):
     """A folder of the user's own: DATASET.ROOT itself."""
 
     dataset_dir = ""

@@ -22,6 +22,8 @@ CUSTOM = {
     "UTZappos": "a photo of {}.",
     "CGQA": "a photo of {}.",
     "CompositionalFolder": "a photo of {}.",
+    "MITStatesAAO": "a photo of {}.",
+    "AAOFolder": "a photo of {}.",
 }
 """Dataset name -> the one template of zero-shot CLIP in CoOp (IJCV 2022); icons have one of our own."""
 

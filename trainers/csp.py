@@ -2,7 +2,10 @@
 
 The prompt "a photo of [attribute] [object]" has one learned vector for each attribute and one for each object, which
 all pairs share. They start from the mean of their words' token embeddings and are trained by cross-entropy over the
-seen pairs. Unseen pairs are then put together from the same vectors.
+seen pairs. Unseen pairs are then put together from the same vectors, and so are objects with two attributes.
+
+Vectors belong to words: an attribute or object without a vector, for want of one in the weights or by MIX, goes by its
+name. So weights serve data sets that share some words with theirs.
 
 In the open world every attribute may go with every object. The pairs of one attribute begin alike, "a photo of
 [attribute]", so they are a row of the text encoder and cost their object and end token alone; rows are encoded, scored
@@ -11,6 +14,7 @@ best on the validation images.
 """
 
 import logging
+import random
 
 import numpy as np
 import torch
@@ -18,18 +22,20 @@ import torch.nn.functional as F
 from torch import nn
 from yacs.config import CfgNode as CN
 
-from dassl.engine import TRAINER_REGISTRY
+from dassl.engine import TRAINER_REGISTRY, MisfitError
 from dassl.evaluation import BestPairs
 from dassl.evaluation.compositional import exact_curve, outcomes
 from dassl.utils import UserError, nearest
 from prompting.chunks import bytes_per_token, encode_in_chunks, how_many_fit
 from prompting.feasibility import feasibility, word_vectors
+from prompting.named_vectors import NamedVectors, names_in
 from prompting.prompts import Prompts, encode_templates, sequence, soft, token_ids
 from trainers.base import PromptedCLIP, PromptTrainer
 
 logger = logging.getLogger("dassl.trainers")
 
 PREFIX = "a photo of"
+KINDS = ("attributes", "objects")
 CANDIDATES = 50  # thresholds tried, at even ranks of the unseen pairs' feasibilities
 CRITERIA = {"auc": "auc", "harmonic": "best_harmonic"}
 
@@ -37,6 +43,7 @@ CRITERIA = {"auc": "auc", "harmonic": "best_harmonic"}
 def extend_cfg(cfg):
     cfg.TRAINER.CSP = CN()
     cfg.TRAINER.CSP.PREC = "fp16"  # fp16, fp32, amp, bf16
+    cfg.TRAINER.CSP.MIX = 1.0  # share of attributes and of objects that are learned; the others go by their names
     cfg.TRAINER.CSP.ATTR_DROPOUT = 0.3  # on the vectors of attributes and objects, in training
     cfg.TRAINER.CSP.ACCUMULATE = 2  # batches whose gradients make one step
     cfg.TRAINER.CSP.MEMORY_GB = 4.0  # GiB of text activations; more pairs than fit are encoded in chunks
@@ -50,42 +57,51 @@ class PromptLearner(nn.Module):
     """The vectors of attributes and objects, and the prompts of a dataset's pairs.
 
     Args:
-        dataset: has attributes, objects, pairs and num_seen, as datasets/compositional.py says.
+        dataset: has attributes, objects, pairs and num_seen, as datasets/compositional.py says; a pair may be of more
+            than one attribute.
         text_encoder: the TextEncoder, for its token embeddings.
         dropout: the probability.
-        chunk: how many prompts are encoded at once.
+        tokens: how many own tokens of prompts are encoded at once.
+        learned: {"attributes": names, "objects": names} of words with a vector, the dataset's or not; default: all of
+            the dataset's.
 
     Attributes:
-        attributes: (A, d) vectors.
-        objects: (O, d) vectors.
+        attributes, objects: NamedVectors.
+        words: {"attributes", "objects": in the dataset's order, what stands for each in a prompt}.
         seen, unseen: the prompts of seen and of unseen pairs, in the order of the labels; lists of Prompts.
     """
 
-    def __init__(self, dataset, text_encoder, dropout, chunk):
+    def __init__(self, dataset, text_encoder, dropout, tokens, learned=None):
         super().__init__()
-        self.attributes = nn.Parameter(mean_embeddings(text_encoder, dataset.attributes))
-        self.objects = nn.Parameter(mean_embeddings(text_encoder, dataset.objects))
         self.dropout = nn.Dropout(dropout)
+        self.words, n = {}, 0
+        for kind in KINDS:
+            names = getattr(dataset, kind)
+            vectors = initial_vectors(text_encoder, names if learned is None else learned[kind])
+            setattr(self, kind, vectors)
+            row_of = {name: n + k for k, name in enumerate(vectors.names)}
+            self.words[kind] = [[soft(row_of[name])] if name in row_of else token_ids(name) for name in names]
+            n += len(vectors.names)
 
-        def prompts(labels):
-            parts = [labels[i : i + chunk] for i in range(0, len(labels), chunk)]
-            pairs = [[dataset.pairs[label] for label in part] for part in parts]
-            names = [[dataset.classnames[label] for label in part] for part in parts]
-            return nn.ModuleList(
-                Prompts(text_encoder, [[self.sequence(*pair) for pair in part]], part_names)
-                for part, part_names in zip(pairs, names, strict=True)
-            )
+        sequences = [self.sequence(*pair) for pair in dataset.pairs]
+        chunk = max(1, tokens // (max(map(len, sequences)) - len(sequence(PREFIX)) + 1))
 
-        self.seen = prompts(range(dataset.num_seen))
-        self.unseen = prompts(range(dataset.num_seen, len(dataset.pairs)))
+        def prompts(start, end):
+            parts = [slice(i, min(i + chunk, end)) for i in range(start, end, chunk)]
+            return nn.ModuleList(Prompts(text_encoder, [sequences[part]], dataset.classnames[part]) for part in parts)
 
-    def sequence(self, attribute, object_):
-        """The prompt of a pair, to be filled with `vectors`."""
-        return sequence(PREFIX, [soft(attribute), soft(len(self.attributes) + object_)])
+        self.seen = prompts(0, dataset.num_seen)
+        self.unseen = prompts(dataset.num_seen, len(sequences))
+
+    def sequence(self, *pair):
+        """The prompt of a pair, (attribute, ..., object) indices, to be filled with `vectors`."""
+        *attributes, object_ = pair
+        words = [self.words["attributes"][a] for a in attributes]
+        return sequence(PREFIX, *words, self.words["objects"][object_])
 
     def vectors(self):
-        """(A + O, d) vectors of attributes, then of objects; in training some of their entries are dropped."""
-        return self.dropout(torch.cat([self.attributes, self.objects]))
+        """(A + O, d) learned vectors of attributes, then of objects; in training some of their entries are dropped."""
+        return self.dropout(torch.cat([self.attributes(), self.objects()]))
 
     def forward(self):
         """What `CSPCLIP` encodes: (a list of Prompts, the vectors in them). In training, seen pairs alone."""
@@ -93,11 +109,23 @@ class PromptLearner(nn.Module):
 
 
 @torch.no_grad()
-def mean_embeddings(text_encoder, names):
-    """(N, d) float32 means of the token embeddings of N names."""
+def initial_vectors(text_encoder, names):
+    """NamedVectors that start from the means of their names' token embeddings."""
     embedding = text_encoder.token_embedding.weight
-    ids = [torch.tensor(token_ids(name), device=embedding.device) for name in names]
-    return torch.stack([embedding[i].float().mean(dim=0) for i in ids])
+    ids = {name: torch.tensor(token_ids(name), device=embedding.device) for name in names}
+    start = {name: embedding[i].float().mean(dim=0) for name, i in ids.items()}
+    return NamedVectors(start, (), embedding.shape[1], embedding.device)
+
+
+def words_to_learn(dataset, share, seed):
+    """{"attributes": names, "objects": names}: a share of each, at least one, drawn alike for the same seed."""
+    rng = random.Random(seed) if seed >= 0 else random
+    found = {}
+    for kind in KINDS:
+        names = getattr(dataset, kind)
+        drawn = set(rng.sample(names, max(1, round(share * len(names)))))
+        found[kind] = [name for name in names if name in drawn]
+    return found
 
 
 class CSPCLIP(PromptedCLIP):
@@ -116,29 +144,28 @@ class CSPCLIP(PromptedCLIP):
 
         A pair's code is attribute * O + object; codes are (rows * O,), features (rows * O, e), normalised.
         """
-        learner, n = self.prompt_learner, len(self.prompt_learner.objects)
+        learner, n = self.prompt_learner, len(self.prompt_learner.words["objects"])
         vectors, names = learner.vectors(), range(n)
-        for attributes in torch.arange(len(learner.attributes)).split(rows):
+        for attributes in torch.arange(len(learner.words["attributes"])).split(rows):
             sequences = [[learner.sequence(a, o) for o in range(n)] for a in attributes.tolist()]
             prompts = Prompts(self.text_encoder, sequences, names)
             codes = torch.arange(n * int(attributes[0]), n * (int(attributes[-1]) + 1), device=vectors.device)
             yield codes, self._encode(prompts, vectors)
 
+    def attributes_that_fit(self, images, memory_gb):
+        """How many attributes' pairs can be encoded and scored at once within a budget in GiB, at least 1.
 
-def attributes_that_fit(text_encoder, objects, images, memory_gb):
-    """How many attributes' pairs can be encoded and scored at once within a budget in GiB, at least 1.
+        Args:
+            images: how many images are scored at a time.
+            memory_gb: the budget.
 
-    Args:
-        text_encoder: the TextEncoder.
-        objects: their number.
-        images: how many images are scored at a time.
-        memory_gb: the budget.
-
-    Counts two own tokens a pair (object and end), its text feature, and its scores.
-    """
-    per_pair = 2 * bytes_per_token(text_encoder, training=False)
-    per_pair += 4 * (3 * text_encoder.text_projection.shape[1] + 3 * images)
-    return how_many_fit(memory_gb, objects * per_pair)
+        Counts own tokens (object and end) in evaluation, text features, and scores.
+        """
+        objects = self.prompt_learner.words["objects"]
+        tokens = sum(len(words) + 1 for words in objects)
+        per_pair = 4 * (3 * self.text_encoder.text_projection.shape[1] + 3 * images)
+        per_attribute = tokens * bytes_per_token(self.text_encoder, training=False) + len(objects) * per_pair
+        return how_many_fit(memory_gb, per_attribute)
 
 
 @TRAINER_REGISTRY.register()
@@ -152,6 +179,8 @@ class CSP(PromptTrainer):
         options = cfg.TRAINER.CSP
         if not 0 <= options.ATTR_DROPOUT < 1:
             raise UserError(f"TRAINER.CSP.ATTR_DROPOUT is {options.ATTR_DROPOUT}: give a share from 0 to below 1")
+        if not 0 < options.MIX <= 1:
+            raise UserError(f"TRAINER.CSP.MIX is {options.MIX}: give a share above 0, up to 1")
         if options.ACCUMULATE < 1:
             raise UserError(f"TRAINER.CSP.ACCUMULATE is {options.ACCUMULATE}: give at least one batch")
         if options.CHOOSE_BY not in CRITERIA:
@@ -167,17 +196,44 @@ class CSP(PromptTrainer):
         options, dataset = self.cfg.TRAINER.CSP, self.dm.dataset
         if not hasattr(dataset, "num_seen"):
             raise UserError(f"CSP needs pairs of attribute and object, which {self.cfg.DATASET.NAME} has not")
-        chunk = how_many_fit(options.MEMORY_GB, 3 * bytes_per_token(text_encoder))  # attribute, object and end
-        learner = PromptLearner(dataset, text_encoder, options.ATTR_DROPOUT, chunk)
+        tokens = how_many_fit(options.MEMORY_GB, bytes_per_token(text_encoder))
+
+        def build_learner(learned):
+            return PromptLearner(dataset, text_encoder, options.ATTR_DROPOUT, tokens, learned)
+
+        self.build_learner = build_learner
+        self.trained = learner = build_learner(words_to_learn(dataset, options.MIX, self.cfg.SEED))
         logger.info(
-            "%d attributes, %d objects; %d seen and %d unseen pairs",
-            *(len(learner.attributes), len(learner.objects)),
+            "%d attributes and %d objects, %d and %d of them to learn; %d seen and %d unseen pairs",
+            *(len(dataset.attributes), len(dataset.objects)),
+            *(len(learner.attributes.names), len(learner.objects.names)),
             *(dataset.num_seen, len(dataset.pairs) - dataset.num_seen),
         )
         self.feasibility = self._feasibility(text_encoder) if options.OPEN_WORLD else None
         return CSPCLIP(clip_model, learner, text_encoder)
 
+    def load_weights(self, name, state_dict, source):
+        # Weights of other words: each attribute and object with a vector there takes it, the rest go by their names.
+        learned = {kind: names_in(state_dict, f"{kind}.") for kind in KINDS}
+        words = {kind: getattr(self.dm.dataset, kind) for kind in KINDS}
+        found = [set(learned[kind]).intersection(words[kind]) for kind in KINDS]
+        if not any(found):
+            raise MisfitError(
+                f"the weights in {source} hold no vector of an attribute or object of {self.cfg.DATASET.NAME}: "
+                "they are of another data set, or not CSP's"
+            )
+        counts = [len(some) for pair in zip(found, words.values(), strict=True) for some in pair]
+        logger.info("%d of %d attributes and %d of %d objects have a vector in %s", *counts, source)
+        if any(set(learned[kind]) != set(getattr(self.model.prompt_learner, kind).names) for kind in KINDS):
+            self.model.prompt_learner = self._models[name] = self.build_learner(learned).to(self.device)
+        super().load_weights(name, state_dict, source)
+
     # Training
+
+    def before_train(self):
+        super().before_train()
+        if self.model.prompt_learner is not self.trained:
+            raise UserError("the run to resume has vectors of other words than this config's")
 
     def model_backward_and_update(self, loss, names=None):
         """One step for every ACCUMULATE batches, on the mean of their losses; an epoch's last may have fewer."""
@@ -190,9 +246,10 @@ class CSP(PromptTrainer):
             self.model_update(names)
 
     def vectors_among_words(self):
-        learner, dataset = self.model.prompt_learner, self.dm.dataset
-        vectors = torch.cat([learner.attributes, learner.objects])
-        return list(zip([*dataset.attributes, *dataset.objects], vectors, strict=True))
+        learner = self.model.prompt_learner
+        return [
+            pair for kind in KINDS for pair in zip(getattr(learner, kind).names, getattr(learner, kind)(), strict=True)
+        ]
 
     # Evaluation in the open world
 
@@ -258,9 +315,9 @@ class CSP(PromptTrainer):
         features = [F.normalize(self.image_features(loader).float(), dim=-1) for loader in loaders]
         best = [BestPairs(len(f), 1 + len(thresholds), self.device) for f in features]
         size = max(loader.batch_size for loader in loaders)
-        n_objects = len(self.dm.dataset.objects)
-        rows = attributes_that_fit(self.model.text_encoder, n_objects, size, self.cfg.TRAINER.CSP.MEMORY_GB)
-        logger.info("%d pairs of the open world, %d at a time", len(groups), min(len(groups), rows * n_objects))
+        rows = self.model.attributes_that_fit(size, self.cfg.TRAINER.CSP.MEMORY_GB)
+        at_once = min(len(groups), rows * len(self.dm.dataset.objects))
+        logger.info("%d pairs of the open world, %d at a time", len(groups), at_once)
         for codes, text_features in self.model.encode_open_world(rows):
             for part, images in zip(best, features, strict=True):
                 for start in range(0, len(images), size):

@@ -1,5 +1,6 @@
 """Compositional data sets: tiny folders in the layout read, and damaged ones refused in one line."""
 
+import json
 import os
 
 import pytest
@@ -8,7 +9,8 @@ import torch
 from dassl.config import get_cfg_default
 from dassl.data.datasets import build_dataset
 from dassl.utils import UserError
-from tests.conftest import write_pairs
+from datasets.compositional import pairs_by_name
+from tests.conftest import TOY_PAIRS, write_pairs
 
 METADATA = "metadata_compositional-split-natural.t7"
 
@@ -105,7 +107,7 @@ def test_broken_metadata(folder, change, message):
 
 def test_broken_folders(folder):
     pairs = folder / "compositional-split-natural" / "val_pairs.txt"
-    with pytest.raises(UserError, match="DATASET.SUBSAMPLE_CLASSES is base, but CompositionalFolder has seen"):
+    with pytest.raises(UserError, match="DATASET.SUBSAMPLE_CLASSES is base, but CompositionalFolder has no"):
         read(folder, SUBSAMPLE_CLASSES="base")
     pairs.write_text("dark dog\npale\n")
     with pytest.raises(UserError, match='val_pairs.txt, line 2: "pale" is not "attribute object"'):
@@ -132,3 +134,59 @@ def test_metadata_that_is_no_list_or_holds_code(folder):
     (folder / "b" / METADATA).unlink()
     with pytest.raises(UserError, match="cannot read .*t7: No such file"):
         read(folder / "b")
+
+
+# Objects with two attributes
+
+
+AAO = [
+    ["dark dog/test0.png", "old", "dark", "dog"],
+    ["pale dog/test1.png", "wet", "old", "sea_shell"],
+    ["pale dog/test2.png", "old", "dark", "dog"],
+]
+
+
+def with_triples(folder, content):
+    (folder / "aao.json").write_text(content if isinstance(content, str) else json.dumps(content))
+    return folder
+
+
+@pytest.mark.parametrize("name, place", [("MITStatesAAO", "mit-states"), ("AAOFolder", "")])
+def test_objects_with_two_attributes(tmp_path, name, place):
+    folder = tmp_path / "root" / place
+    write_pairs(folder, TOY_PAIRS | {"test": ["dark dog", "pale dog"]})
+    with_triples(folder, AAO)
+    dataset = read(tmp_path / "root", name)
+    assert dataset.attributes == ["dark", "old", "wet"] and dataset.objects == ["dog", "sea shell"]
+    assert dataset.classnames == ["old dark dog", "wet old sea shell"] and dataset.num_classes == 2
+    assert dataset.pairs == [(1, 0, 0), (2, 1, 1)] and not dataset.train_x
+    assert [item.label for item in dataset.test] == [0, 1, 0]
+    assert dataset.test[0].impath == str(folder / "images" / "dark dog" / "test0.png")
+    assert pairs_by_name(dataset.classnames, dataset.attributes, dataset.objects) == dataset.pairs
+    assert dataset.classes()["num_seen"] == 0
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("[", "aao.json is not valid JSON"),
+        ('{"a": 1}', r"aao.json is not a list \[\[image, attribute"),
+        ([["a.png", "old", "dog"]], r"aao.json is not a list \[\[image, attribute"),
+        ([["a.png", "old", None, "dog"]], r"aao.json is not a list \[\[image, attribute"),
+        ([], "aao.json names no image"),
+        ([["../a.png", "old", "wet", "dog"]], "not within"),
+        ([["a.png", "old", "wet", "dog"]], "1 of the 1 images in .*aao.json are missing"),
+    ],
+)
+def test_broken_triples(folder, content, message):
+    with pytest.raises(UserError, match=message):
+        read(with_triples(folder, content), "AAOFolder")
+
+
+def test_pairs_by_name():
+    attributes, objects = ["old", "very old", "wet"], ["dog", "old dog"]
+    pairs = pairs_by_name(["wet dog", "very_old dog", "wet old dog", "wet very old dog"], attributes, objects)
+    assert pairs == [(2, 0), (1, 0), (2, 1), (2, 1, 0)], "the reading of fewest words"
+    for name in ("dog", "wet", "dog wet"):
+        with pytest.raises(UserError, match=f'"{name}" is not an attribute and an object'):
+            pairs_by_name([name], attributes, objects)

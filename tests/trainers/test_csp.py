@@ -10,10 +10,12 @@ import torch
 import torch.nn.functional as F
 
 import train
+from dassl.utils import UserError
+from prompting.backbone import load_backbone
 from prompting.text_encoder import TextEncoder
-from tests.conftest import REPO
+from tests.conftest import REPO, write_pairs
 from tests.reference import encode_in_full, relative_error, tiny_clip
-from trainers.csp import CSPCLIP, PromptLearner, attributes_that_fit
+from trainers.csp import CSPCLIP, PromptLearner
 
 DATASET = SimpleNamespace(
     attributes=["caramelized", "old", "Faux Leather"],
@@ -36,58 +38,85 @@ def run(toy_run, toy_pairs_root):
     return run
 
 
-def csp_clip(chunk=100, dropout=0.0):
+def csp_clip(tokens=300, dropout=0.0, dataset=DATASET, learned=None):
     model = tiny_clip()
     encoder = TextEncoder(model)
-    return model, CSPCLIP(model, PromptLearner(DATASET, encoder, dropout, chunk), encoder)
+    return model, CSPCLIP(model, PromptLearner(dataset, encoder, dropout, tokens, learned), encoder)
 
 
-def whole_prompts(model, attributes, objects, pairs):
-    """(1, N, 77, d) embeddings and (1, N) ends of "a photo of x x" with the two x replaced."""
-    tokens = clip.tokenize("a photo of x x")
-    row = model.token_embedding(tokens)[0]
-    rows = [torch.cat([row[:4], attributes[a : a + 1], objects[o : o + 1], row[6:]]) for a, o in pairs]
-    return torch.stack(rows)[None], tokens.argmax(dim=-1).expand(1, len(pairs))
+def name_tokens(model, name):
+    tokens = clip.tokenize(name)[0]
+    return model.token_embedding(tokens[1 : tokens.argmax()])
+
+
+def whole_prompts(model, learner, vectors, pairs, dataset=DATASET):
+    """(1, N, 77, d) embeddings and (1, N) ends of "a photo of", a vector or a name for each word of a pair, and end.
+
+    vectors: of the learner's attributes and objects.
+    """
+    words = []
+    for kind, rows in zip(("attributes", "objects"), vectors, strict=True):
+        known = dict(zip(getattr(learner, kind).names, rows, strict=True))
+        names = getattr(dataset, kind)
+        words.append([known[name][None] if name in known else name_tokens(model, name) for name in names])
+    tokens = clip.tokenize("a photo of")[0]
+    row, rows, ends = model.token_embedding(tokens), [], []
+    for *attributes, object_ in pairs:
+        prompt = torch.cat([row[:4], *(words[0][a] for a in attributes), words[1][object_], row[4:5]])
+        rows.append(torch.cat([prompt, row.new_zeros(77 - len(prompt), row.shape[1])]))
+        ends.append(len(prompt) - 1)
+    return torch.stack(rows)[None], torch.tensor(ends)[None]
 
 
 def test_vectors_start_from_the_mean_of_their_words():
     model, prompted = csp_clip()
     learner = prompted.prompt_learner
     for vectors, names in ((learner.attributes, DATASET.attributes), (learner.objects, DATASET.objects)):
-        for vector, name in zip(vectors, names, strict=True):
-            words = clip.tokenize(name)[0]
-            words = words[1 : words.argmax()]
-            assert torch.allclose(vector, model.token_embedding(words).mean(dim=0))
-    shapes = {name: tuple(p.shape) for name, p in learner.state_dict().items()}
-    assert shapes == {"attributes": (3, 64), "objects": (2, 64)}
+        for vector, name in zip(vectors(), names, strict=True):
+            assert torch.allclose(vector, name_tokens(model, name).mean(dim=0))
+    names = [*(f"attributes.{name}" for name in DATASET.attributes), *(f"objects.{name}" for name in DATASET.objects)]
+    assert {name: tuple(p.shape) for name, p in learner.state_dict().items()} == dict.fromkeys(names, (64,))
 
 
-@pytest.mark.parametrize("chunk", [1, 2, 100])
-@pytest.mark.parametrize("training", [False, True])
-def test_features_and_gradients_equal_whole_prompts(chunk, training):
-    model, prompted = csp_clip(chunk)
+TRIPLES = SimpleNamespace(
+    attributes=DATASET.attributes,
+    objects=DATASET.objects,
+    pairs=[(0, 1, 0), (2, 0, 1), (1, 2, 0)],
+    classnames=["caramelized old dog", "Faux Leather caramelized bullet train", "old Faux Leather dog"],
+    num_seen=0,
+)
+SOME = {"attributes": ["old", "unheard-of"], "objects": ["bullet train"]}
+
+
+@pytest.mark.parametrize("dataset, training", [(DATASET, False), (DATASET, True), (TRIPLES, False)])
+@pytest.mark.parametrize("learned", [None, SOME])
+@pytest.mark.parametrize("tokens", [1, 10, 300])
+def test_features_and_gradients_equal_whole_prompts(tokens, learned, dataset, training):
+    model, prompted = csp_clip(tokens, dataset=dataset, learned=learned)
     learner = prompted.prompt_learner.train(training)
-    pairs = DATASET.pairs[: DATASET.num_seen] if training else DATASET.pairs
+    pairs = dataset.pairs[: dataset.num_seen] if training else dataset.pairs
     target = torch.randn(len(pairs), model.text_projection.shape[1])
 
     features = prompted.encode_text()
     (features * target).sum().backward()
-    vectors = [p.detach().clone().requires_grad_(True) for p in (learner.attributes, learner.objects)]
-    plain = F.normalize(encode_in_full(model, *whole_prompts(model, *vectors, pairs))[0], dim=-1)
+    parameters = learner.attributes.learned, learner.objects.learned
+    vectors = [p.detach().clone().requires_grad_(True) for p in parameters]
+    plain = F.normalize(encode_in_full(model, *whole_prompts(model, learner, vectors, pairs, dataset))[0], dim=-1)
     (plain * target).sum().backward()
     assert features.shape == plain.shape and relative_error(features, plain) < 1e-5
-    assert relative_error(learner.attributes.grad, vectors[0].grad) < 1e-5
-    assert relative_error(learner.objects.grad, vectors[1].grad) < 1e-5
+    for fast, slow in zip(parameters, vectors, strict=True):
+        assert relative_error(fast.grad, slow.grad) < 1e-4
 
 
+@pytest.mark.parametrize("learned", [None, SOME])
 @pytest.mark.parametrize("rows", [1, 2, 3])
-def test_open_world_is_every_pair(rows):
-    model, prompted = csp_clip()
+def test_open_world_is_every_pair(rows, learned):
+    model, prompted = csp_clip(learned=learned)
     learner = prompted.prompt_learner.eval()
     with torch.no_grad():
         codes, features = (torch.cat(parts) for parts in zip(*prompted.encode_open_world(rows), strict=True))
-        pairs = [(a, o) for a in range(3) for o in range(2)]
-        plain = encode_in_full(model, *whole_prompts(model, learner.attributes, learner.objects, pairs))[0]
+        pairs, vectors = [(a, o) for a in range(3) for o in range(2)], (learner.attributes(), learner.objects())
+        plain = encode_in_full(model, *whole_prompts(model, learner, vectors, pairs))[0]
     assert codes.tolist() == list(range(6))
     assert relative_error(features, F.normalize(plain, dim=-1)) < 1e-5
 
@@ -101,16 +130,16 @@ def test_dropout_is_of_training_alone():
 
 
 def test_budget_of_the_open_world():
-    encoder = TextEncoder(tiny_clip())
-    assert attributes_that_fit(encoder, 674, 100, 1e-9) == 1
-    assert attributes_that_fit(encoder, 674, 100, 4) > attributes_that_fit(encoder, 674, 100, 1) > 1
+    _, prompted = csp_clip()
+    assert prompted.attributes_that_fit(100, 1e-9) == 1
+    assert prompted.attributes_that_fit(100, 4) > prompted.attributes_that_fit(100, 1) > 1
 
 
 def test_two_batches_make_a_step(tmp_path, run):
     """The gradient is that of both batches' mean loss, the last step of an epoch that of what is left."""
     trainer = run("CSP", tmp_path, "OPTIM.MAX_EPOCH", 1, "TRAINER.CSP.ATTR_DROPOUT", 0.0)
     learner, steps = trainer.model.prompt_learner, []
-    trainer.model_update = lambda names=None: steps.append(learner.attributes.grad.clone())
+    trainer.model_update = lambda names=None: steps.append(learner.attributes.learned.grad.clone())
     trainer.set_model_mode("train")
     trainer.num_batches = 3
     batches = [batch for _, batch in zip(range(3), trainer.train_loader_x, strict=False)]
@@ -120,7 +149,7 @@ def test_two_batches_make_a_step(tmp_path, run):
         trainer.model_backward_and_update(trainer.loss(batch["img"], batch["label"])[0])
     assert len(steps) == 2
     for step, loss in zip(steps, [(losses[0] + losses[1]) / 2, losses[2]], strict=True):
-        (expected,) = torch.autograd.grad(loss, learner.attributes)
+        (expected,) = torch.autograd.grad(loss, learner.attributes.learned)
         assert relative_error(step, expected) < 1e-5
 
 
@@ -142,7 +171,7 @@ def test_a_whole_run_saved_and_evaluated_elsewhere(tmp_path, run):
     alone = run("CSP", tmp_path / "b", *keys, flags=["--eval-only", "--model-dir", str(tmp_path / "a")])
     again = json.loads((tmp_path / "b" / "metrics.json").read_text())
     assert {k: again[k] for k in (*names, "accuracy")} == {k: result[k] for k in (*names, "accuracy")}
-    assert torch.equal(alone.model.prompt_learner.objects, trained.model.prompt_learner.objects)
+    assert torch.equal(alone.model.prompt_learner.objects(), trained.model.prompt_learner.objects())
 
 
 def test_training_in_chunks_is_the_same(tmp_path, run):
@@ -150,12 +179,78 @@ def test_training_in_chunks_is_the_same(tmp_path, run):
     whole = run("CSP", tmp_path / "a", *keys)
     chunked = run("CSP", tmp_path / "b", *keys, "TRAINER.CSP.MEMORY_GB", 1e-4)
     assert len(whole.model.prompt_learner.seen) == 1 < len(chunked.model.prompt_learner.seen)
-    assert relative_error(chunked.model.prompt_learner.objects, whole.model.prompt_learner.objects) < 1e-3
+    assert relative_error(chunked.model.prompt_learner.objects(), whole.model.prompt_learner.objects()) < 1e-3
 
 
 def test_best_epoch_on_val_is_that_of_the_auc(tmp_path, run):
     trainer = run("CSP", tmp_path, "TEST.FINAL_MODEL", "best_val")
     assert trainer.best_result == pytest.approx(trainer.test(split="val"))
+
+
+# Weights and words
+
+
+def evaluate(run, tmp_path, root, *keys, model="a", dataset="compositional_folder"):
+    """A run of its own on another folder of the compositional layout, with the weights of the run `model`."""
+    config = str(REPO / f"configs/datasets/{dataset}.yaml")
+    flags = ["--root", str(root), "--dataset-config-file", config]
+    flags += ["--eval-only", "--model-dir", str(tmp_path / model), "--overwrite"]
+    return run("CSP", tmp_path / "evaluated", *keys, flags=flags)
+
+
+def test_a_share_of_the_words_is_learned(tmp_path, run):
+    keys = ("TRAINER.CSP.MIX", 0.5, "OPTIM.MAX_EPOCH", 1, "OPTIM.LR", 0.01)
+    trained, again = (run("CSP", tmp_path / name, *keys) for name in "ab")
+    learner = trained.model.prompt_learner
+    assert (len(learner.attributes.names), len(learner.objects.names)) == (2, 2), "round(3 / 2)"
+    assert learner.attributes.names == again.model.prompt_learner.attributes.names
+    assert learner.words["objects"].count([~2]) == learner.words["objects"].count([~3]) == 1
+    flags = ["--eval-only", "--model-dir", str(tmp_path / "a")]
+    alone = run("CSP", tmp_path / "c", flags=flags)
+    with torch.no_grad():
+        assert torch.equal(alone.model.encode_text(), trained.model.encode_text()), "the weights tell which words"
+
+
+def test_other_data_sets_take_the_vectors_of_their_words(tmp_path, run, toy_backbone):
+    trained = run("CSP", tmp_path / "a", "OPTIM.LR", 0.01, "OPTIM.MAX_EPOCH", 2).model.prompt_learner
+    write_pairs(tmp_path / "other", {"train": ["dark cat", "wet dog"], "val": ["wet dog"], "test": ["dark dog"]})
+    trainer = evaluate(run, tmp_path, tmp_path / "other")
+    assert "1 of 2 attributes and 1 of 2 objects have a vector in" in (tmp_path / "evaluated/log.txt").read_text()
+    with torch.no_grad():
+        learner, vectors = trainer.model.prompt_learner, (trained.attributes(), trained.objects())
+        pairs, dataset = trainer.dm.dataset.pairs, trainer.dm.dataset
+        prompts = whole_prompts(trainer.model.text_encoder, learner, vectors, pairs, dataset)
+        plain = F.normalize(encode_in_full(load_backbone(toy_backbone), *prompts)[0], dim=-1)
+        assert relative_error(trainer.model.encode_text(), plain) < 1e-5
+
+    write_pairs(tmp_path / "foreign", {"train": ["wet cat"], "val": ["wet cat"], "test": ["old cat"]})
+    with pytest.raises(UserError, match="hold no vector of an attribute or object of CompositionalFolder"):
+        evaluate(run, tmp_path, tmp_path / "foreign")
+
+
+def test_weights_of_other_words_do_not_resume(tmp_path, run):
+    run("CSP", tmp_path / "a", "OPTIM.MAX_EPOCH", 1)
+    with pytest.raises(UserError, match="vectors of other words"):
+        run("CSP", tmp_path / "b", "TRAINER.CSP.MIX", 0.5, "RESUME", tmp_path / "a")
+
+
+def test_objects_with_two_attributes(tmp_path, run, toy_backbone):
+    trained = run("CSP", tmp_path / "a", "OPTIM.LR", 0.01, "OPTIM.MAX_EPOCH", 2).model.prompt_learner
+    write_pairs(tmp_path / "aao")
+    images = [[f"dark dog/train{i}.png", "dark", "pale", "dog"] for i in range(2)]
+    images += [["pale dog/train0.png", "Faux.Leather", "pale", "sea_shell"]]
+    (tmp_path / "aao" / "aao.json").write_text(json.dumps(images))
+    trainer = evaluate(run, tmp_path, tmp_path / "aao", dataset="aao_folder")
+    dataset, learner = trainer.dm.dataset, trainer.model.prompt_learner
+    assert dataset.classnames == ["Faux Leather pale sea shell", "dark pale dog"]
+    with torch.no_grad():
+        vectors = trained.attributes(), trained.objects()
+        prompts = whole_prompts(trainer.model.text_encoder, learner, vectors, dataset.pairs, dataset)
+        plain = F.normalize(encode_in_full(load_backbone(toy_backbone), *prompts)[0], dim=-1)
+        features = F.normalize(torch.cat([trainer.model.encode_image(b["img"]) for b in trainer.test_loader]), dim=-1)
+        right = (features @ plain.t()).argmax(dim=1) == torch.tensor([1, 1, 0])
+    metrics = json.loads((tmp_path / "evaluated/metrics.json").read_text())
+    assert metrics["total"] == 3 and metrics["correct"] == right.sum()
 
 
 @pytest.mark.parametrize("trainer", ["ZeroshotCLIP", "ZeroshotCLIP2"])
@@ -241,13 +336,14 @@ def test_word_vectors_decide_feasibility(tmp_path, run):
     "keys, message",
     [
         (("TRAINER.CSP.ATTR_DROPOUT", 1.0), "TRAINER.CSP.ATTR_DROPOUT is 1.0: give a share"),
+        (("TRAINER.CSP.MIX", 0.0), "TRAINER.CSP.MIX is 0.0: give a share above 0"),
         (("TRAINER.CSP.ACCUMULATE", 0), "TRAINER.CSP.ACCUMULATE is 0: give at least one batch"),
         (("TRAINER.CSP.CHOOSE_BY", "acu"), 'unknown TRAINER.CSP.CHOOSE_BY "acu": did you mean auc?'),
         (("TRAINER.CSP.THRESHOLD", "high"), "TRAINER.CSP.THRESHOLD is 'high': give a number, or None"),
         ((*OPEN, "TEST.EVALUATOR", "Classification"), "OPEN_WORLD needs TEST.EVALUATOR Compositional"),
         ((*OPEN, "TRAINER.CSP.WORD_VECTORS", "none.txt"), "cannot read the word vectors none.txt: No such file"),
         ((*OPEN, "TRAINER.CSP.THRESHOLD", 2.0, "OPTIM.MAX_EPOCH", 1), "THRESHOLD 2.0 leaves no unseen pair"),
-        (("DATASET.SUBSAMPLE_CLASSES", "base"), "MITStates has seen and unseen pairs of its own"),
+        (("DATASET.SUBSAMPLE_CLASSES", "base"), "MITStates has no base and new classes"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, toy_args, toy_pairs_root, closing_logger, capsys, keys, message):
