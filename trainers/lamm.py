@@ -7,7 +7,13 @@ parameters, of features and of logits:
     L = L_ce + WC_WEIGHT * L_wc + COS_WEIGHT * L_cos + KD_WEIGHT * L_kd
 
 Vectors belong to class names, so those of several runs merge: a class without a vector is told by its name, and
-vectors that MODEL.INIT_WEIGHTS brings travel on into this run's checkpoints (continual learning).
+vectors that MODEL.INIT_WEIGHTS brings travel on into this run's checkpoints (continual learning). Those of runs trained
+apart merge as dicts do, with BASE clip (with the others each run learns a context of its own):
+
+    base, new = (torch.load(f"{run}/prompt_learner/model.pth.tar-50", weights_only=True) for run in ("base", "new"))
+    torch.save(base["state_dict"] | new["state_dict"], "both.pth.tar")
+
+and are evaluated with --eval-only MODEL.INIT_WEIGHTS both.pth.tar.
 """
 
 import logging

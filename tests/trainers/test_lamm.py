@@ -1,6 +1,7 @@
 """LAMM's losses against loops in float64, its prompts against whole 77-token ones, its vectors through several runs."""
 
 import math
+import textwrap
 
 import clip
 import pytest
@@ -202,10 +203,12 @@ def run(tmp_path, toy_run):
     """run(name, classes, *keys, model=None, earlier=None): a run on all, base or new classes in a folder of its own."""
 
     def run(name, classes, *keys, model=None, earlier=None, **options):
-        flags = [] if model is None else ["--eval-only", "--model-dir", folder_of(tmp_path, model)]
+        options["flags"] = [*options.get("flags", ())]
+        if model is not None:
+            options["flags"] += ["--eval-only", "--model-dir", folder_of(tmp_path, model)]
         init = [] if earlier is None else ["MODEL.INIT_WEIGHTS", weights(tmp_path, earlier)]
         keys = ("DATASET.SUBSAMPLE_CLASSES", classes, "OPTIM.LR", 0.1, *init, *keys)
-        return toy_run("LAMM", folder_of(tmp_path, name), *keys, flags=flags, **options)
+        return toy_run("LAMM", folder_of(tmp_path, name), *keys, **options)
 
     return run
 
@@ -288,6 +291,19 @@ def test_learning_more_classes_forgets_nothing(base, tmp_path, run):
         assert torch.equal(first.model.encode_image(images), second.model.encode_image(images))
     both = text_features(run("e", "all", *keys, model="b"))
     assert relative_error(both, torch.cat([text_features(first), text_features(second)])) < 1e-5
+
+
+def test_runs_trained_apart_merge(tmp_path, run, monkeypatch):
+    """By the lines that the module's docstring gives."""
+    parts = [run("base", "base"), run("new", "new")]
+    lines = [line for line in lamm.__doc__.splitlines() if line.startswith("    ") and "torch." in line]
+    monkeypatch.chdir(tmp_path)
+    exec(textwrap.dedent("\n".join(lines)).replace("tar-50", "tar-3"), {"torch": torch})
+    alone = run("both", "all", "MODEL.INIT_WEIGHTS", "both.pth.tar", flags=["--eval-only"])
+    assert alone.model.prompt_learner.vectors.names == ["ant", "bee", "crab claw", "dog"]
+    both = torch.cat([text_features(part) for part in parts])
+    assert relative_error(text_features(alone), both) < 1e-5
+    assert not torch.allclose(both, alone.zero_shot_features(alone.cfg.TRAINER.LAMM.TEMPLATE), atol=1e-3)
 
 
 def test_earlier_vectors_may_be_trained_on(tmp_path, run):

@@ -187,6 +187,15 @@ def test_a_run_is_saved_and_evaluated_elsewhere(tmp_path, toy_run, config):
         assert torch.equal(logits, trained.model(batch["img"])) and torch.equal(labels, batch["label"])
 
 
+@pytest.mark.parametrize("csc, last", [(False, "4 2"), (True, "4 4 2")])
+def test_vectors_are_told_by_prompt_class_and_number(tmp_path, toy_run, csc, last):
+    """Where there are as many prompts as classes, too."""
+    keys = ("TRAINER.PLOT.CSC", csc, "TRAINER.PLOT.N_CTX", 2)
+    trainer = toy_run("PLOT", tmp_path, *keys, flags=["--no-train"])
+    vectors, ctx = trainer.vectors_among_words(), trainer.model.prompt_learner.ctx
+    assert vectors[-1][0] == last and torch.equal(torch.stack([v for _, v in vectors]), ctx.flatten(0, -2))
+
+
 def test_a_training_step_lowers_the_loss_on_its_batch(tmp_path, toy_run):
     trainer = toy_run("PLOT", tmp_path, "OPTIM.MAX_EPOCH", 1)
     batch = next(iter(trainer.train_loader_x))
