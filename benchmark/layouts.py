@@ -1,0 +1,182 @@
+"""What benchmark/summary.py found, laid out as tables: for the terminal, Markdown, LaTeX (booktabs), CSV."""
+
+import sys
+from dataclasses import dataclass
+
+import pandas as pd
+from tabulate import tabulate
+
+from benchmark.summary import AVERAGE
+
+HEADINGS = {
+    "few_shot": "Few-shot classification",
+    "base2new": "Base-to-new generalization",
+    "cross_dataset": "Cross-dataset transfer",
+    "domain_generalization": "Domain generalization",
+    "incremental": "Continual learning",
+    "czsl": "Compositional zero-shot learning",
+}
+NOTES = {
+    "few_shot": "Accuracy on all classes.",
+    "base2new": "Trained on the base classes alone; accuracy on base and new classes, and H, their harmonic mean.",
+    "cross_dataset": "Trained on one dataset, tested on others.",
+    "domain_generalization": "Trained in one domain, tested in others.",
+    "incremental": "Accuracy on the first half of the classes before and after the second half was learned, on the "
+    "second half, and on all.",
+    "czsl": "Best accuracies on seen (S) and unseen pairs (U) along the seen-unseen curve, its best harmonic mean (H) "
+    "and area (AUC), the last two also of the twenty points that published tables take.",
+}
+UNITS = "In percent: mean ± standard deviation over seeds; best in bold."
+PARTIAL = "(n of N): over n of the N datasets only, not to be compared."
+
+_LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
+_LATEX = str.maketrans(_LATEX | {c: f"\\{c}" for c in "&%$#_{}"})
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A figure in a table; `published` and `difference` are None where no paper is known to print it."""
+
+    mean: float
+    std: float | None
+    best: bool
+    datasets: str
+    published: float | None
+    difference: float | None
+
+    def text(self, bold, between=" ± "):
+        """Mean, deviation, and of how many datasets where some are missing; bold makes the best mean so."""
+        mean = f"{self.mean:.2f}"
+        deviation = "" if self.std is None else f"{between}{self.std:.2f}"
+        return (bold(mean) if self.best else mean) + deviation + (f" ({self.datasets})" if self.datasets else "")
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of a paper.
+
+    Attributes:
+        title: the dataset and the setting.
+        columns: their names, as the paper has them.
+        compared: those of the columns of which a published figure is known.
+        rows: (method, a Cell or None for each column, seeds) tuples.
+        sources: the papers.
+    """
+
+    title: str
+    columns: list
+    compared: list
+    rows: list
+    sources: list
+
+    @property
+    def partial(self):
+        return any(cell and cell.datasets for _, row, _ in self.rows for cell in row)
+
+    def flat(self, bold, between=" ± "):
+        """(header, rows) of strings: after each column that is compared the published figure and the difference."""
+        header, rows = ["method"], [[method] for method, *_ in self.rows]
+        for i, column in enumerate(self.columns):
+            header += [column, *(["published", "difference"] if column in self.compared else [])]
+            for line, (_, row, _) in zip(rows, self.rows, strict=True):
+                line.append(row[i].text(bold, between) if row[i] else "")
+                if column in self.compared:
+                    known = row[i] and row[i].published is not None
+                    line += [f"{row[i].published:.2f}", f"{row[i].difference:+.2f}"] if known else ["", ""]
+        return [*header, "seeds"], [[*line, seeds] for line, (*_, seeds) in zip(rows, self.rows, strict=True)]
+
+
+def tables(cells):
+    """The tables of one protocol, a list in the order of the cells that `summary.summarise` gives."""
+    return [_table(*key, part) for key, part in cells.groupby(["dataset", "setting"], sort=False)]
+
+
+def text(summaries, style=None):
+    """Tables for the terminal. Best figures stand in bold there (ANSI), in a file between stars."""
+    bold = "\033[1m{}\033[0m" if (sys.stdout.isatty() if style is None else style) else "*{}*"
+    return _document(summaries, "{}\n", "\n{}\n", "simple", bold.format)
+
+
+def markdown(summaries):
+    """Tables for GitHub and the like."""
+    return _document(summaries, "## {}\n", "\n### {}\n", "pipe", "**{}**".format)
+
+
+def latex(summaries):
+    """A table environment for each table; the document needs \\usepackage{booktabs}."""
+    lines = ["% needs \\usepackage{booktabs}"]
+    for protocol, cells in summaries.items():
+        for table in tables(cells):
+            header, rows = table.flat(r"\textbf{{{}}}".format, r" $\pm$ ")
+            caption = f"{HEADINGS[protocol]}: {table.title}. {UNITS}"
+            caption += f" Published: {'; '.join(table.sources)}." if table.sources else ""
+            header = [name.translate(_LATEX) for name in header]
+            rows = [[method.translate(_LATEX), *line] for method, *line in rows]
+            lines += [
+                "\\begin{table}[htbp]",
+                "\\centering",
+                f"\\caption{{{caption.translate(_LATEX)}}}",
+                f"\\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
+                "\\toprule",
+                " & ".join(header) + r" \\",
+                "\\midrule",
+                *(" & ".join(row) + r" \\" for row in rows),
+                "\\bottomrule",
+                "\\end{tabular}",
+                "\\end{table}",
+                "",
+            ]
+    return "\n".join(lines)
+
+
+def csv(summaries):
+    """All cells of all tables, a line each, unrounded; `summary.summarise` tells the columns."""
+    return pd.concat(summaries.values()).to_csv(index=False, lineterminator="\n")
+
+
+FORMATS = {"text": text, "markdown": markdown, "latex": latex, "csv": csv}
+
+
+def _table(dataset, setting, cells):
+    columns = list(dict.fromkeys(cells.column))
+    known = cells[cells.published.notna()]
+    rows = []
+    for method, own in cells.groupby("method", sort=False):
+        found = {cell.column: cell for cell in own.itertuples()}
+        seeds = sorted(set(own.seeds))
+        row = [_cell(found[column]) if column in found else None for column in columns]
+        rows.append((method, row, str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"))
+    name = f"average over {cells.of.max()} datasets" if dataset == AVERAGE else dataset
+    return Table(
+        ", ".join(part for part in (name, setting) if part),
+        [_heading(column) for column in columns],
+        [_heading(column) for column in dict.fromkeys(known.column)],
+        rows,
+        list(dict.fromkeys(known.source)),
+    )
+
+
+def _cell(cell):
+    datasets = "" if cell.datasets == cell.of else f"{cell.datasets} of {cell.of}"
+    figures = [None if pd.isna(x) else x for x in (cell.std, cell.published, cell.difference)]
+    return Cell(cell.mean, figures[0], cell.best, datasets, *figures[1:])
+
+
+def _heading(column):
+    return f"{column}-shot" if isinstance(column, int) else {"all": "all images"}.get(column, column)
+
+
+def _document(summaries, heading, title, style, bold):
+    lines = []
+    for protocol, cells in summaries.items():
+        laid_out = tables(cells)
+        lines += [heading.format(HEADINGS[protocol]), f"{NOTES[protocol]} {UNITS}"]
+        lines += [PARTIAL] * any(table.partial for table in laid_out)
+        for table in laid_out:
+            header, rows = table.flat(bold)
+            align = ["left", *["right"] * (len(header) - 1)]
+            lines.append(title.format(table.title))
+            lines.append(tabulate(rows, header, tablefmt=style, colalign=align, disable_numparse=True))
+            lines += [f"\nPublished: {'; '.join(table.sources)}"] * bool(table.sources)
+        lines.append("")
+    return "\n".join(lines)

@@ -1,0 +1,151 @@
+"""What a report says in figures: methods side by side, averages over datasets, the best, what papers printed.
+
+`figures` lays out the accuracies of the runs that benchmark/results.py reads, one row for each method and seed;
+`summarise` goes over the seeds, and gives one row for each cell of the tables to come.
+"""
+
+import pandas as pd
+
+from benchmark import published
+from benchmark.protocols import METHODS, PROTOCOLS, TARGETS, dataset_and_style, is_zero_shot
+from benchmark.tables import harmonic_mean, over_seeds, per_seed
+
+KEYS = ["dataset", "setting", "method"]
+CELL = [*KEYS, "column"]
+AVERAGE = "average"
+PAPERS_ORDER = [AVERAGE, "imagenet", *TARGETS["cross_dataset"]["imagenet"]]
+BOUND = ("base2new", "incremental")
+"""Protocols of which a seed counts once all its runs are there: their columns are read together."""
+
+
+def figures(runs, protocol):
+    """The figures of every seed in percent, and their averages over datasets where there are several.
+
+    An average is over the datasets that its method has in that column, and over the seeds that all of those have. Runs
+    of zero-shot methods stand in every setting, for they know none.
+
+    Args:
+        runs: as `results.read` gives them.
+        protocol: a name in PROTOCOLS.
+
+    Returns:
+        A DataFrame. Index: dataset ("average" too), setting ("16 shots", "all images", "closed world"; "" in
+        few_shot), method, seed. Columns as `tables.per_seed` has them, but in few_shot the numbers of shots, 0 of
+        zero-shot methods, and "all".
+    """
+    wide = per_seed(runs, protocol)
+    wide = (wide.dropna() if protocol in BOUND else wide).reset_index()
+    zero_shot = wide.method.map(_trainers(runs)).map(is_zero_shot).astype(bool)
+    if protocol == "few_shot":
+        shots = wide.shots.astype(object).mask((wide.shots == 0) & ~zero_shot, "all")
+        wide = wide.assign(setting="", shots=shots).set_index([*KEYS, "seed", "shots"]).accuracy.unstack()
+        wide = wide[sorted(wide, key=lambda shots: (shots == "all", shots))]
+        wide.columns.name = None
+    elif protocol == "czsl":
+        wide = wide.assign(setting=wide.part + " world").drop(columns="part").set_index([*KEYS, "seed"])
+    else:
+        wide["setting"] = [f"{shots} shots" if shots else "all images" for shots in wide.pop("shots")]
+        settings = pd.DataFrame({"setting": wide.setting[~zero_shot].unique() if not zero_shot.all() else [""]})
+        everywhere = wide[zero_shot].drop(columns="setting").merge(settings, how="cross")
+        wide = pd.concat([wide[~zero_shot], everywhere]).set_index([*KEYS, "seed"])
+
+    here, there = _coverage(wide)
+    if protocol in TARGETS or there.max() < 2:
+        return wide
+    seeds = _averaged(wide).groupby(level=[*KEYS[1:], "seed"])
+    mean = seeds.mean().where(seeds.count() == here.reindex(seeds.size().index.droplevel("seed")).values)
+    mean = mean[(there > 1).reindex(mean.index.get_level_values("setting")).values].dropna(how="all")
+    if protocol == "base2new":
+        mean["H"] = harmonic_mean(mean.base, mean.new)
+    return pd.concat([pd.concat({AVERAGE: mean}, names=["dataset"]), wide])
+
+
+def summarise(runs, protocol):
+    """One row for each cell of the protocol's tables, in the order of print; none where no run is finished.
+
+    Returns:
+        A DataFrame with the columns protocol, dataset, setting, method, column, as in `figures`, but methods without
+        their config where that is clear; mean, std (percent; of the population; NaN of a single seed), seeds;
+        datasets, of (in an average, how many its method has and how many any has, else 1); best (whether no mean of the
+        column is higher at two digits, averages over fewer datasets left aside; False of a single one); published
+        (percent, NaN where unknown), difference (mean - published), source.
+    """
+    wide = figures(runs, protocol)
+    here, there = _coverage(wide)
+    mean, std, _ = over_seeds(wide)
+    count = wide.groupby(level=KEYS).count()
+    parts = {"mean": mean, "std": std.where(count > 1), "seeds": count}
+    cells = [part.melt(ignore_index=False, var_name="column", value_name=name) for name, part in parts.items()]
+    cells = pd.concat([cells[0], *(part[[part.columns[1]]] for part in cells[1:])], axis=1).dropna(subset="mean")
+    cells = cells.reset_index()
+
+    cells["datasets"] = cells["of"] = 1
+    for i, (dataset, setting, method, column) in cells[CELL][cells.dataset == AVERAGE].iterrows():
+        cells.loc[i, ["datasets", "of"]] = here.loc[(setting, method), column], there[setting]
+    rival = cells["mean"].round(2).where(cells.datasets == cells.of)
+    rivals = rival.groupby([cells.dataset, cells.setting, cells.column])
+    cells["best"] = (rival == rivals.transform("max")) & (rivals.transform("count") > 1)
+    cells["published"], cells["source"] = _published(runs, protocol, cells)
+    cells.insert(cells.columns.get_loc("source"), "difference", cells["mean"] - cells.published)
+
+    trainers, columns = _trainers(runs), list(wide)
+    places = {
+        "dataset": lambda name: (PAPERS_ORDER.index(name) if name in PAPERS_ORDER else len(PAPERS_ORDER), name),
+        "setting": lambda name: (int(name.split()[0]) if name[:1].isdigit() else 0, name),
+        "method": lambda name: ([*METHODS, trainers[name]].index(trainers[name]), name),
+        "column": columns.index,
+    }
+    cells = cells.sort_values(CELL, key=lambda names: names.map(places[names.name]))
+    cells.insert(0, "protocol", protocol)
+    return cells.assign(method=cells.method.map(labels(runs, protocol))).reset_index(drop=True)
+
+
+def summaries(runs):
+    """{protocol: what `summarise` gives} of the protocols that have something to say."""
+    found = {protocol: summarise(runs, protocol) for protocol in PROTOCOLS if (runs.protocol == protocol).any()}
+    return {protocol: cells for protocol, cells in found.items() if len(cells)}
+
+
+def labels(runs, protocol):
+    """{method: what tables call it}: the trainer alone where the protocol has no other config of it."""
+    trainers = _trainers(runs[runs.protocol == protocol])
+    alone = {trainer for trainer in trainers.values() if [*trainers.values()].count(trainer) == 1}
+    return {
+        method: trainer if trainer in alone and method.startswith(f"{trainer} (") else method
+        for method, trainer in trainers.items()
+    }
+
+
+def _trainers(runs):
+    return dict(runs[["method", "trainer"]].values)
+
+
+def _averaged(wide):
+    """Of figures those that go into averages: all but averages, and icons of one style, the sources of transfers."""
+    names = wide.index.get_level_values("dataset")
+    return wide[[name != AVERAGE and dataset_and_style(name)[1] is None for name in names]]
+
+
+def _coverage(wide):
+    """How many datasets each method has in each column, by setting; and how many any method has, by setting."""
+    here = _averaged(wide).notna().groupby(level=KEYS).any()
+    datasets = here.index.droplevel("method").unique()
+    return here.groupby(level=KEYS[1:]).sum(), datasets.to_frame().groupby(level="setting").size()
+
+
+def _published(runs, protocol, cells):
+    """What papers printed for the cells, and where: two lists, of NaN and "" where that is not known."""
+    runs = runs[runs.protocol == protocol]
+    trainers, figures, sources = _trainers(runs), [], []
+    for cell in cells.itertuples():
+        own = runs[runs.method == cell.method]
+        if cell.dataset != AVERAGE:
+            own = own[own.dataset == cell.dataset]
+        backbones, found, source = own.backbone.unique(), {}, ""
+        if len(backbones) == 1 and (
+            cell.dataset != AVERAGE or set(own.dataset) == published.averaged(protocol, backbones[0])
+        ):
+            found, source = published.find(protocol, backbones[0], trainers[cell.method], cell.dataset, cell.setting)
+        figures.append(found.get(cell.column))
+        sources.append(source if cell.column in found else "")
+    return pd.Series(figures, cells.index, float), sources
