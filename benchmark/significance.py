@@ -2,6 +2,7 @@
 
 import pandas as pd
 from scipy import stats
+from tabulate import tabulate
 
 from benchmark.protocols import PROTOCOLS, TARGETS, is_zero_shot
 from benchmark.summary import AVERAGE, figures, labels
@@ -9,6 +10,10 @@ from dassl.errors import UserError, nearest
 
 WILCOXON_FROM = 6  # with fewer pairs the signed-rank test cannot fall below p = 0.05
 T_FROM = 3
+NOTE = (
+    "Differences in percentage points, first minus second; p two-sided, not corrected for the number of tests. A pair is "
+    "a dataset and a seed. Seeds of a dataset share its test images, so pairs are less independent than the test assumes."
+)
 
 
 def test(differences):
@@ -28,6 +33,16 @@ def test(differences):
         return name, 1.0
     result = stats.wilcoxon(differences) if wilcoxon else stats.ttest_1samp(differences, 0)
     return name, float(result.pvalue)
+
+
+def text(tests, first, second, style="simple"):
+    """What `compare` found as a table for the terminal, or another style of tabulate's."""
+    rows = [
+        [row.protocol, row.setting, row.column, f"{row.difference:+.2f}", row.pairs, row.datasets, row.test, f"{row.p:.4f}"]
+        for row in tests.itertuples()
+    ]
+    table = tabulate(rows, list(tests), tablefmt=style, disable_numparse=True)
+    return f"{first} against {second}\n{NOTE}\n\n{table}\n"
 
 
 def compare(runs, first, second):

@@ -64,8 +64,8 @@ def summarise(runs, protocol):
     """One row for each cell of the protocol's tables, in the order of print; none where no run is finished.
 
     Returns:
-        A DataFrame with the columns protocol, dataset, setting, method, column, as in `figures`, but methods without
-        their config where that is clear; mean, std (percent; of the population; NaN of a single seed), seeds;
+        A DataFrame with the columns protocol, dataset, setting, method, trainer, column, as in `figures`, but methods
+        without their config where that is clear; mean, std (percent; of the population; NaN of a single seed), seeds;
         datasets, of (in an average, how many its method has and how many any has, else 1); best (whether no mean of the
         column is higher at two digits, averages over fewer datasets left aside; False of a single one); published
         (percent, NaN where unknown), difference (mean - published), source.
@@ -97,6 +97,7 @@ def summarise(runs, protocol):
     }
     cells = cells.sort_values(CELL, key=lambda names: names.map(places[names.name]))
     cells.insert(0, "protocol", protocol)
+    cells.insert(cells.columns.get_loc("method") + 1, "trainer", cells.method.map(trainers))
     return cells.assign(method=cells.method.map(labels(runs, protocol))).reset_index(drop=True)
 
 

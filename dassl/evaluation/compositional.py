@@ -10,7 +10,6 @@ does as soon as the bias exceeds s - u, the image's threshold. Nothing else is k
 import logging
 import os
 from collections import OrderedDict
-from importlib.util import find_spec
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 PLOTS = ("", "png", "svg")
 RANKS = 20  # of the thresholds that published tables take as biases
+KEPT = 100  # about so many points of a curve go into metrics.json
 
 
 class BestPairs:
@@ -147,6 +147,19 @@ def _curve(biases, threshold, seen_right, unseen_right, true_seen):
     }
 
 
+def thinned(curve, points=KEPT):
+    """A curve's seen and unseen as lists for a plot: at most so many points, about as far from each other, both ends.
+
+    Args:
+        curve: as `exact_curve` gives it.
+        points: 2 or more.
+    """
+    names = ("seen", "unseen")
+    length = sum(np.abs(np.diff(curve[name], prepend=curve[name][:1])).cumsum() for name in names)
+    at = np.unique(np.searchsorted(length, np.linspace(0, length[-1], points)))
+    return {name: curve[name][at].round(2).tolist() for name in names}
+
+
 @EVALUATOR_REGISTRY.register()
 class Compositional(EvaluatorBase):
     """Figures of the seen-unseen curve, all in percent, closed world or open.
@@ -161,7 +174,7 @@ class Compositional(EvaluatorBase):
         dataset: has attributes, objects, pairs, num_seen and phase_pairs, as datasets/compositional.py says.
 
     Raises:
-        UserError: the dataset has no pairs, or a plot is asked for without matplotlib.
+        UserError: the dataset has no pairs, or the plot's format is unknown.
     """
 
     def __init__(self, cfg, lab2cname=None, dataset=None, **kwargs):
@@ -173,8 +186,6 @@ class Compositional(EvaluatorBase):
         plot = cfg.TEST.CURVE_PLOT
         if plot not in PLOTS:
             raise UserError(f'unknown TEST.CURVE_PLOT "{plot}": {nearest(plot, PLOTS[1:])}')
-        if plot and find_spec("matplotlib") is None:
-            raise UserError("TEST.CURVE_PLOT needs matplotlib: pip install matplotlib, or leave the key empty")
         self._codes = torch.tensor([a * len(dataset.objects) + o for a, o in dataset.pairs])
         self._n_objects, self._num_seen = len(dataset.objects), dataset.num_seen
         self._phase_pairs = dataset.phase_pairs
@@ -216,7 +227,7 @@ class Compositional(EvaluatorBase):
 
     def evaluate(self):
         """OrderedDict of auc, best_harmonic, best_seen, best_unseen; accuracy, attribute_accuracy, object_accuracy,
-        those with no bias; and the first four of the 20-point curve as auc_20, ...
+        those with no bias; the first four of the 20-point curve as auc_20, ...; and curve, what `thinned` leaves of it
 
         Raises:
             UserError: nothing was processed.
@@ -245,10 +256,11 @@ class Compositional(EvaluatorBase):
         )
         if self.cfg.TEST.CURVE_PLOT:
             self._plot()
+        figures["curve"] = thinned(self.curve)
         return figures
 
     def _plot(self):
-        from matplotlib.figure import Figure  # optional
+        from matplotlib.figure import Figure  # slow to import
 
         axes = (figure := Figure(figsize=(4, 4), layout="constrained")).add_subplot()
         axes.plot(self.curve["seen"], self.curve["unseen"])

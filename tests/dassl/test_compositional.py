@@ -9,7 +9,7 @@ import torch
 
 from dassl.config import get_cfg_default
 from dassl.evaluation import BestPairs, build_evaluator
-from dassl.evaluation.compositional import seen_unseen_curve
+from dassl.evaluation.compositional import seen_unseen_curve, thinned
 from dassl.utils import UserError
 
 
@@ -167,17 +167,27 @@ def test_evaluator_refuses(tmp_path, monkeypatch):
     monkeypatch.setitem(PHASES, "val", list(range(SEEN)))
     with pytest.raises(UserError, match="the val split of MITStates lists no unseen pair"):
         fed(evaluator(tmp_path), *drawn(0), split="val")
-    monkeypatch.setattr("dassl.evaluation.compositional.find_spec", lambda name: None)
-    with pytest.raises(UserError, match="TEST.CURVE_PLOT needs matplotlib: pip install matplotlib"):
-        evaluator(tmp_path, CURVE_PLOT="png")
     cfg = get_cfg_default()
     cfg.TEST.EVALUATOR, cfg.DATASET.NAME = "Compositional", "Caltech101"
     with pytest.raises(UserError, match="needs pairs of attribute and object, which Caltech101 has not"):
         build_evaluator(cfg)
 
 
+def test_the_kept_curve_is_the_exact_one_to_the_eye(tmp_path):
+    found = evaluator(tmp_path)
+    kept, exact = fed(found, *drawn(0))["curve"], found.curve
+    corners = set(zip(exact["seen"].round(2), exact["unseen"].round(2), strict=True))
+    assert set(zip(kept["seen"], kept["unseen"], strict=True)) <= corners
+    assert (kept["seen"][0], kept["unseen"][-1]) == (round(exact["best_seen"], 2), round(exact["best_unseen"], 2))
+
+    t = np.linspace(0, np.pi / 2, 10**5)
+    few = thinned({"seen": 100 * np.cos(t), "unseen": 100 * np.sin(t)}, points=50)
+    assert len(few["seen"]) == 50 and few["seen"][0] == few["unseen"][-1] == 100
+    area = np.trapezoid(few["seen"], few["unseen"]) / 100
+    assert area == pytest.approx(100 * np.pi / 4, abs=0.05)
+
+
 @pytest.mark.parametrize("kind", ["png", "svg"])
 def test_plot(tmp_path, kind):
-    pytest.importorskip("matplotlib")
     fed(evaluator(tmp_path, CURVE_PLOT=kind), *drawn(0))
     assert [path.name for path in tmp_path.iterdir()] == [f"seen_unseen.{kind}"]
