@@ -15,10 +15,12 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=find_packages(include=[*PACKAGES, *(f"{name}.*" for name in PACKAGES)]),
-    package_data={"embedded": ["*.zip", "*.pt", "*.md", "package*.json"]},
+    package_data={"benchmark": ["report.html", "published/*"], "embedded": ["*.zip", "*.pt", "*.md", "package*.json"]},
     py_modules=["parse_test_res", "predict", "train"],
     install_requires=[
         "clip-anytorch>=2.6",
+        "jinja2>=3",  # torch brings it along
+        "matplotlib>=3.8",
         "numpy>=2",
         "pandas>=2.2",
         "pillow>=10",

@@ -5,6 +5,7 @@
     python -m benchmark protocol NAME TRAINER ...   the runs of a protocol, then its table
     python -m benchmark table OUTPUT                the tables of what is there
     python -m benchmark results OUTPUT              all runs that are there, a row each
+    python -m benchmark report OUTPUT_OR_GRID       tables and figures, as files and on one page
     python -m benchmark explain RUN                 what a run has learned
     python -m benchmark export RUN --out FILE       a run's classifier, for any CLIP
 
@@ -53,7 +54,11 @@ A run that is finished is not done again. One that was interrupted goes on where
 given again.
 """
 
-MODULES = {"explain": "What a run has learned.", "export": "A run's classifier, for any CLIP."}
+MODULES = {
+    "report": "Tables and figures, as files and on one page.",
+    "explain": "What a run has learned.",
+    "export": "A run's classifier, for any CLIP.",
+}
 """Commands that are modules of their own, which parse their own arguments."""
 
 

@@ -41,7 +41,18 @@ STYLE = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "report",  # the same figure has the same bytes
 }
-PARTS = {"train_base": "base classes", "test_base": "base classes", "test_new": "new classes", "test": "transferred"}
+PARTS = {
+    "train": "all classes",
+    "test": "all classes",
+    "train_base": "base classes",
+    "test_base": "base classes",
+    "train_new": "new classes",
+    "test_new": "new classes",
+    "test_all": "all classes",
+    "closed": "closed world",
+    "open": "open world",
+}
+"""A run's part -> what it was tested on."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +83,6 @@ class Chart:
                 draw(axes)
                 axes.set_title(title)
             for axes in list(grid)[len(self.panels) :]:
-                axes.remove()
-            for axes in figure.axes[len(self.panels) :]:
                 axes.remove()
             if self.legend:
                 handles = [matplotlib.lines.Line2D([], [], **style) for style in self.legend.values()]
@@ -138,7 +147,7 @@ def few_shot_curves(cells, styles):
 
 def base_against_new(cells, seeds, names, styles):
     """New against base accuracy: large the mean of a method, small its seeds, grey the lines of equal H."""
-    seeds = seeds.rename(index=names, level="method")
+    seeds = seeds.rename(index=names, level="method").sort_index()
     panels = {}
     for (dataset, setting), part in cells.groupby(["dataset", "setting"], sort=False):
         if (part.datasets == part.of).any():
@@ -167,37 +176,38 @@ def seen_unseen_curves(runs, styles):
 
 
 def expert_usage(runs, protocol):
-    """How many test images choose each of MoCoOp's experts, by dataset and part of the protocol."""
+    """How many test images choose each of MoCoOp's experts, at the largest number of shots."""
     shares, groups = {}, {}
     several = runs[runs.trainer == "MoCoOp"].label.nunique() > 1
-    for run in runs[runs.source == "metrics.json"].itertuples():
+    for run in _at_most_shots(runs[runs.source == "metrics.json"]).itertuples():
         metrics = read_metrics(run.folder) or {}
         if usage := metrics.get("expert_usage"):
-            shots = "" if pd.isna(run.shots) else f"{run.shots} shots"
-            parts = [PARTS.get(run.part, run.part if protocol in ("incremental", "czsl") else "all classes"), shots]
-            title = f"{run.dataset}: {run.label}" if several else run.dataset
-            shares.setdefault(title, {}).setdefault(", ".join(filter(None, parts)), []).append(usage)
+            title = run.dataset if pd.isna(run.shots) else f"{run.dataset}, {run.shots} shots"
+            title = f"{title}: {run.label}" if several else title
+            shares.setdefault(title, {}).setdefault(PARTS[run.part], []).append(usage)
             told = metrics.get("config", {}).get("TRAINER", {}).get("MOCOOP", {}).get("GROUPS")
             groups[title] = [group[0] for group in told] if isinstance(told, list) else []
+    parts = sorted({part for found in shares.values() for part in found})
+    styles = {part: {"color": COLOURS[i % len(COLOURS)], "marker": "s", "linestyle": ""} for i, part in enumerate(parts)}
     panels = {
-        title: partial(_draw_usage, parts=parts, groups=groups[title]) for title, parts in sorted(shares.items())
+        title: partial(_draw_usage, parts=found, groups=groups[title], styles=styles)
+        for title, found in sorted(shares.items())
     }
     caption = (
         "Share of the test images (%) that choose each expert, named by the first template of its group; an image "
         "chooses as many as TOP_K says. Mean over seeds, with standard deviations."
     )
-    return Chart(f"{protocol}_experts", "Expert usage of MoCoOp", caption, panels)
+    return Chart(f"{protocol}_experts", "Expert usage of MoCoOp", caption, panels, styles)
 
 
 def learning_curves(runs, protocol, styles):
     """Training loss of each epoch from the runs' logs, at the largest number of shots; mean over seeds."""
     losses = {}
-    for dataset, own in runs.groupby("dataset"):
-        for run in own[own.shots.isna() | (own.shots == own.shots.max())].itertuples():
-            if loss := read_losses(run.folder):
-                part = {"train_base": "", "train_new": ", second half"}.get(run.part, "")
-                shots = "" if pd.isna(run.shots) else f", {run.shots} shots"
-                losses.setdefault(f"{dataset}{part}{shots}", {}).setdefault(run.label, []).append(pd.Series(loss))
+    for run in _at_most_shots(runs).itertuples():
+        if loss := read_losses(run.folder):
+            part = f"{run.dataset}, {PARTS[run.part]}" if protocol == "incremental" else run.dataset
+            title = part if pd.isna(run.shots) else f"{part}, {run.shots} shots"
+            losses.setdefault(title, {}).setdefault(run.label, []).append(pd.Series(loss))
     panels = {title: partial(_draw_losses, losses=found, styles=styles) for title, found in losses.items()}
     caption = (
         "Training loss by epoch, mean over seeds, bands: standard deviation. Methods add terms of their own to the "
@@ -215,6 +225,11 @@ def read_losses(folder):
         for epoch, loss in re.findall(r"^epoch \[(\d+)/\d+\].*? loss \S+ \((\S+)\)", text, re.MULTILINE):
             losses[int(epoch)] = float(loss)
     return losses
+
+
+def _at_most_shots(runs):
+    """The runs with the largest number of shots of their dataset, and those without any."""
+    return runs[runs.shots.isna() | (runs.shots == runs.groupby("dataset").shots.transform("max"))]
 
 
 def _draw_few_shot(axes, cells, styles):
@@ -258,22 +273,21 @@ def _draw_curves(axes, lines, styles):
     axes.set_ylim(0)
 
 
-def _draw_usage(axes, parts, groups):
+def _draw_usage(axes, parts, groups, styles):
     experts = max(len(usage) for seeds in parts.values() for usage in seeds)
     y, height = np.arange(experts), 0.8 / len(parts)
-    for i, (part, seeds) in enumerate(parts.items()):
+    for i, (part, seeds) in enumerate(sorted(parts.items())):
         seeds = 100 * np.array(seeds)
         error = seeds.std(axis=0) if len(seeds) > 1 else None
         place = y + (i - (len(parts) - 1) / 2) * height
-        style = {"color": COLOURS[i % len(COLOURS)], "error_kw": {"elinewidth": 0.8}}
-        axes.barh(place, seeds.mean(axis=0), height * 0.9, xerr=error, label=part, **style)
+        style = {"color": styles[part]["color"], "error_kw": {"elinewidth": 0.8}}
+        axes.barh(place, seeds.mean(axis=0), height * 0.9, xerr=error, **style)
     names = [f"{i}: {name}" for i, name in enumerate(groups, 1)] or [f"expert {i + 1}" for i in y]
     axes.set_yticks(y, names, fontsize=7)
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
     axes.set_xlim(0, 100)
     axes.set_xlabel("test images (%)")
-    axes.legend(fontsize=7, loc="best")
 
 
 def _draw_losses(axes, losses, styles):

@@ -10,9 +10,9 @@ from benchmark.summary import AVERAGE
 
 HEADINGS = {
     "few_shot": "Few-shot classification",
-    "base2new": "Base-to-new generalization",
+    "base2new": "Base-to-new generalisation",
     "cross_dataset": "Cross-dataset transfer",
-    "domain_generalization": "Domain generalization",
+    "domain_generalization": "Domain generalisation",
     "incremental": "Continual learning",
     "czsl": "Compositional zero-shot learning",
 }
@@ -91,9 +91,14 @@ def tables(cells):
     return [_table(*key, part) for key, part in cells.groupby(["dataset", "setting"], sort=False)]
 
 
-def text(summaries, style=None):
+def heading(column):
+    """What stands above a column."""
+    return f"{column}-shot" if isinstance(column, int) else {"all": "all images"}.get(column, column)
+
+
+def text(summaries, ansi=None):
     """Tables for the terminal. Best figures stand in bold there (ANSI), in a file between stars."""
-    bold = "\033[1m{}\033[0m" if (sys.stdout.isatty() if style is None else style) else "*{}*"
+    bold = "\033[1m{}\033[0m" if (sys.stdout.isatty() if ansi is None else ansi) else "*{}*"
     return _document(summaries, "{}\n", "\n{}\n", "simple", bold.format)
 
 
@@ -149,8 +154,8 @@ def _table(dataset, setting, cells):
     name = f"average over {cells.of.max()} datasets" if dataset == AVERAGE else dataset
     return Table(
         ", ".join(part for part in (name, setting) if part),
-        [_heading(column) for column in columns],
-        [_heading(column) for column in dict.fromkeys(known.column)],
+        [heading(column) for column in columns],
+        [heading(column) for column in dict.fromkeys(known.column)],
         rows,
         list(dict.fromkeys(known.source)),
     )
@@ -160,10 +165,6 @@ def _cell(cell):
     datasets = "" if cell.datasets == cell.of else f"{cell.datasets} of {cell.of}"
     figures = [None if pd.isna(x) else x for x in (cell.std, cell.published, cell.difference)]
     return Cell(cell.mean, figures[0], cell.best, datasets, *figures[1:])
-
-
-def _heading(column):
-    return f"{column}-shot" if isinstance(column, int) else {"all": "all images"}.get(column, column)
 
 
 def _document(summaries, heading, title, style, bold):

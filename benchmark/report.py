@@ -1,19 +1,29 @@
-"""A report on the runs of a folder: tables and figures as files, and all of it on one page.
+"""A report on many runs: tables and figures as files, and all of it on one page.
 
-    <folder>/report.html     the page: self-contained, for a screen, a phone, a printer
-    <folder>/tables.md       Markdown; tables.tex: LaTeX; tables.csv: every cell, unrounded
-    <folder>/figures/        SVG and PNG
+    python -m benchmark report OUTPUT_OR_GRID [--out DIR] [--compare METHOD METHOD] [--format text|markdown|latex|csv]
+
+Prints the tables, best figures in bold, and writes
+
+    report.html              the page: self-contained, for a screen, a phone, a printer
+    tables.md, tables.tex    Markdown and LaTeX (booktabs)
+    tables.csv               every cell of every table, unrounded
+    figures/                 SVG and PNG
+
+of what is finished, at any time. An average over fewer datasets than another method has says so and is never the best.
+Beside a figure stands what a paper printed for the same backbone, and the difference (benchmark/published/). --compare
+tests two methods in pairs of dataset and seed.
 """
 
+import argparse
 import base64
+import sys
 from pathlib import Path
 
 import jinja2
 
-from benchmark import figures, layouts, significance, summary
+from benchmark import figures, layouts, results, significance, summary
 from benchmark.protocols import PROTOCOLS
-from dassl.errors import UserError
-from dassl.utils import atomic_path, mkdir_if_missing
+from dassl.utils import UserError, atomic_path, mkdir_if_missing
 
 FILES = {"markdown": "tables.md", "latex": "tables.tex", "csv": "tables.csv"}
 PAGE = "report.html"
@@ -59,6 +69,7 @@ def page(runs, summaries, charts, name, compare=None, tests=None):
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    environment.filters["p_value"] = significance.p_value
     environment.filters["data_uri"] = lambda svg: "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
     sections = [
         {
@@ -98,6 +109,31 @@ def costs(runs):
             known = [None if value != value else value for value in medians]
             rows.append([protocol, names[method], trained.config.iloc[0], len(trained), *known])
     return rows
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", metavar="OUTPUT_OR_GRID", help="a folder of runs, or a grid's yaml file")
+    parser.add_argument("--output", help="of a grid: where its runs are (default: as it says)")
+    parser.add_argument("--out", metavar="DIR", help="where to write (default: report/ in the folder of the runs)")
+    parser.add_argument("--compare", nargs=2, metavar="METHOD", help="two methods to test against each other")
+    parser.add_argument("--format", choices=layouts.FORMATS, default="text", help="of what is printed")
+    args = parser.parse_args(argv)
+    if args.runs.endswith((".yaml", ".yml")):
+        from benchmark.grid import read_grid
+
+        grid = read_grid(args.runs)
+        output = args.output or grid.output
+        runs, folder = results.of_grid(grid, output), Path(output, "report", Path(args.runs).stem)
+    else:
+        runs, folder = results.read(args.runs), Path(args.runs, "report")
+    folder = Path(args.out or folder)
+    summaries, tests = write(runs, folder, args.runs, args.compare)
+    print(layouts.FORMATS[args.format](summaries))
+    if args.compare:
+        print(significance.text(tests, *args.compare), file=sys.stderr if args.format == "csv" else sys.stdout)
+    print(f"written: {folder / PAGE} and files beside it", file=sys.stderr)
+    return 0
 
 
 def _write(path, text):

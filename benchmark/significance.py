@@ -4,6 +4,7 @@ import pandas as pd
 from scipy import stats
 from tabulate import tabulate
 
+from benchmark.layouts import heading
 from benchmark.protocols import PROTOCOLS, TARGETS, is_zero_shot
 from benchmark.summary import AVERAGE, figures, labels
 from dassl.errors import UserError, nearest
@@ -35,14 +36,15 @@ def test(differences):
     return name, float(result.pvalue)
 
 
-def text(tests, first, second, style="simple"):
-    """What `compare` found as a table for the terminal, or another style of tabulate's."""
-    rows = [
-        [row.protocol, row.setting, row.column, f"{row.difference:+.2f}", row.pairs, row.datasets, row.test, f"{row.p:.4f}"]
-        for row in tests.itertuples()
-    ]
-    table = tabulate(rows, list(tests), tablefmt=style, disable_numparse=True)
+def text(tests, first, second):
+    """What `compare` found as a table for the terminal."""
+    shown = tests.assign(difference=tests.difference.map("{:+.2f}".format), p=tests.p.map(p_value))
+    table = tabulate(shown.values, list(tests), disable_numparse=True)
     return f"{first} against {second}\n{NOTE}\n\n{table}\n"
+
+
+def p_value(p):
+    return f"{p:.4f}" if p >= 0.0001 else "< 0.0001"
 
 
 def compare(runs, first, second):
@@ -71,7 +73,7 @@ def compare(runs, first, second):
             most = max(most, len(pairs))
             if len(pairs) >= T_FROM:
                 datasets = pairs.index.get_level_values("dataset").nunique()
-                rows.append([protocol, setting, column, pairs.mean(), len(pairs), datasets, *test(pairs.to_numpy())])
+                rows.append([protocol, setting, heading(column), pairs.mean(), len(pairs), datasets, *test(pairs.to_numpy())])
     if not rows:
         _check_known(runs, first, second)
         raise UserError(
