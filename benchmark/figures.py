@@ -188,7 +188,9 @@ def expert_usage(runs, protocol):
             told = metrics.get("config", {}).get("TRAINER", {}).get("MOCOOP", {}).get("GROUPS")
             groups[title] = [group[0] for group in told] if isinstance(told, list) else []
     parts = sorted({part for found in shares.values() for part in found})
-    styles = {part: {"color": COLOURS[i % len(COLOURS)], "marker": "s", "linestyle": ""} for i, part in enumerate(parts)}
+    styles = {
+        part: {"color": COLOURS[i % len(COLOURS)], "marker": "s", "linestyle": ""} for i, part in enumerate(parts)
+    }
     panels = {
         title: partial(_draw_usage, parts=found, groups=groups[title], styles=styles)
         for title, found in sorted(shares.items())
@@ -304,7 +306,9 @@ def _draw_losses(axes, losses, styles):
 
 def _styles(summaries):
     """{method: colour and marker}, the same in all figures; zero-shot methods are stars, the first of them black."""
-    trainers = {method: trainer for cells in summaries.values() for method, trainer in cells[["method", "trainer"]].values}
+    trainers = {
+        method: trainer for cells in summaries.values() for method, trainer in cells[["method", "trainer"]].values
+    }
     stars = [method for method in trainers if is_zero_shot(trainers[method])]
     styles = {method: {"color": "#888888" if i else "#000000", "marker": "*"} for i, method in enumerate(stars)}
     lines = ("-", "--", ":", "-.")

@@ -12,8 +12,8 @@ from dassl.errors import UserError, nearest
 WILCOXON_FROM = 6  # with fewer pairs the signed-rank test cannot fall below p = 0.05
 T_FROM = 3
 NOTE = (
-    "Differences in percentage points, first minus second; p two-sided, not corrected for the number of tests. A pair is "
-    "a dataset and a seed. Seeds of a dataset share its test images, so pairs are less independent than the test assumes."
+    "Differences in percentage points, first minus second; p two-sided, not corrected for the number of tests. A pair "
+    "is a dataset and a seed. Seeds of a dataset share its test images: pairs are less independent than a test assumes."
 )
 
 
@@ -73,16 +73,16 @@ def compare(runs, first, second):
             most = max(most, len(pairs))
             if len(pairs) >= T_FROM:
                 datasets = pairs.index.get_level_values("dataset").nunique()
-                rows.append([protocol, setting, heading(column), pairs.mean(), len(pairs), datasets, *test(pairs.to_numpy())])
+                rows.append(
+                    [protocol, setting, heading(column), pairs.mean(), len(pairs), datasets, *test(pairs.to_numpy())]
+                )
     if not rows:
         _check_known(runs, first, second)
         raise UserError(
             f"too few pairs to compare {first} with {second}: {most}, a test needs {T_FROM} runs on the same datasets "
             "and seeds"
         )
-    return pd.DataFrame(
-        rows, columns=["protocol", "setting", "column", "difference", "pairs", "datasets", "test", "p"]
-    )
+    return pd.DataFrame(rows, columns=["protocol", "setting", "column", "difference", "pairs", "datasets", "test", "p"])
 
 
 def _pairs(runs, protocol, first, second):

@@ -80,7 +80,7 @@ def summarise(runs, protocol):
     cells = cells.reset_index()
 
     cells["datasets"] = cells["of"] = 1
-    for i, (dataset, setting, method, column) in cells[CELL][cells.dataset == AVERAGE].iterrows():
+    for i, setting, method, column in cells[cells.dataset == AVERAGE][CELL[1:]].itertuples():
         cells.loc[i, ["datasets", "of"]] = here.loc[(setting, method), column], there[setting]
     rival = cells["mean"].round(2).where(cells.datasets == cells.of)
     rivals = rival.groupby([cells.dataset, cells.setting, cells.column])

@@ -1,0 +1,89 @@
+"""The report as a whole: its files, and the page that loads nothing from elsewhere."""
+
+import base64
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from benchmark.__main__ import main
+
+
+class Page(HTMLParser):
+    """Checks that elements close, and collects what a browser would load and the tables' words."""
+
+    VOID = ("meta", "img", "link", "br")
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.loads, self.images, self.words = [], [], [], []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        assert tag not in ("script", "link", "iframe", "object")
+        attrs = dict(attrs)
+        self.loads += [attrs[name] for name in ("src", "srcset", "data", "poster") if name in attrs]
+        if tag == "img":
+            self.images.append(attrs["alt"])
+        if tag == "a":
+            assert attrs["href"].startswith("#")
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+@pytest.fixture
+def runs(base2new, tmp_path):
+    for dataset in ("dtd", "icons_rare"):
+        for seed in (1, 2):
+            base2new(dataset, "CoOp", 60 + seed, 40, seed=seed, backbone="ViT-B/16", train_seconds=7.0)
+            base2new(dataset, "MoCoOp", 60 + 3 * seed, 40, seed=seed, expert_usage=[1, 0], train_seconds=9.0)
+    return tmp_path / "runs"
+
+
+def test_report(runs, capsys):
+    assert main(["report", str(runs), "--compare", "MoCoOp", "CoOp", "--format", "csv"]) == 0
+    out, err = capsys.readouterr()
+    folder = runs / "report"
+    assert out.startswith("protocol,dataset,") and out.strip() == (folder / "tables.csv").read_text().strip()
+    assert "MoCoOp against CoOp" in err and f"written: {folder / 'report.html'}" in err
+    names = {str(path.relative_to(folder)) for path in folder.rglob("*.*")}
+    drawn = {f"figures/{name}.{kind}" for name in ("base_new", "base2new_experts") for kind in ("svg", "png")}
+    assert names == {"report.html", "tables.csv", "tables.md", "tables.tex"} | drawn
+
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    found = Page(page)
+    assert found.loads and all(source.startswith("data:image/svg+xml;base64,") for source in found.loads)
+    assert not re.search(r"@import|url\(|https?://", page)
+    for source in found.loads:  # what stands in a figure's namespaces is a name and not loaded
+        svg = base64.b64decode(source.split(",")[1]).decode()
+        assert not re.search(r'(?:src|href)="(?!#)|url\((?!#)|<script|<image', svg)
+    assert "Expert usage of MoCoOp: icons_rare, 16 shots" in found.images
+    text = " ".join("".join(found.words).split())
+    for words in ("61.50 ± 0.50 79.44 (-17.94)", "paired t", "MoCoOp against CoOp", "trainable parameters"):
+        assert words in text
+
+
+def test_names_are_escaped(runs, tmp_path, capsys):
+    odd = tmp_path / "<b>&runs"
+    runs.rename(odd)
+    assert main(["report", str(odd), "--out", str(tmp_path / "there")]) == 0
+    assert "&lt;b&gt;&amp;runs</h1>" in (tmp_path / "there" / "report.html").read_text(encoding="utf-8")
+    assert not (odd / "report").exists()
+    assert "*" in capsys.readouterr().out
+
+
+def test_refuses_in_a_line_and_writes_nothing(runs, tmp_path, capsys):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert main(["report", str(empty)]) == 1 and not list(empty.iterdir())
+    assert main(["report", str(runs), "--compare", "MoCoOp", "CoOpp"]) == 1 and not (runs / "report").exists()
+    assert main(["report", str(tmp_path / "nowhere")]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3 and all(line.startswith("error: no ") for line in lines)

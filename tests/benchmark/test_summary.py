@@ -1,0 +1,136 @@
+"""What a report says, against figures worked out by hand."""
+
+import numpy as np
+import pytest
+
+from benchmark import published, results, summary
+
+
+@pytest.fixture
+def cell(tmp_path):
+    """cell(protocol, dataset, method, column): that row of the summary; by default of base2new."""
+
+    def cell(dataset, method, column, protocol="base2new"):
+        cells = summary.summarise(results.read(tmp_path / "runs"), protocol)
+        found = cells[(cells.dataset == dataset) & (cells.method == method) & (cells.column == column)]
+        assert len(found) <= 1
+        return found.iloc[0] if len(found) else None
+
+    return cell
+
+
+def test_mean_deviation_and_the_harmonic_mean_of_means(base2new, cell):
+    base2new("dtd", "CoOp", 60, 30, seed=1)
+    base2new("dtd", "CoOp", 80, 50, seed=2)
+    base = cell("dtd", "CoOp", "base")
+    assert (base["mean"], base["std"], base.seeds, base.setting) == (70, 10, 2, "16 shots")
+    found = cell("dtd", "CoOp", "H")
+    assert found["mean"] == pytest.approx(2 * 70 * 40 / 110), "of the means 70 and 40, not the mean of 40 and 61.5"
+    assert found["std"] == pytest.approx((2 * 80 * 50 / 130 - 40) / 2)
+
+
+def test_one_seed_has_no_deviation_and_half_a_seed_does_not_count(base2new, put, cell):
+    base2new("dtd", "CoOp", 60, 30)
+    put("base2new/train_base/dtd/shots_16/CoOp/c/seed2", 99)
+    base = cell("dtd", "CoOp", "base")
+    assert (base["mean"], base.seeds) == (60, 1) and np.isnan(base["std"])
+
+
+def test_averages_over_the_datasets_that_a_method_has(base2new, cell):
+    for dataset, base, new in (("dtd", 60, 30), ("eurosat", 80, 50), ("food101", 40, 10)):
+        base2new(dataset, "CoOp", base, new)
+        base2new(dataset, "ZeroshotCLIP", 50, 50)
+    for dataset in ("dtd", "eurosat"):
+        base2new(dataset, "MoCoOp", 90, 90)
+    average = cell("average", "CoOp", "base")
+    assert (average["mean"], average.datasets, average.of) == (60, 3, 3)
+    assert cell("average", "CoOp", "H")["mean"] == pytest.approx(2 * 60 * 30 / 90)
+    assert cell("average", "ZeroshotCLIP", "new")["mean"] == 50, "beside every setting"
+    fewer = cell("average", "MoCoOp", "base")
+    assert (fewer["mean"], fewer.datasets, fewer.of) == (90, 2, 3)
+    assert average.best and not fewer.best, "90 over other datasets is not better than 60"
+    assert cell("dtd", "MoCoOp", "base").best
+
+
+def test_an_average_takes_seeds_that_all_its_datasets_have(base2new, cell):
+    for dataset, seed, base in (("dtd", 1, 10), ("dtd", 2, 20), ("dtd", 3, 99), ("eurosat", 1, 30), ("eurosat", 2, 60)):
+        base2new(dataset, "CoOp", base, 50, seed=seed)
+    average = cell("average", "CoOp", "base")
+    assert (average["mean"], average["std"], average.seeds) == (30, 10, 2)
+
+
+def test_the_best_at_two_digits(base2new, cell):
+    base2new("dtd", "CoOp", 60.001, 30)
+    assert not cell("dtd", "CoOp", "base").best, "of one"
+    base2new("dtd", "MoCoOp", 60.004, 31)
+    base2new("dtd", "ZeroshotCLIP", 59.99, 20)
+    best = {method: cell("dtd", method, "base").best for method in ("CoOp", "MoCoOp", "ZeroshotCLIP")}
+    assert best == {"CoOp": True, "MoCoOp": True, "ZeroshotCLIP": False}
+    assert not cell("dtd", "CoOp", "new").best
+
+
+def test_published_figures_of_the_same_backbone(base2new, cell):
+    base2new("dtd", "CoOp", 80, 40, backbone="ViT-B/16")
+    base2new("eurosat", "CoOp", 80, 40, backbone="icon-clip")
+    base2new("food101", "CoOp", 80, 40, seed=1, backbone="ViT-B/16")
+    base2new("food101", "CoOp", 80, 40, seed=2, backbone="RN50")
+    base2new("dtd", "ZeroshotCLIP", 50, 60, backbone="ViT-B/16")
+    found = cell("dtd", "CoOp", "base")
+    assert (found.published, found.source) == (79.44, "CoCoOp, CVPR 2022, Table 1")
+    assert found.difference == pytest.approx(0.56)
+    assert cell("dtd", "ZeroshotCLIP", "new").published == 59.90
+    for dataset in ("eurosat", "food101", "average"):
+        other = cell(dataset, "CoOp", "base")
+        assert np.isnan(other.published) and np.isnan(other.difference) and other.source == ""
+
+
+def test_a_published_average_is_over_its_eleven_datasets(base2new, cell):
+    eleven = published.averaged("base2new", "ViT-B/16")
+    assert len(eleven) == 11
+    for dataset in eleven - {"dtd"}:
+        base2new(dataset, "KgCoOp", 80, 70, backbone="ViT-B/16")
+    assert np.isnan(cell("average", "KgCoOp", "base").published)
+    base2new("dtd", "KgCoOp", 80, 70, backbone="ViT-B/16")
+    assert cell("average", "KgCoOp", "base").difference == pytest.approx(80 - 80.73)
+
+
+def test_other_shots_are_not_compared(put, cell):
+    for part in ("train_base", "test_new"):
+        put(f"base2new/{part}/dtd/shots_4/CoOp/c/seed1", 70, backbone="ViT-B/16")
+    assert np.isnan(cell("dtd", "CoOp", "base").published)
+
+
+def test_few_shot(put, cell):
+    put("dtd/ZeroshotCLIP/c/seed1", 44)
+    put("dtd/LinearProbe/c/seed1", 66)
+    for shots, accuracy in ((1, 45), (16, 65)):
+        put(f"dtd/CoOp/c_{shots}shots/seed1", accuracy)
+    put("eurosat/CoOp/c_1shots/seed1", 55)
+    put("icons_rare_outline/CoOp/c_1shots/seed1", 0)
+    assert cell("dtd", "ZeroshotCLIP", 0, "few_shot")["mean"] == 44
+    assert cell("dtd", "LinearProbe", "all", "few_shot")["mean"] == 66
+    assert cell("average", "CoOp", 1, "few_shot")["mean"] == 50, "icons of one style are left aside"
+    average = cell("average", "CoOp", 16, "few_shot")
+    assert (average["mean"], average.datasets, average.of) == (65, 1, 2)
+
+
+def test_czsl_compares_with_the_curve_of_twenty_points(put, cell):
+    figures = dict(best_seen=46.0, best_unseen=50.0, best_harmonic=36.5, auc=19.6, best_harmonic_20=36.0, auc_20=19.0)
+    put("czsl/closed/mit_states/CSP/c/seed1", 30, backbone="ViT-L/14", **figures)
+    assert cell("mit_states", "CSP", "AUC 20", "czsl").difference == pytest.approx(19.0 - 19.4)
+    assert np.isnan(cell("mit_states", "CSP", "AUC", "czsl").published)
+    assert cell("mit_states", "CSP", "S", "czsl").setting == "closed world"
+
+
+def test_transfers_have_targets_as_columns(put, cell):
+    put("imagenet/CoOp/c_16shots/seed1", 71)
+    for target, accuracy in (("dtd", 40), ("eurosat", 50)):
+        put(f"evaluation/CoOp/c_16shots/{target}/seed1", accuracy)
+    row = [cell("imagenet", "CoOp", column, "cross_dataset")["mean"] for column in ("imagenet", "dtd", "average")]
+    assert row == [71, 40, 45]
+
+
+def test_methods_keep_their_config_where_it_tells_them_apart(put, cell):
+    for folder in ("dtd/CoOp/c_1shots/seed1", "dtd/CoOp/d_1shots/seed1", "dtd/MoCoOp/c_1shots/seed1"):
+        put(folder, 50)
+    assert cell("dtd", "CoOp (d)", 1, "few_shot") is not None and cell("dtd", "MoCoOp", 1, "few_shot") is not None
