@@ -1,6 +1,7 @@
 """A report on many runs: tables and figures as files, and all of it on one page.
 
     python -m benchmark report OUTPUT_OR_GRID [--out DIR] [--compare METHOD METHOD] [--format text|markdown|latex|csv]
+                               [--examples K] [--root R]
 
 Prints the tables, best figures in bold, and writes
 
@@ -11,17 +12,20 @@ Prints the tables, best figures in bold, and writes
 
 of what is finished, at any time. An average over fewer datasets than another method has says so and is never the best.
 Beside a figure stands what a paper printed for the same backbone, and the difference (benchmark/published/). --compare
-tests two methods in pairs of dataset and seed.
+tests two methods in pairs of dataset and seed. --examples adds the K test images that MoCoOp's experts prefer, from one
+run of each dataset; it needs the datasets, and some seconds for each.
 """
 
 import argparse
 import base64
+import io
 import sys
 from pathlib import Path
 
 import jinja2
 
 from benchmark import figures, layouts, results, significance, summary
+from benchmark.grid import read_grid
 from benchmark.protocols import PROTOCOLS
 from dassl.utils import UserError, atomic_path, mkdir_if_missing
 
@@ -29,7 +33,7 @@ FILES = {"markdown": "tables.md", "latex": "tables.tex", "csv": "tables.csv"}
 PAGE = "report.html"
 
 
-def write(runs, folder, name, compare=None):
+def write(runs, folder, name, compare=None, examples=0, root=None):
     """Write a report.
 
     Args:
@@ -37,6 +41,8 @@ def write(runs, folder, name, compare=None):
         folder: where to; files of an earlier report there are replaced.
         name: what the runs are called.
         compare: two methods to test against each other, or None.
+        examples: how many images of each expert of MoCoOp to show.
+        root: where the datasets of the examples are; None: as the runs' configs say.
 
     Returns:
         (summaries, tests): what `summary.summaries` and `significance.compare` give, the latter None without compare.
@@ -49,6 +55,7 @@ def write(runs, folder, name, compare=None):
         raise UserError(f"no finished run of a protocol in {name}: python -m benchmark status tells what is going on")
     tests = significance.compare(runs, *compare) if compare else None
     charts = figures.charts(runs, summaries)
+    sheets = {protocol: preferred_images(runs, protocol, examples, root) if examples else {} for protocol in summaries}
 
     folder = Path(folder)
     mkdir_if_missing(folder / "figures")
@@ -56,11 +63,14 @@ def write(runs, folder, name, compare=None):
         _write(folder / file, layouts.FORMATS[kind](summaries))
     for chart in (chart for drawn in charts.values() for chart in drawn):
         chart.save(folder / "figures")
-    _write(folder / PAGE, page(runs, summaries, charts, name, compare, tests))
+    for protocol, pictures in sheets.items():
+        for dataset, picture in pictures.items():
+            (folder / "figures" / f"{protocol}_experts_{dataset}.jpg").write_bytes(picture)
+    _write(folder / PAGE, page(runs, summaries, charts, sheets, name, compare, tests))
     return summaries, tests
 
 
-def page(runs, summaries, charts, name, compare=None, tests=None):
+def page(runs, summaries, charts, sheets, name, compare=None, tests=None):
     """The HTML page, which loads nothing from elsewhere."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -70,7 +80,7 @@ def page(runs, summaries, charts, name, compare=None, tests=None):
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["p_value"] = significance.p_value
-    environment.filters["data_uri"] = lambda svg: "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
+    environment.filters["data_uri"] = _data_uri
     sections = [
         {
             "id": protocol,
@@ -78,6 +88,7 @@ def page(runs, summaries, charts, name, compare=None, tests=None):
             "note": layouts.NOTES[protocol],
             "tables": layouts.tables(cells),
             "charts": charts[protocol],
+            "sheets": sheets[protocol],
         }
         for protocol, cells in summaries.items()
     ]
@@ -93,6 +104,36 @@ def page(runs, summaries, charts, name, compare=None, tests=None):
         test_note=significance.NOTE,
         costs=costs(runs),
     )
+
+
+def preferred_images(runs, protocol, images, root=None):
+    """The test images that give MoCoOp's experts most weight: {dataset: JPEG as bytes}, a row for each expert.
+
+    From one run of each dataset: the first seed at the largest number of shots, tested on what it was trained on.
+    """
+    import torch
+
+    from benchmark import explain
+    from dassl.data import build_data_loader
+    from trainers.trained import load_run
+
+    runs = runs[(runs.protocol == protocol) & (runs.trainer == "MoCoOp") & runs.part.isin(["train", "train_base"])]
+    runs = runs.sort_values(["shots", "seed", "folder"], ascending=[False, True, True]).drop_duplicates("dataset")
+    pictures = {}
+    for run in runs.sort_values("dataset").itertuples():
+        model = load_run(run.folder)
+        cfg = model.trainer.cfg
+        if root is not None:
+            cfg.DATASET.ROOT = root
+        items = explain.test_images(cfg, model.classnames)
+        size = cfg.DATALOADER.TEST.BATCH_SIZE
+        loader = build_data_loader(cfg, data_source=items, batch_size=size, tfm=model.transform, is_train=False)
+        explain.predictions(model.trainer, loader)
+        gates = torch.cat(model.trainer.gate_weights).double().cpu().numpy()
+        sheet = explain.contact_sheet([[items[i].impath for i in own] for own in explain.preferring(gates, images)])
+        sheet.save(file := io.BytesIO(), "JPEG", quality=85)
+        pictures[run.dataset] = file.getvalue()
+    return pictures
 
 
 def costs(runs):
@@ -118,22 +159,26 @@ def main(argv=None):
     parser.add_argument("--out", metavar="DIR", help="where to write (default: report/ in the folder of the runs)")
     parser.add_argument("--compare", nargs=2, metavar="METHOD", help="two methods to test against each other")
     parser.add_argument("--format", choices=layouts.FORMATS, default="text", help="of what is printed")
+    parser.add_argument("--examples", type=int, default=0, metavar="K", help="images of each expert (default: none)")
+    parser.add_argument("--root", help="where the datasets of the examples are (default: as the runs' configs say)")
     args = parser.parse_args(argv)
     if args.runs.endswith((".yaml", ".yml")):
-        from benchmark.grid import read_grid
-
         grid = read_grid(args.runs)
         output = args.output or grid.output
         runs, folder = results.of_grid(grid, output), Path(output, "report", Path(args.runs).stem)
     else:
         runs, folder = results.read(args.runs), Path(args.runs, "report")
     folder = Path(args.out or folder)
-    summaries, tests = write(runs, folder, args.runs, args.compare)
+    summaries, tests = write(runs, folder, args.runs, args.compare, args.examples, args.root)
     print(layouts.FORMATS[args.format](summaries))
     if args.compare:
         print(significance.text(tests, *args.compare), file=sys.stderr if args.format == "csv" else sys.stdout)
     print(f"written: {folder / PAGE} and files beside it", file=sys.stderr)
     return 0
+
+
+def _data_uri(picture, kind):
+    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
 
 
 def _write(path, text):

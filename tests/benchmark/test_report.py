@@ -70,6 +70,20 @@ def test_report(runs, capsys):
         assert words in text
 
 
+def test_a_grid_has_its_own_runs_and_names(put, tmp_path, capsys):
+    grid = tmp_path / "few.yaml"
+    grid.write_text(
+        "protocol: few_shot\ndatasets: caltech101\nshots: 4\nseeds: [1, 2]\n"
+        "methods: [{trainer: CoOp, config: vit_b16, name: ours}]\n"
+    )
+    put("caltech101/CoOp/vit_b16_4shots/seed1", 71)
+    put("caltech101/CoOp/vit_b16_8shots/seed1", 99)
+    assert main(["report", str(grid), "--output", str(tmp_path / "runs"), "--format", "markdown"]) == 0
+    assert "| ours     | 71.00 |" in re.sub(" +71", " 71", capsys.readouterr().out)
+    page = (tmp_path / "runs" / "report" / "few" / "report.html").read_text(encoding="utf-8")
+    assert "1 finished run " in " ".join(page.split()) and "99.00" not in page
+
+
 def test_names_are_escaped(runs, tmp_path, capsys):
     odd = tmp_path / "<b>&runs"
     runs.rename(odd)
