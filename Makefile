@@ -15,10 +15,11 @@ $(VENV)/installed: requirements.txt setup.py
 	touch $@
 
 demo: setup
-	PYTHON="$(CURDIR)/$(VENV)/bin/python" bash scripts/demo.sh
+	$(VENV)/bin/python -m benchmark run configs/grids/demo.yaml --workers 2
+	$(VENV)/bin/python -m benchmark report configs/grids/demo.yaml
 
 test: setup
-	$(VENV)/bin/python -m pytest -q
+	$(VENV)/bin/python -m pytest -q -n auto
 
 clean:
 	rm -rf $(VENV) *.egg-info

@@ -40,6 +40,6 @@ setup(
     extras_require={
         "cluster": ["ray>=2.40", "submitit>=1.5"],
         "parquet": ["pyarrow>=15"],
-        "test": ["pytest>=8"],
+        "test": ["pytest>=8", "pytest-xdist>=3.5"],
     },
 )
