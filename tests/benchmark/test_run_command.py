@@ -23,7 +23,7 @@ GRID = {
     "datasets": "caltech101",
     "shots": 4,
     "seeds": [1, 2],
-    "overrides": {"DATALOADER.NUM_WORKERS": 0, "DATALOADER.TRAIN_X.BATCH_SIZE": 4, "OPTIM.MAX_EPOCH": 30},
+    "overrides": {"DATALOADER.NUM_WORKERS": 0, "DATALOADER.TRAIN_X.BATCH_SIZE": 4, "OPTIM.MAX_EPOCH": 40},
 }
 
 
@@ -140,10 +140,12 @@ def test_on_ray_with_a_worker_killed(undisturbed, grid_file, toy_root, tmp_path)
                 killed.append(pid)
 
     launcher = OnRay(place, options={"num_cpus": 2, "include_dashboard": False})
+    launcher.wait = lambda seconds, wait=launcher.wait: wait(0.05)  # to tick often
     try:
         assert runner.execute(grid.runs, launcher, Kill()) == {} and killed
     finally:
         ray.shutdown()
+    assert list(tmp_path.rglob("log.txt-*")), "the run was begun again"
     pd.testing.assert_frame_equal(found(grid_file, tmp_path), found(grid_file, undisturbed))
 
 
