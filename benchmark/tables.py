@@ -97,9 +97,9 @@ def text(runs, protocol, seeds=True):
         seeds: whether to print more than the means.
     """
     figures = per_seed(runs, protocol)
-    apart = (
-        figures.groupby(level="dataset") if protocol in TARGETS else [(None, figures)]
-    )  # each source has its targets
+    apart = [(None, figures)]
+    if protocol in TARGETS:  # each source has targets of its own
+        apart = figures.groupby(level="dataset")
     return "\n".join(_text(runs, protocol, part.dropna(axis="columns", how="all"), seeds) for _, part in apart)
 
 
