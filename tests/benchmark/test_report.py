@@ -5,8 +5,10 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+from PIL import Image
 
 from benchmark.__main__ import main
+from benchmark.explain import THUMBNAIL
 
 
 class Page(HTMLParser):
@@ -82,6 +84,17 @@ def test_a_grid_has_its_own_runs_and_names(put, tmp_path, capsys):
     assert "| ours     | 71.00 |" in re.sub(" +71", " 71", capsys.readouterr().out)
     page = (tmp_path / "runs" / "report" / "few" / "report.html").read_text(encoding="utf-8")
     assert "1 finished run " in " ".join(page.split()) and "99.00" not in page
+
+
+def test_examples_of_experts(toy_run, tmp_path):
+    toy_run("MoCoOp", str(tmp_path / "runs" / "caltech101/MoCoOp/vit_b16_ep50_4shots/seed1"), "OPTIM.MAX_EPOCH", 1)
+    assert main(["report", str(tmp_path / "runs"), "--examples", "2"]) == 0
+    folder = tmp_path / "runs" / "report"
+    with Image.open(folder / "figures" / "few_shot_experts_caltech101.jpg") as picture:
+        assert picture.height == 5 * (THUMBNAIL + 4), "a row for each expert"
+    found = Page((folder / "report.html").read_text(encoding="utf-8"))
+    assert "Images that each expert prefers: caltech101" in found.images
+    assert sum(source.startswith("data:image/jpeg;base64,") for source in found.loads) == 1
 
 
 def test_names_are_escaped(runs, tmp_path, capsys):
