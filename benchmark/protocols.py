@@ -323,11 +323,12 @@ def _run(protocol, point, part=None, dataset=None, layout=None, flags=(), keys=(
     data, style = dataset_and_style(dataset)
     backbone = point.backbone or backbone_for(dataset, point.trainer)
     arguments = [
+        # first: these take all words up to the next option
+        *(["--source-domains", SOURCE_STYLE, "--target-domains", style] if style else []),
         *("--seed", point.seed, "--trainer", point.trainer),
         *("--dataset-config-file", _config_file("datasets", f"{data}.yaml")),
         *("--config-file", _config_file("trainers", point.trainer, f"{point.config}.yaml")),
         *(["--backbone", backbone] if backbone else []),
-        *(["--source-domains", SOURCE_STYLE, "--target-domains", style] if style else []),
         *(["--eval-only"] if zero_shot else flags),
         *(["DATASET.NUM_SHOTS", point.shots] if point.shots else []),
         *keys,

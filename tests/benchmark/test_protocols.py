@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 import datasets.icons
+import train
 from benchmark import protocols
 from benchmark.protocols import METHODS, PROTOCOLS, TARGETS, Place, Point, command, identify, runs_of
 from dassl.errors import UserError
@@ -106,10 +107,11 @@ def test_domain_generalization(configs):
     assert [run.dataset for run in tests] == ["imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r"]
     learned, *tests = runs_of("domain_generalization", [Point("icons_rare", 16, "MaPLe", "c", 1)])
     assert learned.folder == "icons_rare_outline/MaPLe/c_16shots/seed1"
-    data = "--dataset-config-file C/datasets/icons_rare.yaml --backbone icon-clip-vit --source-domains outline"
-    assert f"{data} --target-domains outline DATASET" in told(learned, configs)
+    for run, style in ((learned, "outline"), (tests[3], "hand-drawn")):
+        args = train.parse_args(command(run, Place()))
+        assert (args.source_domains, args.target_domains, args.backbone) == (["outline"], [style], "icon-clip-vit")
+        assert args.eval_only == (run is not learned) and args.opts[:2] == ["DATASET.NUM_SHOTS", "16"]
     assert tests[3].folder == "evaluation/MaPLe/c_16shots/icons_rare_hand-drawn/seed1"
-    assert f"{data} --target-domains hand-drawn --eval-only" in told(tests[3], configs)
     assert [run.dataset.removeprefix("icons_rare_") for run in tests] == list(datasets.icons.STYLES[1:])
 
 
