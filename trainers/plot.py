@@ -12,7 +12,6 @@ That is the paper's model: the global feature has no part in it.
 
 import math
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -140,11 +139,6 @@ class PLOT(coop.CoOp):
         options = self.cfg.TRAINER.PLOT
         learner = PromptLearner(options, classnames, text_encoder)
         return PLOTCLIP(clip_model, learner, text_encoder, (options.EPS, options.MAX_ITER, options.THRESH))
-
-    def vectors_among_words(self):
-        """By the number of the prompt, class-specific ones by that of the class too, and of the vector."""
-        ctx = self.model.prompt_learner.ctx
-        return [(" ".join(str(i + 1) for i in place), ctx[place]) for place in np.ndindex(*ctx.shape[:-1])]
 
     @torch.no_grad()
     def predict(self, loader):

@@ -187,7 +187,7 @@ def test_a_run_is_saved_and_evaluated_elsewhere(tmp_path, toy_run, config):
         assert torch.equal(logits, trained.model(batch["img"])) and torch.equal(labels, batch["label"])
 
 
-@pytest.mark.parametrize("csc, last", [(False, "4 2"), (True, "4 4 2")])
+@pytest.mark.parametrize("csc, last", [(False, "4, 2"), (True, "4, dog, 2")])
 def test_vectors_are_told_by_prompt_class_and_number(tmp_path, toy_run, csc, last):
     """Where there are as many prompts as classes, too."""
     keys = ("TRAINER.PLOT.CSC", csc, "TRAINER.PLOT.N_CTX", 2)
