@@ -160,12 +160,13 @@ class AAODataset(DatasetBase):
         UserError: aao.json or an image is missing or damaged; or DATASET.SUBSAMPLE_CLASSES is set.
     """
 
+    list_file = "aao.json"
     num_seen = 0
 
     def __init__(self, cfg):
         _check_subsample(cfg.DATASET, type(self).__name__)
         self.dataset_dir = os.path.join(os.path.abspath(os.path.expanduser(cfg.DATASET.ROOT)), self.dataset_dir)
-        image_dir, path = (os.path.join(self.dataset_dir, name) for name in ("images", "aao.json"))
+        image_dir, path = (os.path.join(self.dataset_dir, name) for name in ("images", self.list_file))
         try:
             images = [(str(image), (_words(a), _words(b), _words(o))) for image, a, b, o in read_json(path)]
         except (TypeError, ValueError, AttributeError) as error:

@@ -34,9 +34,12 @@ def run(args):
 
 def present(root):
     """The names of the data sets that have a folder in the root."""
-    folders = {name: find(name, root)[0].dataset_dir for name in config_names()}
+    readers = {name: find(name, root)[0] for name in config_names()}
+    folders = {name: reader.dataset_dir for name, reader in readers.items()}
+    # the list_file of those that share another one's folder tells whether they are there
+    paths = {name: os.path.join(folder, getattr(readers[name], "list_file", "")) for name, folder in folders.items()}
     home = os.path.expanduser(root)
-    names = [name for name, folder in folders.items() if folder and os.path.isdir(os.path.join(home, folder))]
+    names = [name for name, path in paths.items() if folders[name] and os.path.exists(os.path.join(home, path))]
     if not names:
         raise UserError(f"no data set's folder in {root}: they would be {', '.join(filter(None, folders.values()))}")
     return names
