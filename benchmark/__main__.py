@@ -35,7 +35,7 @@ from benchmark.protocols import (
     runs_of,
     source_of,
 )
-from dassl.errors import UserError, nearest
+from dassl.errors import UserError, exit_status, nearest
 
 USAGE = """\
 Usage: {call} {takes}
@@ -230,17 +230,10 @@ def main(argv=None):
         commands.add_parser(name, help=what)
 
     words = sys.argv[1:] if argv is None else list(argv)
-    try:
-        if words and words[0] in MODULES:
-            return import_module(f"benchmark.{words[0]}").main(words[1:])
-        args = parser.parse_args(words)
-        return args.function(args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
-        return 130
+    if words and words[0] in MODULES:
+        return exit_status(lambda: import_module(f"benchmark.{words[0]}").main(words[1:]))
+    args = parser.parse_args(words)
+    return exit_status(args.function, args)
 
 
 def _do(name, runs, place):

@@ -1,6 +1,7 @@
 """How a mistake of the user is told: one line that says what is wrong, where, and what to do."""
 
 import difflib
+import sys
 
 
 class UserError(Exception):
@@ -15,6 +16,18 @@ def _original(message):
     if message.startswith("Caught ") and "\nOriginal " in message:
         return message.rstrip().splitlines()[-1].partition(": ")[2]
     return message
+
+
+def exit_status(main, *args):
+    """What main(*args) returns, 0 for None; 1 after a mistake of the user, which is told in one line on stderr."""
+    try:
+        return main(*args) or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 130
 
 
 def nearest(name, known):

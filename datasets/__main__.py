@@ -10,7 +10,7 @@ NAME is a file in configs/datasets, without .yaml.
 import argparse
 import sys
 
-from dassl.utils import UserError
+from dassl.errors import exit_status
 from datasets.tools import check, prepare, show
 
 
@@ -27,14 +27,7 @@ def main(argv=None):
         tool.add_arguments(command)
         command.set_defaults(run=tool.run)
     args = parser.parse_args(argv)
-    try:
-        return 0 if args.run(args) else 1
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
-        return 130
+    return exit_status(lambda: int(not args.run(args)))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import json
 import logging
 import math
 import random
+import sys
 import time
 import zipfile
 from pathlib import Path
@@ -33,7 +34,8 @@ from clip.model import CLIP, VisionTransformer
 from PIL import Image
 from torch import nn
 
-from dassl.utils import atomic_path, set_random_seed, setup_logger
+from dassl.errors import UserError, exit_status
+from dassl.utils import atomic_path, read_image, set_random_seed, setup_logger
 from embedded.concepts import COMMON
 from prompting.backbone import PIXEL_MEAN, PIXEL_STD, load_backbone
 from prompting.prompts import tokenizer
@@ -121,13 +123,21 @@ def main(argv=None):
 
 
 def read_data(path, photos):
-    data = np.load(path)
+    """(n, 64, 64, 3) uint8 pixels, n names, n styles. Raises UserError where a file or photograph cannot be read."""
+    try:
+        data = np.load(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path} ({error}): python -m embedded.build --pretraining {path}") from error
     pixels, words, styles = data["pixels"], data["words"].tolist(), data["style"].tolist()
     keep = [i for i, name in enumerate(words) if len(name.split()) <= 6 and not name.isdigit()]
     pixels, words, styles = pixels[keep], [words[i] for i in keep], [styles[i] for i in keep]
     if photos:
         files = sorted(p for p in photos.glob("*/*") if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
-        shots = [np.asarray(Image.open(p).convert("RGB").resize((64, 64), Image.Resampling.BICUBIC)) for p in files]
+        if not files:
+            raise UserError(
+                f"no photograph in {photos}: --photos takes a folder of class folders of .jpg or .png files"
+            )
+        shots = [np.asarray(read_image(p).resize((64, 64), Image.Resampling.BICUBIC)) for p in files]
         pixels = np.concatenate([pixels, np.stack(shots)])
         words += [p.parent.name.replace("_", " ") for p in files]
         styles += ["photo"] * len(files)
@@ -343,4 +353,4 @@ def report(model):
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_status(main))

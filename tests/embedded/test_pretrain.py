@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
+from dassl.errors import UserError
 from embedded import pretrain
 from embedded.concepts import RARE
 from prompting.backbone import load_backbone
@@ -48,6 +50,21 @@ def test_a_stopped_run_goes_on_to_the_same_model(vit, data, tmp_path, monkeypatc
     pretrain.main([*args, "--output", str(tmp_path / "stopped")])
     assert (tmp_path / "whole" / "model.pt").read_bytes() == (tmp_path / "stopped" / "model.pt").read_bytes()
     assert load_backbone(str(tmp_path / "whole" / "model.pt")).visual.input_resolution == 64
+
+
+def test_photographs_join_in(data, tmp_path):
+    for name in ("fruit_bat", "emu"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        Image.new("RGB", (80, 60), "red").save(tmp_path / "photos" / name / "1.jpg")
+    pixels, words, styles = pretrain.read_data(data, tmp_path / "photos")
+    assert words[-2:] == ["emu", "fruit bat"] and styles[-2:] == ["photo", "photo"]
+    assert len(pixels) == len(words) == len(styles) == 18 and (pixels[-1, 0, 0] > 200).tolist() == [True, False, False]
+    (tmp_path / "photos" / "emu" / "2.png").write_bytes(b"no image")
+    for folder, message in ((tmp_path / "photos", "2.png"), (tmp_path / "none", "no photograph in")):
+        with pytest.raises(UserError, match=message):
+            pretrain.read_data(data, folder)
+    with pytest.raises(UserError, match="cannot read .*nothing.npz"):
+        pretrain.read_data(tmp_path / "nothing.npz", None)
 
 
 def test_captions_take_every_form():
