@@ -12,7 +12,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from dassl.errors import UserError
+from dassl.errors import UserError, exit_status
 
 
 def main(argv=None):
@@ -22,17 +22,16 @@ def main(argv=None):
     parser.add_argument("--test-log", action="store_true", help="the logs are of --eval-only, which trains nothing")
     parser.add_argument("--multi-exp", action="store_true", help="several experiments: their mean as well")
     parser.add_argument("--keyword", default="accuracy", help="the figure to look for (default: %(default)s)")
-    args = parser.parse_args(argv)
+    return exit_status(parse, parser.parse_args(argv))
+
+
+def parse(args):
+    """Print what the command line asks for."""
     end = "=> result" if args.test_log else "Finish training"
-    try:
-        folders = _folders(args.directory) if args.multi_exp else [args.directory]
-        means = [summary(folder, args.keyword, end, args.ci95) for folder in folders]
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    folders = _folders(args.directory) if args.multi_exp else [args.directory]
+    means = [summary(folder, args.keyword, end, args.ci95) for folder in folders]
     if args.multi_exp:
         print(f"Average performance\n* {args.keyword}: {statistics.fmean(means):.2f}%")
-    return 0
 
 
 def summary(directory, keyword, end, ci95=False):

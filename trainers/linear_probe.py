@@ -19,7 +19,6 @@ from yacs.config import CfgNode as CN
 from dassl.data import build_data_loader
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import UserError
-from prompting.image_features import cached_image_features
 from trainers.base import PromptedCLIP, PromptTrainer
 
 logger = logging.getLogger("dassl.trainers")
@@ -56,16 +55,8 @@ class LinearProbe(PromptTrainer):
         """(n, e) scaled features and (n,) labels of a list of Datum, as numpy arrays."""
         size, transform = self.cfg.DATALOADER.TEST.BATCH_SIZE, self.test_loader.dataset.transform
         loader = build_data_loader(self.cfg, data_source=items, batch_size=size, tfm=transform, is_train=False)
-        found = cached_image_features(
-            lambda images: self.model.encode_image(images.to(self.device)),
-            self.model.image_encoder,
-            loader,
-            [item.impath for item in items],
-            transform,
-            self.precision,
-            enabled=self.cfg.TEST.FEATURE_CACHE,
-        )
-        found = F.normalize(found.float(), dim=-1) * found.shape[1] ** 0.5
+        found = F.normalize(self.image_features(loader).float(), dim=-1)
+        found = found * found.shape[1] ** 0.5
         return found.numpy(), np.array([item.label for item in items])
 
     def train(self):
