@@ -1,10 +1,16 @@
-"""The package: ranges of what it needs. requirements.txt pins the versions that are tested."""
+"""The package: ranges of what it needs. requirements.txt pins the versions that are tested.
+
+Beside other people's packages it installs `mocoop` alone; the others, whose names are not ours alone (Hugging Face's
+`datasets`), go to its folder `home`, laid out as in a clone. mocoop/__init__.py tells how they are found.
+"""
 
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
-PACKAGES = ["benchmark", "dassl", "datasets", "embedded", "prompting", "trainers"]
+HOME = "mocoop.home"
+PACKAGES = find_packages(exclude=["mocoop", "tests", "tests.*"])
+CONFIGS = sorted({str(path.parent) for path in Path("configs").rglob("*.yaml")})
 
 setup(
     name="mocoop",
@@ -14,9 +20,14 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.10",
-    packages=find_packages(include=[*PACKAGES, *(f"{name}.*" for name in PACKAGES)]),
-    package_data={"benchmark": ["report.html", "published/*"], "embedded": ["*.zip", "*.pt", "*.md", "package*.json"]},
-    py_modules=["parse_test_res", "predict", "train"],
+    packages=["mocoop", HOME, *(f"{HOME}.{name}" for name in PACKAGES)],
+    package_dir={HOME: "."},
+    package_data={
+        HOME: ["LICENSE", "README.md", *(f"{folder}/*.yaml" for folder in CONFIGS), "scripts/*.sh", "scripts/*/*.sh"],
+        f"{HOME}.benchmark": ["report.html", "published/*"],
+        f"{HOME}.embedded": ["*.zip", "*.pt", "*.md", "package*.json"],
+    },
+    entry_points={"console_scripts": ["mocoop = mocoop.__main__:main"]},
     install_requires=[
         "clip-anytorch>=2.6",
         "jinja2>=3",  # torch brings it along

@@ -1,0 +1,32 @@
+"""The way into the project from anywhere: its own packages come before others of the same names.
+
+The packages have the plain names that CoOp's readers know (`datasets`, `trainers`, `dassl`). One of them is also that of
+Hugging Face's package: so an installation puts `mocoop` alone beside other people's packages, and this puts the rest in
+front of them, for the process that asks.
+"""
+
+import sys
+from pathlib import Path
+
+_INSTALLED = Path(__file__).parent / "home"
+HOME = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[1]
+"""The folder that holds `dassl`, `datasets`, `configs`, `train.py` and the others: a clone, or where pip put them."""
+
+PACKAGES = ("benchmark", "dassl", "datasets", "embedded", "prompting", "trainers")
+
+
+def enter() -> None:
+    """Let the project's packages be found under their names, before all others.
+
+    Raises:
+        ImportError: another package of one of these names is imported already, such as Hugging Face's `datasets`.
+    """
+    home = str(HOME)
+    sys.path[:] = [home, *(path for path in sys.path if path != home)]
+    for name in PACKAGES:
+        file = getattr(sys.modules.get(name), "__file__", None)
+        if name in sys.modules and not (file and Path(file).resolve().is_relative_to(HOME.resolve())):
+            raise ImportError(
+                f"another package called {name} is imported already ({file}): call mocoop.enter() before importing it, "
+                "in a process of its own"
+            )
