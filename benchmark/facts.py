@@ -1,0 +1,164 @@
+"""What configs/ says of data sets and methods that the benchmark has to know before a run.
+
+A method's facts stand in configs/trainers/<Trainer>/method.yaml:
+
+    rank: 10                        # its place in tables, small ones first
+    trains: False                   # it learns nothing, so it is evaluated only and knows no shots (default: True)
+    needs:                          # of the image encoder, always or where a config key has a value
+      vit: {TRAINER.LAMM.BASE: maple}
+    configs:                        # protocol -> config, the file's name without .yaml; what is not there does not suit it
+      few_shot: vit_b16_ep50
+      base2new:                     # by shots and data set where they differ; the later of these lines wins
+        default: vit_b16
+        by_shots: {1: vit_b16_ep50}
+        by_dataset: {imagenet: vit_b16_ep50}
+    keys:                           # part of a protocol that not all methods have -> the config keys that it takes
+      open: {TRAINER.CSP.OPEN_WORLD: True}
+    figures:                        # more figures that it writes to metrics.json, and how to draw them
+      expert_usage: {title: ..., caption: ..., label: ..., names: expert_names}
+    published: CLIP                 # what papers call it, where that is not the trainer's name
+
+A data set's config may say `DATASET.STYLES`, styles of its images, and `DATASET.BACKBONES`, the backbones that go with it:
+{any: icon-clip, vit: icon-clip-vit}, `vit` for methods that need one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dassl.errors import UserError, nearest
+from mocoop import HOME
+
+CONFIGS = HOME / "configs"
+KEYS = ("rank", "trains", "needs", "configs", "keys", "figures", "published")
+CHOICES = ("default", "by_shots", "by_dataset")
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method's facts; of a trainer without a method.yaml those that suit any.
+
+    Attributes:
+        name: the trainer's.
+        known: whether it has a method.yaml. What has none may try every protocol.
+        rank, trains, needs, configs, keys, figures, published: as the module says.
+    """
+
+    name: str
+    known: bool = False
+    rank: int = 1000
+    trains: bool = True
+    needs: dict[str, dict[str, Any] | None] = field(default_factory=dict)
+    configs: dict[str, Any] = field(default_factory=dict)
+    keys: dict[str, dict[str, Any]] = field(default_factory=dict)
+    figures: dict[str, dict[str, str]] = field(default_factory=dict)
+    published: str = ""
+
+    def suits(self, protocol: str) -> bool:
+        return not self.known or protocol in self.configs
+
+    def config(self, protocol: str, dataset: str | None = None, shots: int | None = None) -> str | None:
+        """The config that serves a protocol unless another one is named; None where there is none."""
+        choice = self.configs.get(protocol)
+        if not isinstance(choice, dict):
+            return choice
+        found = [choice.get("default"), choice.get("by_shots", {}).get(shots), choice.get("by_dataset", {}).get(dataset)]
+        return next((config for config in reversed(found) if config), None)
+
+    def backbone(self, dataset_config: Path, config: Path, overrides: Sequence[str]) -> str:
+        """The backbone that the data set's config names for this method's needs; "" leaves it to the trainer's config."""
+        data = read_yaml(dataset_config)
+        backbones = data.get("DATASET", {}).get("BACKBONES", {})
+        said = flat(data) | flat(read_yaml(config)) | dict(zip(overrides[::2], overrides[1::2], strict=True))
+        for need, where in self.needs.items():
+            if need in backbones and all(str(said.get(key)) == str(value) for key, value in (where or {}).items()):
+                return backbones[need]
+        return backbones.get("any", "")
+
+
+@cache
+def method(trainer: str) -> Method:
+    """A trainer's facts.
+
+    Raises:
+        UserError: its method.yaml is damaged, or has a key that is unknown.
+    """
+    file = CONFIGS / "trainers" / trainer / "method.yaml"
+    if not file.is_file():
+        return Method(trainer)
+    facts = read_yaml(file)
+    for key in facts:
+        if key not in KEYS:
+            raise UserError(f"{file}: unknown key {key}: {nearest(key, KEYS)}")
+    for choice in facts.get("configs", {}).values():
+        for key in choice if isinstance(choice, dict) else ():
+            if key not in CHOICES:
+                raise UserError(f"{file}: unknown key {key}: {nearest(key, CHOICES)}")
+    return Method(trainer, known=True, **facts)
+
+
+def methods() -> list[Method]:
+    """Those that have a method.yaml, by rank."""
+    found = [method(file.parent.name) for file in CONFIGS.glob("trainers/*/method.yaml")]
+    return sorted(found, key=lambda facts: (facts.rank, facts.name))
+
+
+def config_file(*path: str) -> Path:
+    """A file in configs/. Raises UserError, with the nearest of its folder, where there is none."""
+    file = CONFIGS.joinpath(*path)
+    if not file.is_file():
+        known = [other.stem for other in file.parent.glob("*.yaml") if other.name != "method.yaml"]
+        raise UserError(f"no config file {file}: {nearest(file.stem, known)}")
+    return file
+
+
+@cache
+def read_yaml(file: Path) -> dict[str, Any]:
+    """What a config file says. Raises UserError where it cannot be read."""
+    try:
+        tree = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"cannot read the config file {file}: {getattr(error, 'strerror', None) or error}") from error
+    if not isinstance(tree, dict):
+        raise UserError(f"the config file {file} must hold KEY: VALUE lines, not a {type(tree).__name__}")
+    return tree
+
+
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"A": {"B": 1}} -> {"A.B": 1}."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
+@cache
+def styles(dataset: str) -> tuple[str, ...]:
+    """The styles of a data set's images as its config names them; most have none."""
+    file = CONFIGS / "datasets" / f"{dataset}.yaml"
+    return tuple(read_yaml(file).get("DATASET", {}).get("STYLES", ())) if file.is_file() else ()
+
+
+@cache
+def styled() -> tuple[str, ...]:
+    """The names of the data sets that have styles."""
+    return tuple(sorted(file.stem for file in CONFIGS.glob("datasets/*.yaml") if styles(file.stem)))
+
+
+def dataset_and_style(name: str) -> tuple[str, str | None]:
+    """The name of a data set's config and, of `icons_common_pixel` and the like, the style; else None."""
+    for dataset in styled():
+        if name.startswith(f"{dataset}_") and name.removeprefix(f"{dataset}_") in styles(dataset):
+            return dataset, name.removeprefix(f"{dataset}_")
+    return name, None
+
+
+def told(dataset: str, trainer: str) -> list[object]:
+    """What a data set's config tells a trainer, as KEY VALUE words."""
+    tree = read_yaml(config_file("datasets", f"{dataset_and_style(dataset)[0]}.yaml"))
+    section = tree.get("TRAINER", {}).get(trainer.upper(), {})
+    return [word for key, value in section.items() for word in (f"TRAINER.{trainer.upper()}.{key}", value)]

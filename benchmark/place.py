@@ -1,0 +1,49 @@
+"""Where runs find their data, leave their results and compute, and so what train.py is told."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmark.protocol import Run
+
+
+@dataclass(frozen=True)
+class Place:
+    """A place for runs.
+
+    Attributes:
+        root: folder of the data sets.
+        output: folder below which runs are written.
+        device: "cpu", "cuda" or, as the config says, "".
+    """
+
+    root: str = "data"
+    output: str = "output"
+    device: str = ""
+
+    def folder(self, run: Run) -> Path:
+        return Path(self.output, run.folder)
+
+    def absolute(self) -> "Place":
+        """The same for processes that work elsewhere."""
+        return Place(os.path.abspath(os.path.expanduser(self.root)), os.path.abspath(self.output), self.device)
+
+
+def command(run: Run, place: Place) -> list[str]:
+    """The arguments of train.py."""
+    words = ["--root", place.root, "--output-dir", str(place.folder(run))]
+    end = {"": [], "cpu": ["USE_CUDA", "False"], "cuda": ["USE_CUDA", "True"]}[place.device]
+    if run.needs and "--eval-only" in run.arguments:
+        words += ["--model-dir", str(place.folder(run.needs))]
+    elif run.needs:
+        end = ["MODEL.INIT_WEIGHTS", str(last_weights(place.folder(run.needs))), *end]
+    return [*words, *run.arguments, *end]
+
+
+def last_weights(folder: Path) -> Path:
+    """The checkpoint that a run ended with: the best on val where it chose that. Its folder while there is none."""
+    folder = folder / "prompt_learner"
+    if (folder / "model-best.pth.tar").is_file():
+        return folder / "model-best.pth.tar"
+    pointer = folder / "checkpoint"
+    return folder / pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else folder

@@ -1,0 +1,46 @@
+"""Compositional zero-shot learning, as in CSP's paper: train on some pairs of attribute and object, test on others."""
+
+from benchmark.facts import method
+from benchmark.protocol import Point, Protocol, Run, run
+
+NAME, LAYOUT = "czsl", "czsl/{part}/{dataset}/{trainer}/{config}/seed{seed}"
+
+
+def runs(point: Point) -> list[Run]:
+    closed = run(NAME, LAYOUT, point, "closed")
+    world = method(point.trainer).keys.get("open")
+    if world is None:
+        return [closed]
+    keys = [word for pair in world.items() for word in pair]
+    return [closed, run(NAME, LAYOUT, point, "open", flags=["--eval-only"], keys=keys, needs=closed)]
+
+
+PROTOCOL = Protocol(
+    name=NAME,
+    rank=6,
+    title="Compositional zero-shot learning",
+    what="Train on seen attribute-object pairs, test on seen and unseen ones, in the open world too where a method can.",
+    note="Best accuracies on seen (S) and unseen pairs (U) along the seen-unseen curve, its best harmonic mean (H) and "
+    "area (AUC), the last two also of the twenty points that published tables take.",
+    caption="{method} on {dataset}, {part} world",
+    runs=runs,
+    takes={"DATASET": None},
+    layout=LAYOUT,
+    parts={"closed": "closed world", "open": "open world"},
+    across="figures",
+    columns={
+        "best_seen": "S",
+        "best_unseen": "U",
+        "best_harmonic": "H",
+        "auc": "AUC",
+        "best_harmonic_20": "H 20",
+        "auc_20": "AUC 20",
+        "attribute_accuracy": "attribute",
+        "object_accuracy": "object",
+    },
+    rows=("dataset", "part", "method"),
+    setting="part",
+    charts=("seen_unseen_curves",),
+    # S and U are the ends of the curve, which its twenty points miss by a hair at most
+    published={"seen": "S", "unseen": "U", "H": "H 20", "AUC": "AUC 20"},
+)
