@@ -283,6 +283,21 @@ def identify(folder):
     }
 
 
+def label_in(trainer, config):
+    """The label in what a run's folder calls its config: what follows the name of a config file; "" for none."""
+    names = sorted((file.stem for file in _own_configs(trainer)), key=len, reverse=True)
+    if config in names:
+        return ""
+    known = next((name for name in names if config.startswith(f"{name}-")), config.partition("-")[0])
+    return config[len(known) + 1 :]
+
+
+def method_name(trainer, *details):
+    """What tables call a method: "CoOp", "CoOp (csc)"."""
+    told = "-".join(filter(None, details))
+    return f"{trainer} ({told})" if told else trainer
+
+
 def source_of(protocol, target):
     """The dataset that was trained on where `target` is tested on."""
     sources = TARGETS[protocol]
@@ -343,6 +358,10 @@ def _config_file(*path):
         known = [other.stem for other in file.parent.glob("*.yaml")]
         raise UserError(f"no config file {file}: {nearest(file.stem, known)}")
     return file
+
+
+def _own_configs(trainer):
+    return CONFIGS.joinpath("trainers", trainer).glob("*.yaml")
 
 
 def _told(dataset, trainer):
