@@ -162,3 +162,23 @@ def told(dataset: str, trainer: str) -> list[object]:
     tree = read_yaml(config_file("datasets", f"{dataset_and_style(dataset)[0]}.yaml"))
     section = tree.get("TRAINER", {}).get(trainer.upper(), {})
     return [word for key, value in section.items() for word in (f"TRAINER.{trainer.upper()}.{key}", value)]
+
+
+def label_in(trainer: str, config: str) -> str:
+    """The label in what a run's folder calls its config: what follows the name of a config file; "" for none."""
+    names = sorted(config_names(trainer), key=len, reverse=True)
+    if config in names:
+        return ""
+    known = next((name for name in names if config.startswith(f"{name}-")), config.partition("-")[0])
+    return config[len(known) + 1 :]
+
+
+def config_names(trainer: str) -> list[str]:
+    """The configs that a trainer has in configs/trainers/."""
+    return [file.stem for file in CONFIGS.joinpath("trainers", trainer).glob("*.yaml") if file.name != "method.yaml"]
+
+
+def method_name(trainer: str, *details: str) -> str:
+    """What tables call a method: "CoOp", "CoOp (csc)"."""
+    told = "-".join(filter(None, details))
+    return f"{trainer} ({told})" if told else trainer

@@ -24,7 +24,7 @@ from itertools import product
 
 import yaml
 
-from benchmark.protocols import METHODS, PROTOCOLS, Point, Run, is_zero_shot, runs_of
+from benchmark.protocols import METHODS, PROTOCOLS, Point, Run, is_zero_shot, method_name, runs_of
 from dassl.errors import UserError, nearest
 
 KEYS = ("protocol", "methods", "datasets", "shots", "seeds", "backbone", "overrides", "exclude", "output")
@@ -98,7 +98,7 @@ def _points(document):
         _check_keys(exclusion, EXCLUDE_KEYS, "exclusion")
     for method in methods:
         trainer, config, label = method["trainer"], method["config"], method.get("label", "")
-        plain = trainer if trainers.count(trainer) == 1 else f"{trainer} ({f'{config}-{label}' if label else config})"
+        plain = method_name(trainer, config if trainers.count(trainer) > 1 else "", label)
         name = method.get("name", plain)
         shots = [None] if is_zero_shot(trainer) or protocol == "czsl" else _numbers("shots", method, document)
         overrides = {**document.get("overrides", {}), **method.get("overrides", {})}

@@ -12,8 +12,8 @@ Prints the tables, best figures in bold, and writes
 
 of what is finished, at any time. An average over fewer datasets than another method has says so and is never the best.
 Beside a figure stands what a paper printed for the same backbone, and the difference (benchmark/published/). --compare
-tests two methods in pairs of dataset and seed. --examples adds the K test images that MoCoOp's experts prefer, from one
-run of each dataset; it needs the datasets, and some seconds for each.
+tests two methods, named as in the tables, in pairs of dataset and seed. --examples adds the K test images that MoCoOp's
+experts prefer, from one run of each dataset; it needs the datasets, and some seconds for each.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def write(runs, folder, name, compare=None, examples=0, root=None):
         (summaries, tests): what `summary.summaries` and `significance.compare` give, the latter None without compare.
 
     Raises:
-        UserError: no run of a protocol is finished; or the two methods cannot be compared.
+        UserError: no run of a protocol is finished; or a method to compare is unknown.
     """
     summaries = summary.summaries(runs)
     if not summaries:
@@ -102,6 +102,7 @@ def page(runs, summaries, charts, sheets, name, compare=None, tests=None):
         compare=compare,
         tests=[] if tests is None else list(tests.itertuples()),
         test_note=significance.NOTE,
+        no_pair=significance.NO_PAIR,
         costs=costs(runs),
     )
 

@@ -37,7 +37,7 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from benchmark.protocols import identify
+from benchmark.protocols import identify, method_name
 from dassl.errors import UserError
 
 IDENTITY = ["protocol", "part", "dataset", "shots", "trainer", "config", "seed", "method"]
@@ -93,7 +93,7 @@ def read_run(folder, output):
     identity = identify(folder.relative_to(output))
     if identity and identity["trainer"] == row["trainer"]:  # else a folder that happens to be named like one
         row |= identity
-    row["method"] = f"{row['trainer']} ({row['config']})" if row["config"] else row["trainer"]
+    row["method"] = method_name(row["trainer"], row["config"])
     return row | {"folder": str(folder), "source": source}
 
 

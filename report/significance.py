@@ -5,9 +5,9 @@ from scipy import stats
 from tabulate import tabulate
 
 from benchmark.layouts import heading
-from benchmark.protocols import PROTOCOLS, TARGETS, is_zero_shot
+from benchmark.protocols import PROTOCOLS, TARGETS, is_zero_shot, label_in
 from benchmark.summary import AVERAGE, figures, labels
-from dassl.errors import UserError, nearest
+from dassl.errors import UserError
 
 WILCOXON_FROM = 6  # with fewer pairs the signed-rank test cannot fall below p = 0.05
 T_FROM = 3
@@ -15,19 +15,17 @@ NOTE = (
     "Differences in percentage points, first minus second; p two-sided, not corrected for the number of tests. A pair "
     "is a dataset and a seed. Seeds of a dataset share its test images: pairs are less independent than a test assumes."
 )
+NO_PAIR = f"not tested: 0 of the {T_FROM} pairs needed, the two have no runs on the same datasets and seeds"
 
 
 def test(differences):
     """(name of the test, two-sided p) of paired differences, (n,).
 
     Wilcoxon's signed-rank test, which asks for no distribution, from 6 pairs on; with 3 to 5 the paired t-test, which
-    takes the differences to be normal. If all are zero p is 1.
-
-    Raises:
-        ValueError: there are fewer than 3 pairs.
+    takes the differences to be normal. If all are zero p is 1. With fewer than 3 there is no test, and p is NaN.
     """
     if len(differences) < T_FROM:
-        raise ValueError(f"{len(differences)} pairs; a test needs {T_FROM}")
+        return f"not tested: {len(differences)} of the {T_FROM} pairs needed", float("nan")
     wilcoxon = len(differences) >= WILCOXON_FROM
     name = "Wilcoxon signed-rank" if wilcoxon else "paired t"
     if not differences.any():
@@ -39,11 +37,14 @@ def test(differences):
 def text(tests, first, second):
     """What `compare` found as a table for the terminal."""
     shown = tests.assign(difference=tests.difference.map("{:+.2f}".format), p=tests.p.map(p_value))
-    table = tabulate(shown.values, list(tests), disable_numparse=True)
+    table = tabulate(shown.values, list(tests), disable_numparse=True) if len(tests) else NO_PAIR
     return f"{first} against {second}\n{NOTE}\n\n{table}\n"
 
 
 def p_value(p):
+    """As it is printed; "-" where nothing was tested."""
+    if p != p:
+        return "-"
     return f"{p:.4f}" if p >= 0.0001 else "< 0.0001"
 
 
@@ -55,33 +56,29 @@ def compare(runs, first, second):
 
     Args:
         runs: as `results.read` gives them.
-        first, second: methods, as tables call them, in full, or by trainer.
+        first, second: methods by a name of theirs: as tables have it, in full, by the label of their overrides, or by
+            trainer.
 
     Returns:
         A DataFrame with the columns protocol, setting, column, difference (mean of first - second, in percentage
-        points), pairs, datasets, test, p.
+        points), pairs, datasets, test, p. Where there are too few pairs, test says so and p is NaN; no row where there
+        is none.
 
     Raises:
-        UserError: a method is unknown, or nowhere are there pairs enough.
+        UserError: no method has that name, or in no protocol one alone.
     """
-    rows, most = [], 0
-    for protocol in PROTOCOLS:
-        names = [_method(runs, protocol, name) for name in (first, second)]
-        if None in names:
+    known = {protocol: _names(runs, protocol) for protocol in PROTOCOLS}
+    for name in (first, second):
+        _check_known(runs, name, known)
+    rows = []
+    for protocol, methods in known.items():
+        pair = [methods.get(name, ()) for name in (first, second)]
+        if any(len(found) != 1 for found in pair):
             continue
-        for setting, column, pairs in _pairs(runs, protocol, *names):
-            most = max(most, len(pairs))
-            if len(pairs) >= T_FROM:
-                datasets = pairs.index.get_level_values("dataset").nunique()
-                rows.append(
-                    [protocol, setting, heading(column), pairs.mean(), len(pairs), datasets, *test(pairs.to_numpy())]
-                )
-    if not rows:
-        _check_known(runs, first, second)
-        raise UserError(
-            f"too few pairs to compare {first} with {second}: {most}, a test needs {T_FROM} runs on the same datasets "
-            "and seeds"
-        )
+        for setting, column, pairs in _pairs(runs, protocol, pair[0][0], pair[1][0]):
+            datasets = pairs.index.get_level_values("dataset").nunique()
+            tested = test(pairs.to_numpy())
+            rows.append([protocol, setting, heading(column), pairs.mean(), len(pairs), datasets, *tested])
     return pd.DataFrame(rows, columns=["protocol", "setting", "column", "difference", "pairs", "datasets", "test", "p"])
 
 
@@ -100,6 +97,8 @@ def _pairs(runs, protocol, first, second):
                 continue
             joined = mine.rename("one").reset_index().merge(yours.rename("other").reset_index(), on=common)
             keys = [name for name in joined if name in ("dataset", "seed")]
+            if joined.empty:
+                continue
             yield setting, column, (joined.one - joined.other).set_axis(pd.MultiIndex.from_frame(joined[keys]))
 
 
@@ -117,17 +116,23 @@ def _of(wide, method, zero_shot, protocol):
     return own
 
 
-def _method(runs, protocol, name):
-    """The method of that name in a protocol, None where it has none, or several."""
-    own = labels(runs, protocol)
-    trainers = dict(runs[["method", "trainer"]].values)
-    found = [method for method, label in own.items() if name in (method, label)]
-    found = found or [method for method in own if name == trainers[method]]
-    return found[0] if len(found) == 1 else None
+def _names(runs, protocol):
+    """{name: the methods that go by it} of a protocol; a more exact name hides a looser one."""
+    printed, exact, loose = labels(runs, protocol), {}, {}
+    facts = runs[runs.protocol == protocol].drop_duplicates("method")
+    for method, trainer, config in facts[["method", "trainer", "config"]].itertuples(index=False):
+        label = label_in(trainer, config)
+        for name in {method, printed[method]}:
+            exact.setdefault(name, []).append(method)
+        for name in {trainer, label, f"{trainer} ({label})"} - {""}:
+            loose.setdefault(name, []).append(method)
+    return loose | exact
 
 
-def _check_known(runs, *names):
-    known = {name for protocol in PROTOCOLS for pair in labels(runs, protocol).items() for name in pair}
-    for name in names:
-        if name not in known:
-            raise UserError(f"no finished run of the method {name}: {nearest(name, known)}")
+def _check_known(runs, name, known):
+    found = [methods[name] for methods in known.values() if name in methods]
+    if not found:
+        there = sorted({shown for protocol in PROTOCOLS for shown in labels(runs, protocol).values()})
+        raise UserError(f"no finished run of the method {name}: there are {', '.join(there)}")
+    if all(len(methods) > 1 for methods in found):
+        raise UserError(f"{name} is several methods: name one of {', '.join(sorted(set(sum(found, []))))}")

@@ -7,7 +7,7 @@
 import pandas as pd
 
 from benchmark import published
-from benchmark.protocols import METHODS, PROTOCOLS, TARGETS, dataset_and_style, is_zero_shot
+from benchmark.protocols import METHODS, PROTOCOLS, TARGETS, dataset_and_style, is_zero_shot, label_in, method_name
 from benchmark.tables import harmonic_mean, over_seeds, per_seed
 
 KEYS = ["dataset", "setting", "method"]
@@ -108,12 +108,12 @@ def summaries(runs):
 
 
 def labels(runs, protocol):
-    """{method: what tables call it}: the trainer alone where the protocol has no other config of it."""
-    trainers = _trainers(runs[runs.protocol == protocol])
-    alone = {trainer for trainer in trainers.values() if [*trainers.values()].count(trainer) == 1}
+    """{method: what tables call it}: without its config, but with a label, where the protocol has its trainer once."""
+    own = runs[runs.protocol == protocol].drop_duplicates("method")[["method", "trainer", "config"]]
+    alone = ~own.trainer.duplicated(keep=False)
     return {
-        method: trainer if trainer in alone and method.startswith(f"{trainer} (") else method
-        for method, trainer in trainers.items()
+        method: method_name(trainer, label_in(trainer, config)) if once and method == f"{trainer} ({config})" else method
+        for once, method, trainer, config in zip(alone, *(own[name] for name in own), strict=True)
     }
 
 

@@ -46,6 +46,11 @@ def test_a_method_of_its_own_kind(grid):
     assert set(found.methods.values()) == {"CoOp (vit_b16_ep50)", "CoOp (vit_b16_ep50-csc)"}
 
 
+def test_a_label_is_in_the_name(grid):
+    method = {"trainer": "CoOp", "label": "csc", "overrides": {"TRAINER.COOP.CSC": True}}
+    assert set(grid({"methods": [method, "MoCoOp"]}).methods.values()) == {"CoOp (csc)", "MoCoOp"}
+
+
 def test_exclusions(grid):
     methods = [{"trainer": "CoOp", "name": "ours"}, "CoCoOp"]
     exclude = [{"method": "ours", "shots": [2, 4]}, {"trainer": "CoCoOp", "shots": 1}]

@@ -97,6 +97,17 @@ def test_examples_of_experts(toy_run, tmp_path):
     assert sum(source.startswith("data:image/jpeg;base64,") for source in found.loads) == 1
 
 
+@pytest.mark.parametrize(("other", "told"), [("CoOp", "1 of the 3"), ("KgCoOp", "0 of the 3")])
+def test_a_report_without_enough_pairs(other, told, base2new, tmp_path, capsys):
+    base2new("dtd", "CoOp", 60, 50)
+    base2new("dtd", "MoCoOp", 61, 51)
+    base2new("eurosat", "KgCoOp", 61, 51)
+    assert main(["report", str(tmp_path / "runs"), "--compare", "MoCoOp", other]) == 0
+    assert f"not tested: {told} pairs needed" in capsys.readouterr().out
+    page = (tmp_path / "runs/report/report.html").read_text(encoding="utf-8")
+    assert f"not tested: {told} pairs needed" in page and 'href="#tests"' in page and "nan" not in "".join(Page(page).words)
+
+
 def test_names_are_escaped(runs, tmp_path, capsys):
     odd = tmp_path / "<b>&runs"
     runs.rename(odd)

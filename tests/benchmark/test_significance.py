@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from benchmark import results
-from benchmark.significance import compare
+from benchmark.significance import compare, text
 from benchmark.significance import test as paired_test
 from dassl.errors import UserError
 
@@ -20,8 +20,8 @@ def test_few_pairs_by_student():
     t = 2 * np.sqrt(3)
     assert name == "paired t" and p == pytest.approx(1 - t / np.sqrt(t**2 + 2))
     assert paired_test(np.zeros(3))[1] == 1
-    with pytest.raises(ValueError, match="2 pairs"):
-        paired_test(np.ones(2))
+    name, p = paired_test(np.ones(2))
+    assert name == "not tested: 2 of the 3 pairs needed" and np.isnan(p)
 
 
 def test_pairs_are_of_one_dataset_and_seed(base2new, tmp_path):
@@ -56,11 +56,28 @@ def test_zero_shot_is_beside_any_number_of_shots(put, tmp_path):
     assert (found.column, found.difference, found.pairs) == ("4-shot", 12, 3)
 
 
-def test_refuses_in_a_line(base2new, tmp_path):
+def test_too_few_pairs_are_told(base2new, tmp_path):
     base2new("dtd", "CoOp", 60, 50)
     base2new("dtd", "MoCoOp", 61, 51)
+    base2new("eurosat", "KgCoOp", 61, 51)
     runs = results.read(tmp_path / "runs")
-    with pytest.raises(UserError, match="too few pairs to compare MoCoOp with CoOp: 1, a test needs 3 runs"):
-        compare(runs, "MoCoOp", "CoOp")
-    with pytest.raises(UserError, match="no finished run of the method CoOpp: did you mean CoOp"):
-        compare(runs, "MoCoOp", "CoOpp")
+    found = compare(runs, "MoCoOp", "CoOp").set_index("column")
+    assert found.test.unique().tolist() == ["not tested: 1 of the 3 pairs needed"]
+    assert found.difference["base"] == pytest.approx(1) and found.p.isna().all()
+    assert "nan" not in text(compare(runs, "MoCoOp", "CoOp"), "MoCoOp", "CoOp")
+    assert "not tested: 0 of the 3 pairs needed" in text(compare(runs, "KgCoOp", "CoOp"), "KgCoOp", "CoOp")
+
+
+def test_methods_by_the_names_that_tables_print(put, tmp_path):
+    for seed in (1, 2, 3):
+        put(f"dtd/CoOp/vit_b16_4shots/seed{seed}", 50)
+        for method, more in (("CoOp/vit_b16-csc", 2), ("CoOp/vit_b16-LR0.1", 3), ("MoCoOp/vit_b16_ep50-top1", 1)):
+            put(f"dtd/{method}_4shots/seed{seed}", 50 + more + (seed - 2) / 4)
+    runs = results.read(tmp_path / "runs")
+    names = {"csc": 2, "CoOp (csc)": 2, "CoOp (vit_b16-csc)": 2, "LR0.1": 3, "top1": 1, "MoCoOp (top1)": 1, "MoCoOp": 1}
+    for name, difference in names.items():
+        assert compare(runs, name, "CoOp (vit_b16)").difference.tolist() == [difference], name
+    with pytest.raises(UserError, match=r"CoOp is several methods: name one of CoOp \(vit_b16\), CoOp \(vit_b16-LR0.1\)"):
+        compare(runs, "CoOp", "MoCoOp")
+    with pytest.raises(UserError, match=r"the method cscs: there are CoOp \(vit_b16\), .*, MoCoOp \(top1\)$"):
+        compare(runs, "MoCoOp", "cscs")

@@ -134,3 +134,9 @@ def test_methods_keep_their_config_where_it_tells_them_apart(put, cell):
     for folder in ("dtd/CoOp/c_1shots/seed1", "dtd/CoOp/d_1shots/seed1", "dtd/MoCoOp/c_1shots/seed1"):
         put(folder, 50)
     assert cell("dtd", "CoOp (d)", 1, "few_shot") is not None and cell("dtd", "MoCoOp", 1, "few_shot") is not None
+
+
+def test_a_label_is_told(put, cell):
+    put("dtd/CoOp/vit_b16_ep50-csc_1shots/seed1", 50)
+    put("dtd/MoCoOp/vit_b16_ep50_1shots/seed1", 50)
+    assert cell("dtd", "CoOp (csc)", 1, "few_shot") is not None and cell("dtd", "MoCoOp", 1, "few_shot") is not None
