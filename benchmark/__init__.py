@@ -1,1 +1,1 @@
-"""Many runs: what the runs of a protocol wrote, as the tables that papers print."""
+"""Doing runs: a grid or a protocol becomes runs of train.py, wherever they are done."""

@@ -81,7 +81,7 @@ class Method:
 
 
 @cache
-def method(trainer: str) -> Method:
+def method_of(trainer: str) -> Method:
     """A trainer's facts.
 
     Raises:
@@ -103,7 +103,7 @@ def method(trainer: str) -> Method:
 
 def methods() -> list[Method]:
     """Those that have a method.yaml, by rank."""
-    found = [method(file.parent.name) for file in CONFIGS.glob("trainers/*/method.yaml")]
+    found = [method_of(file.parent.name) for file in CONFIGS.glob("trainers/*/method.yaml")]
     return sorted(found, key=lambda facts: (facts.rank, facts.name))
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from benchmark.facts import config_file, dataset_and_style, method, styles, told
+from benchmark.facts import config_file, dataset_and_style, method_of, styles, told
 from dassl.errors import UserError, nearest
 
 TRANSFERS = "evaluation/{trainer}/{config}_{shots}shots/{dataset}/seed{seed}"
@@ -86,6 +86,7 @@ class Protocol:
         targets: data set to train on -> those to test on, of transfers.
         rows: what tells tables apart.
         setting: what tells settings within a data set apart: "shots", "part", or "" where shots become columns.
+        learns_in: of transfers, the protocol whose runs learn what is tested.
         derive: adds columns made of others to a DataFrame, of seeds and of their means alike; None: nothing.
         whole: whether a seed counts once all of its columns are there, since they are read together.
         means: what stands above the table of means.
@@ -107,6 +108,7 @@ class Protocol:
     across: str
     columns: dict[str, str] = field(default_factory=dict)
     targets: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    learns_in: str = ""
     rows: tuple[str, ...] = ("dataset", "shots", "method")
     setting: str = "shots"
     derive: Callable[[Any], Any] | None = None
@@ -129,6 +131,10 @@ class Protocol:
     def literal(self) -> int:
         """How many characters of the layout are no placeholder's: of two that match a folder the larger one tells more."""
         return len(re.sub(r"\{\w+\}", "", self.layout))
+
+    def derived(self, figures: Any) -> Any:
+        """A DataFrame of the protocol's columns with those that are made of them."""
+        return figures if self.derive is None else self.derive(figures)
 
     def source_of(self, target: str) -> str:
         """The data set that was trained on where `target` is tested on."""
@@ -163,7 +169,7 @@ def run(
         UserError: there is no config of the data set's or the trainer's name.
     """
     dataset = dataset or point.dataset
-    facts = method(point.trainer)
+    facts = method_of(point.trainer)
     identity: dict[str, Any] = {
         "protocol": protocol,
         "part": part or ("train" if facts.trains else "test"),
@@ -209,7 +215,7 @@ def transfer(protocol: str, targets: dict[str, tuple[str, ...]], learned: Run, p
     if source not in targets:
         known = {dataset_and_style(name)[0] for name in targets}
         raise UserError(f"{protocol} has no targets for {point.dataset}: {nearest(point.dataset, known)}")
-    needs = learned if method(point.trainer).trains else None
+    needs = learned if method_of(point.trainer).trains else None
     # what the source's config told the trainer shaped the model
     keys = told(source, point.trainer)
     return [learned] + [

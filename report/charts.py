@@ -1,9 +1,10 @@
-"""The figures of a report, drawn with matplotlib from what benchmark/results.py and benchmark/summary.py found.
+"""The figures of a report, drawn with matplotlib from what report/results.py and report/summary.py found.
 
 A figure is a set of panels, one for each dataset: together they make a file, one by one they fit a phone.
 """
 
 import io
+import pkgutil
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,10 +17,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from benchmark import summary
-from benchmark.protocols import is_zero_shot
-from benchmark.results import read_metrics
-from benchmark.summary import AVERAGE, labels
+from benchmark.facts import method_of
+from benchmark.protocol import Protocol
+from benchmark.protocols import PROTOCOLS
+from report import summary
+from report.results import read_metrics
+from report.summary import AVERAGE, labels
 
 PANEL = (3.6, 2.9)  # inches
 COLUMNS = 3
@@ -41,20 +44,6 @@ STYLE = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "report",  # the same figure has the same bytes
 }
-PARTS = {
-    "train": "all classes",
-    "test": "all classes",
-    "train_base": "base classes",
-    "test_base": "base classes",
-    "train_new": "new classes",
-    "test_new": "new classes",
-    "test_all": "all classes",
-    "closed": "closed world",
-    "open": "open world",
-}
-"""A run's part -> what it was tested on."""
-
-
 @dataclass(frozen=True)
 class Chart:
     """A figure.
@@ -108,8 +97,27 @@ class Chart:
         return [(label, style["color"], characters[style["marker"]]) for label, style in self.legend.items()]
 
 
-def charts(runs, summaries):
-    """All Charts that the runs have data for, {protocol: list}.
+@dataclass(frozen=True)
+class Data:
+    """What the figures of a protocol are drawn from.
+
+    Attributes:
+        protocol: the protocol.
+        runs: its runs as `results.read` gives them, and `label`, what tables call the method.
+        cells: what `summary.summarise` gives.
+        seeds: what `summary.figures` gives, methods as tables call them.
+        styles: method -> matplotlib's keywords for its colour and marker.
+    """
+
+    protocol: Protocol
+    runs: pd.DataFrame
+    cells: pd.DataFrame
+    seeds: pd.DataFrame
+    styles: dict[str, dict]
+
+
+def charts(runs: pd.DataFrame, summaries: dict[str, pd.DataFrame]) -> dict[str, list[Chart]]:
+    """All Charts that the runs have data for, by protocol: its own, then those that every protocol has.
 
     Args:
         runs: as `results.read` gives them.
@@ -117,106 +125,111 @@ def charts(runs, summaries):
     """
     styles = _styles(summaries)
     found = {}
-    for protocol, cells in summaries.items():
-        own = runs[runs.protocol == protocol]
-        own = own.assign(label=own.method.map(labels(runs, protocol)))
-        drawn = []
-        if protocol == "few_shot":
-            drawn.append(few_shot_curves(cells, styles))
-        if protocol == "base2new":
-            drawn.append(base_against_new(cells, summary.figures(runs, protocol), labels(runs, protocol), styles))
-        if protocol == "czsl":
-            drawn.append(seen_unseen_curves(own, styles))
-        drawn += [expert_usage(own, protocol), learning_curves(own, protocol, styles)]
-        found[protocol] = [chart for chart in drawn if chart.panels]
+    for name, cells in summaries.items():
+        protocol, names = PROTOCOLS[name], labels(runs, name)
+        own = runs[runs.protocol == name]
+        own = own.assign(label=own.method.map(names))
+        seeds = summary.figures(runs, name).rename(index=names, level="method").sort_index()
+        data = Data(protocol, own, cells, seeds, styles)
+        draw = [globals()[one] if ":" not in one else pkgutil.resolve_name(one) for one in protocol.charts]
+        drawn = [*(one(data) for one in draw), *trainers_figures(data), learning_curves(data)]
+        found[name] = [chart for chart in drawn if chart.panels]
     return found
 
 
-def few_shot_curves(cells, styles):
+def few_shot_curves(data: Data) -> Chart:
     """Accuracy over shots as in the CoOp paper: a panel for the average and each dataset, zero-shot CLIP as a star."""
     panels = {
-        _name(part): partial(_draw_few_shot, cells=part, styles=styles)
-        for _, part in cells.groupby("dataset", sort=False)
+        _name(part): partial(_draw_few_shot, cells=part, styles=data.styles)
+        for _, part in data.cells.groupby("dataset", sort=False)
     }
     caption = (
         "Accuracy (%) over training images per class; bands: standard deviation over seeds. Zero-shot methods have a "
         "star, and a dashed line to compare with. An average is drawn where a method has all datasets."
     )
-    return Chart("few_shot", "Few-shot curves", caption, panels, _legend(cells.method, styles))
+    return Chart(data.protocol.name, "Few-shot curves", caption, panels, _legend(data.cells.method, data.styles))
 
 
-def base_against_new(cells, seeds, names, styles):
+def base_against_new(data: Data) -> Chart:
     """New against base accuracy: large the mean of a method, small its seeds, grey the lines of equal H."""
-    seeds = seeds.rename(index=names, level="method").sort_index()
     panels = {}
-    for (dataset, setting), part in cells.groupby(["dataset", "setting"], sort=False):
+    for (dataset, setting), part in data.cells.groupby(["dataset", "setting"], sort=False):
         if (part.datasets == part.of).any():
-            draw = partial(_draw_base_new, cells=part, seeds=seeds.loc[dataset, setting], styles=styles)
+            draw = partial(_draw_base_new, cells=part, seeds=data.seeds.loc[dataset, setting], styles=data.styles)
             panels[f"{_name(part)}, {setting}"] = draw
     caption = (
         "Accuracy (%) on new against base classes: large the mean, small the seeds. Along a grey line the harmonic "
         "mean H is the same; the axes do not begin at zero."
     )
-    return Chart("base_new", "Base against new classes", caption, panels, _legend(cells.method, styles))
+    return Chart("base_new", "Base against new classes", caption, panels, _legend(data.cells.method, data.styles))
 
 
-def seen_unseen_curves(runs, styles):
-    """The seen-unseen curves of czsl, one for each seed, from metrics.json."""
-    lines = {}
-    for run in runs[runs.source == "metrics.json"].itertuples():
+def seen_unseen_curves(data: Data) -> Chart:
+    """The seen-unseen curves, one for each seed, from metrics.json."""
+    lines: dict[str, list] = {}
+    for run in data.runs[data.runs.source == "metrics.json"].itertuples():
         if curve := (read_metrics(run.folder) or {}).get("curve"):
-            lines.setdefault(f"{run.dataset}, {run.part} world", []).append((run.label, curve["seen"], curve["unseen"]))
-    panels = {title: partial(_draw_curves, lines=found, styles=styles) for title, found in lines.items()}
+            title = f"{run.dataset}, {data.protocol.parts[run.part]}"
+            lines.setdefault(title, []).append((run.label, curve["seen"], curve["unseen"]))
+    panels = {title: partial(_draw_curves, lines=found, styles=data.styles) for title, found in lines.items()}
     caption = (
         "Accuracy (%) on images of unseen against those of seen pairs as the bias towards unseen pairs grows; a line "
         "for each seed. The area below is AUC."
     )
     used = [label for found in lines.values() for label, *_ in found]
-    return Chart("seen_unseen", "Seen-unseen curves", caption, panels, _legend(used, styles))
+    return Chart("seen_unseen", "Seen-unseen curves", caption, panels, _legend(used, data.styles))
 
 
-def expert_usage(runs, protocol):
-    """How many test images choose each of MoCoOp's experts, at the largest number of shots."""
-    shares, groups = {}, {}
-    several = runs[runs.trainer == "MoCoOp"].label.nunique() > 1
+def trainers_figures(data: Data) -> list[Chart]:
+    """The figures that methods name in their method.yaml: shares that a run wrote to metrics.json, as bars.
+
+    At the largest number of shots; the bars have the names that the run wrote beside them.
+    """
+    found = []
+    for trainer, own in data.runs.groupby("trainer"):
+        for key, facts in method_of(trainer).figures.items():
+            found.append(_shares(data, own, key, facts))
+    return found
+
+
+def _shares(data: Data, runs: pd.DataFrame, key: str, facts: dict[str, str]) -> Chart:
+    shares: dict[str, dict] = {}
+    names: dict[str, list] = {}
     for run in _at_most_shots(runs[runs.source == "metrics.json"]).itertuples():
         metrics = read_metrics(run.folder) or {}
-        if usage := metrics.get("expert_usage"):
+        if share := metrics.get(key):
             title = run.dataset if pd.isna(run.shots) else f"{run.dataset}, {run.shots} shots"
-            title = f"{title}: {run.label}" if several else title
-            shares.setdefault(title, {}).setdefault(PARTS[run.part], []).append(usage)
-            told = metrics.get("config", {}).get("TRAINER", {}).get("MOCOOP", {}).get("GROUPS")
-            groups[title] = [group[0] for group in told] if isinstance(told, list) else []
-    parts = sorted({part for found in shares.values() for part in found})
+            title = f"{title}: {run.label}" if runs.label.nunique() > 1 else title
+            part = data.protocol.parts.get(run.part, run.part)
+            shares.setdefault(title, {}).setdefault(part, []).append(share)
+            names[title] = metrics.get(facts.get("names", "")) or []
+    parts = sorted({part for seeds in shares.values() for part in seeds})
     styles = {
         part: {"color": COLOURS[i % len(COLOURS)], "marker": "s", "linestyle": ""} for i, part in enumerate(parts)
     }
     panels = {
-        title: partial(_draw_usage, parts=found, groups=groups[title], styles=styles)
-        for title, found in sorted(shares.items())
+        title: partial(_draw_shares, parts=seeds, names=names[title], label=facts["label"], styles=styles)
+        for title, seeds in sorted(shares.items())
     }
-    caption = (
-        "Share of the test images (%) that choose each expert, named by the first template of its group; an image "
-        "chooses as many as TOP_K says. Mean over seeds, with standard deviations."
-    )
-    return Chart(f"{protocol}_experts", "Expert usage of MoCoOp", caption, panels, styles)
+    return Chart(f"{data.protocol.name}_{key}", facts["title"], facts["caption"], panels, styles)
 
 
-def learning_curves(runs, protocol, styles):
+def learning_curves(data: Data) -> Chart:
     """Training loss of each epoch from the runs' logs, at the largest number of shots; mean over seeds."""
-    losses = {}
-    for run in _at_most_shots(runs).itertuples():
-        if loss := read_losses(run.folder):
-            part = f"{run.dataset}, {PARTS[run.part]}" if protocol == "incremental" else run.dataset
-            title = part if pd.isna(run.shots) else f"{part}, {run.shots} shots"
-            losses.setdefault(title, {}).setdefault(run.label, []).append(pd.Series(loss))
-    panels = {title: partial(_draw_losses, losses=found, styles=styles) for title, found in losses.items()}
+    runs = [(run, loss) for run in _at_most_shots(data.runs).itertuples() if (loss := read_losses(run.folder))]
+    several = len({run.part for run, _ in runs}) > 1
+    losses: dict[str, dict] = {}
+    for run, loss in runs:
+        part = f"{run.dataset}, {data.protocol.parts.get(run.part, run.part)}" if several else run.dataset
+        title = part if pd.isna(run.shots) else f"{part}, {run.shots} shots"
+        losses.setdefault(title, {}).setdefault(run.label, []).append(pd.Series(loss))
+    panels = {title: partial(_draw_losses, losses=found, styles=data.styles) for title, found in losses.items()}
     caption = (
         "Training loss by epoch, mean over seeds, bands: standard deviation. Methods add terms of their own to the "
         "loss: its height does not compare them."
     )
     used = [label for found in losses.values() for label in found]
-    return Chart(f"{protocol}_learning", "Learning curves", caption, panels, _legend(used, styles))
+    return Chart(f"{data.protocol.name}_learning", "Learning curves", caption, panels, _legend(used, data.styles))
 
 
 def read_losses(folder):
@@ -275,21 +288,21 @@ def _draw_curves(axes, lines, styles):
     axes.set_ylim(0)
 
 
-def _draw_usage(axes, parts, groups, styles):
-    experts = max(len(usage) for seeds in parts.values() for usage in seeds)
-    y, height = np.arange(experts), 0.8 / len(parts)
+def _draw_shares(axes, parts, names, label, styles):
+    bars = max(len(share) for seeds in parts.values() for share in seeds)
+    y, height = np.arange(bars), 0.8 / len(parts)
     for i, (part, seeds) in enumerate(sorted(parts.items())):
         seeds = 100 * np.array(seeds)
         error = seeds.std(axis=0) if len(seeds) > 1 else None
         place = y + (i - (len(parts) - 1) / 2) * height
         style = {"color": styles[part]["color"], "error_kw": {"elinewidth": 0.8}}
         axes.barh(place, seeds.mean(axis=0), height * 0.9, xerr=error, **style)
-    names = [f"{i}: {name}" for i, name in enumerate(groups, 1)] or [f"expert {i + 1}" for i in y]
-    axes.set_yticks(y, names, fontsize=7)
+    numbered = [f"{i}: {names[i - 1]}" if i <= len(names) else str(i) for i in range(1, bars + 1)]
+    axes.set_yticks(y, numbered, fontsize=7)
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
     axes.set_xlim(0, 100)
-    axes.set_xlabel("test images (%)")
+    axes.set_xlabel(label)
 
 
 def _draw_losses(axes, losses, styles):
@@ -309,7 +322,7 @@ def _styles(summaries):
     trainers = {
         method: trainer for cells in summaries.values() for method, trainer in cells[["method", "trainer"]].values
     }
-    stars = [method for method in trainers if is_zero_shot(trainers[method])]
+    stars = [method for method in trainers if not method_of(trainers[method]).trains]
     styles = {method: {"color": "#888888" if i else "#000000", "marker": "*"} for i, method in enumerate(stars)}
     lines = ("-", "--", ":", "-.")
     for i, method in enumerate(method for method in trainers if method not in stars):

@@ -1,4 +1,4 @@
-"""What benchmark/summary.py found, laid out as tables: for the terminal, Markdown, LaTeX (booktabs), CSV."""
+"""What report/summary.py found, laid out as tables: for the terminal, Markdown, LaTeX (booktabs), CSV."""
 
 import sys
 from dataclasses import dataclass
@@ -6,26 +6,9 @@ from dataclasses import dataclass
 import pandas as pd
 from tabulate import tabulate
 
-from benchmark.summary import AVERAGE
+from benchmark.protocols import PROTOCOLS
+from report.summary import AVERAGE
 
-HEADINGS = {
-    "few_shot": "Few-shot classification",
-    "base2new": "Base-to-new generalisation",
-    "cross_dataset": "Cross-dataset transfer",
-    "domain_generalization": "Domain generalisation",
-    "incremental": "Continual learning",
-    "czsl": "Compositional zero-shot learning",
-}
-NOTES = {
-    "few_shot": "Accuracy on all classes.",
-    "base2new": "Trained on the base classes alone; accuracy on base and new classes, and H, their harmonic mean.",
-    "cross_dataset": "Trained on one dataset, tested on others.",
-    "domain_generalization": "Trained in one domain, tested in others.",
-    "incremental": "Accuracy on the first half of the classes before and after the second half was learned, on the "
-    "second half, and on all.",
-    "czsl": "Best accuracies on seen (S) and unseen pairs (U) along the seen-unseen curve, its best harmonic mean (H) "
-    "and area (AUC), the last two also of the twenty points that published tables take.",
-}
 UNITS = "In percent: mean ± standard deviation over seeds; best in bold."
 PARTIAL = "(n of N): over n of the N datasets only, not to be compared."
 
@@ -113,7 +96,7 @@ def latex(summaries):
     for protocol, cells in summaries.items():
         for table in tables(cells):
             header, rows = table.flat(r"\textbf{{{}}}".format, r" $\pm$ ")
-            caption = f"{HEADINGS[protocol]}: {table.title}. {UNITS}"
+            caption = f"{PROTOCOLS[protocol].title}: {table.title}. {UNITS}"
             caption += f" Published: {'; '.join(table.sources)}." if table.sources else ""
             header = [name.translate(_LATEX) for name in header]
             rows = [[method.translate(_LATEX), *line] for method, *line in rows]
@@ -171,7 +154,7 @@ def _document(summaries, heading, title, style, bold):
     lines = []
     for protocol, cells in summaries.items():
         laid_out = tables(cells)
-        lines += [heading.format(HEADINGS[protocol]), f"{NOTES[protocol]} {UNITS}"]
+        lines += [heading.format(PROTOCOLS[protocol].title), f"{PROTOCOLS[protocol].note} {UNITS}"]
         lines += [PARTIAL] * any(table.partial for table in laid_out)
         for table in laid_out:
             header, rows = table.flat(bold)

@@ -11,7 +11,7 @@ Prints the tables, best figures in bold, and writes
     figures/                 SVG and PNG
 
 of what is finished, at any time. An average over fewer datasets than another method has says so and is never the best.
-Beside a figure stands what a paper printed for the same backbone, and the difference (benchmark/published/). --compare
+Beside a figure stands what a paper printed for the same backbone, and the difference (report/published/). --compare
 tests two methods, named as in the tables, in pairs of dataset and seed. --examples adds the K test images that MoCoOp's
 experts prefer, from one run of each dataset; it needs the datasets, and some seconds for each.
 """
@@ -24,13 +24,13 @@ from pathlib import Path
 
 import jinja2
 
-from benchmark import figures, layouts, results, significance, summary
 from benchmark.grid import read_grid
 from benchmark.protocols import PROTOCOLS
 from dassl.utils import UserError, atomic_path, mkdir_if_missing
+from report import charts as drawn, layouts, results, significance, summary
 
 FILES = {"markdown": "tables.md", "latex": "tables.tex", "csv": "tables.csv"}
-PAGE = "report.html"
+PAGE, TEMPLATE = "report.html", "page.html"
 
 
 def write(runs, folder, name, compare=None, examples=0, root=None):
@@ -54,7 +54,7 @@ def write(runs, folder, name, compare=None, examples=0, root=None):
     if not summaries:
         raise UserError(f"no finished run of a protocol in {name}: python -m benchmark status tells what is going on")
     tests = significance.compare(runs, *compare) if compare else None
-    charts = figures.charts(runs, summaries)
+    charts = drawn.charts(runs, summaries)
     sheets = {protocol: preferred_images(runs, protocol, examples, root) if examples else {} for protocol in summaries}
 
     folder = Path(folder)
@@ -84,19 +84,19 @@ def page(runs, summaries, charts, sheets, name, compare=None, tests=None):
     sections = [
         {
             "id": protocol,
-            "heading": layouts.HEADINGS[protocol],
-            "note": layouts.NOTES[protocol],
+            "heading": PROTOCOLS[protocol].title,
+            "note": PROTOCOLS[protocol].note,
             "tables": layouts.tables(cells),
             "charts": charts[protocol],
             "sheets": sheets[protocol],
         }
         for protocol, cells in summaries.items()
     ]
-    return environment.get_template(PAGE).render(
+    return environment.get_template(TEMPLATE).render(
         name=name,
         runs=runs[runs.protocol.isin(list(summaries))],
         sections=sections,
-        headings=layouts.HEADINGS,
+        headings={name: protocol.title for name, protocol in PROTOCOLS.items()},
         units=layouts.UNITS,
         partial=layouts.PARTIAL,
         compare=compare,

@@ -1,21 +1,14 @@
-"""The figures that papers printed, from benchmark/published/; its README tells where they come from."""
+"""The figures that papers printed, from report/published/; its README tells where they come from."""
 
 from functools import cache
 from pathlib import Path
 
 import pandas as pd
 
+from benchmark.facts import method_of, methods
+from benchmark.protocols import PROTOCOLS
+
 FOLDER = Path(__file__).with_name("published")
-NAMES = {"ZeroshotCLIP": "CLIP"}
-"""Trainer -> the papers' name of the method, where it is another."""
-COLUMNS = {
-    "base2new": {"base": "base", "new": "new", "H": "H"},
-    # S and U are the ends of the curve, which its twenty points miss by a hair at most
-    "czsl": {"seen": "S", "unseen": "U", "H": "H 20", "AUC": "AUC 20"},
-}
-"""Protocol -> a column of its file -> the column of benchmark/tables.py that it is compared with."""
-
-
 def find(protocol, backbone, trainer, dataset, setting):
     """What papers printed for a method: ({column: percent}, source); ({}, "") where that is not known.
 
@@ -25,10 +18,10 @@ def find(protocol, backbone, trainer, dataset, setting):
         dataset: a dataset config's name, or "average", which is over `averaged(protocol, backbone)`.
         setting: "16 shots", "closed world" and the like; of zero-shot CLIP shots do not matter.
     """
-    method = NAMES.get(trainer, trainer)
-    if method == "CLIP" and setting.endswith("shots"):
+    method = method_of(trainer)
+    if not method.trains and setting.endswith("shots"):
         setting = ""
-    return _known(protocol).get((backbone, method, dataset, setting), ({}, ""))
+    return _known(protocol).get((backbone, method.published or trainer, dataset, setting), ({}, ""))
 
 
 def averaged(protocol, backbone):
@@ -38,11 +31,13 @@ def averaged(protocol, backbone):
 
 @cache
 def _known(protocol):
-    known = {}
-    for row in pd.read_csv(FOLDER / f"{protocol}.csv").to_dict("records") if protocol in COLUMNS else ():
-        figures = {ours: row[theirs] for theirs, ours in COLUMNS[protocol].items() if pd.notna(row[theirs])}
-        setting = f"{row['world']} world" if "world" in row else f"{row['shots']} shots"
-        if row["method"] == "CLIP" and setting.endswith("shots"):
+    known, facts = {}, PROTOCOLS[protocol]
+    untrained = {method.published or method.name for method in methods() if not method.trains}
+    file = FOLDER / f"{protocol}.csv"
+    for row in pd.read_csv(file).to_dict("records") if facts.published and file.is_file() else ():
+        figures = {ours: row[theirs] for theirs, ours in facts.published.items() if pd.notna(row[theirs])}
+        setting = facts.parts[row["world"]] if "world" in row else f"{row['shots']} shots"
+        if row["method"] in untrained and setting.endswith("shots"):
             setting = ""
         known[row["backbone"], row["method"], row["dataset"], setting] = figures, row["source"]
     return known

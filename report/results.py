@@ -37,7 +37,8 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from benchmark.protocols import identify, method_name
+from benchmark.facts import method_name
+from benchmark.protocols import identify
 from dassl.errors import UserError
 
 IDENTITY = ["protocol", "part", "dataset", "shots", "trainer", "config", "seed", "method"]
@@ -90,7 +91,7 @@ def read_run(folder, output):
     row = {"protocol": "", "part": "", "config": ""} | known | (metrics.get("versions") or {})
     row |= {key: None for key, least in (("shots", 1), ("seed", 0)) if not _at_least(row.get(key), least)}
     row["config"] = ""  # in metrics.json it is the whole config
-    identity = identify(folder.relative_to(output))
+    identity = identify(folder.relative_to(output).as_posix())
     if identity and identity["trainer"] == row["trainer"]:  # else a folder that happens to be named like one
         row |= identity
     row["method"] = method_name(row["trainer"], row["config"])

@@ -4,10 +4,11 @@ import pandas as pd
 from scipy import stats
 from tabulate import tabulate
 
-from benchmark.layouts import heading
-from benchmark.protocols import PROTOCOLS, TARGETS, is_zero_shot, label_in
-from benchmark.summary import AVERAGE, figures, labels
+from benchmark.facts import label_in, method_of
+from benchmark.protocols import PROTOCOLS
 from dassl.errors import UserError
+from report.layouts import heading
+from report.summary import AVERAGE, figures, labels
 
 WILCOXON_FROM = 6  # with fewer pairs the signed-rank test cannot fall below p = 0.05
 T_FROM = 3
@@ -86,7 +87,7 @@ def _pairs(runs, protocol, first, second):
     """(setting, column, differences) where both have figures; differences are indexed by dataset, seed and more."""
     wide = figures(runs, protocol).drop(index=AVERAGE, level="dataset", errors="ignore")
     trainers = dict(runs[["method", "trainer"]].values)
-    one, other = (_of(wide, method, is_zero_shot(trainers[method]), protocol) for method in (first, second))
+    one, other = (_of(wide, method, not method_of(trainers[method]).trains, protocol) for method in (first, second))
     common = [level for level in one.index.names if level in other.index.names]
     for setting in wide.index.get_level_values("setting").unique():
         for column in one.columns.intersection(other.columns, sort=False):
@@ -105,13 +106,13 @@ def _pairs(runs, protocol, first, second):
 def _of(wide, method, zero_shot, protocol):
     """A method's figures, by dataset, setting and seed, of a zero-shot method without the seed."""
     own = wide.xs(method, level="method")
-    if protocol in TARGETS:  # the targets are the datasets
+    if PROTOCOLS[protocol].targets:  # they are the datasets
         sources = own.index.get_level_values("dataset").unique()
         own = own.drop(columns=[*sources, "average"], errors="ignore").droplevel("dataset")
         own = own.melt(ignore_index=False, var_name="dataset", value_name="targets").set_index("dataset", append=True)
     if zero_shot:
         own = own.groupby(level=["dataset", "setting"]).mean()
-        if protocol == "few_shot":  # the same figure beside any number of shots
+        if not PROTOCOLS[protocol].setting:  # the same figure beside any number of shots
             own = pd.DataFrame({column: own[0] for column in wide})
     return own
 

@@ -6,16 +6,18 @@
 
 import pandas as pd
 
-from benchmark import published
-from benchmark.protocols import METHODS, PROTOCOLS, TARGETS, dataset_and_style, is_zero_shot, label_in, method_name
-from benchmark.tables import harmonic_mean, over_seeds, per_seed
+from benchmark.facts import dataset_and_style, label_in, method_of, method_name
+from benchmark.protocols import PROTOCOLS
+from report import published
+from report.tables import over_seeds, per_seed
 
 KEYS = ["dataset", "setting", "method"]
 CELL = [*KEYS, "column"]
 AVERAGE = "average"
-PAPERS_ORDER = [AVERAGE, "imagenet", *TARGETS["cross_dataset"]["imagenet"]]
-BOUND = ("base2new", "incremental")
-"""Protocols of which a seed counts once all its runs are there: their columns are read together."""
+ORDER = [AVERAGE]
+for _protocol in PROTOCOLS.values():
+    ORDER += [name for source, targets in _protocol.targets.items() for name in (source, *targets) if name not in ORDER]
+"""Data sets in the order of the papers' transfers; others come after them."""
 
 
 def figures(runs, protocol):
@@ -34,15 +36,17 @@ def figures(runs, protocol):
         zero-shot methods, and "all".
     """
     wide = per_seed(runs, protocol)
-    wide = (wide.dropna() if protocol in BOUND else wide).reset_index()
-    zero_shot = wide.method.map(_trainers(runs)).map(is_zero_shot).astype(bool)
-    if protocol == "few_shot":
+    facts = PROTOCOLS[protocol]
+    wide = (wide.dropna() if facts.whole else wide).reset_index()
+    zero_shot = ~wide.method.map(_trainers(runs)).map(lambda trainer: method_of(trainer).trains).astype(bool)
+    if not facts.setting:
+        (figure,) = facts.columns.values()
         shots = wide.shots.astype(object).mask((wide.shots == 0) & ~zero_shot, "all")
-        wide = wide.assign(setting="", shots=shots).set_index([*KEYS, "seed", "shots"]).accuracy.unstack()
+        wide = wide.assign(setting="", shots=shots).set_index([*KEYS, "seed", "shots"])[figure].unstack()
         wide = wide[sorted(wide, key=lambda shots: (shots == "all", shots))]
         wide.columns.name = None
-    elif protocol == "czsl":
-        wide = wide.assign(setting=wide.part + " world").drop(columns="part").set_index([*KEYS, "seed"])
+    elif facts.setting == "part":
+        wide = wide.assign(setting=wide.part.map(facts.parts)).drop(columns="part").set_index([*KEYS, "seed"])
     else:
         wide["setting"] = [f"{shots} shots" if shots else "all images" for shots in wide.pop("shots")]
         settings = pd.DataFrame({"setting": wide.setting[~zero_shot].unique() if not zero_shot.all() else [""]})
@@ -50,14 +54,12 @@ def figures(runs, protocol):
         wide = pd.concat([wide[~zero_shot], everywhere]).set_index([*KEYS, "seed"])
 
     here, there = _coverage(wide)
-    if protocol in TARGETS or there.max() < 2:
+    if facts.targets or there.max() < 2:
         return wide
     seeds = _averaged(wide).groupby(level=[*KEYS[1:], "seed"])
     mean = seeds.mean().where(seeds.count() == here.reindex(seeds.size().index.droplevel("seed")).values)
     mean = mean[(there > 1).reindex(mean.index.get_level_values("setting")).values].dropna(how="all")
-    if protocol == "base2new":
-        mean["H"] = harmonic_mean(mean.base, mean.new)
-    return pd.concat([pd.concat({AVERAGE: mean}, names=["dataset"]), wide])
+    return pd.concat([pd.concat({AVERAGE: facts.derived(mean)}, names=["dataset"]), wide])
 
 
 def summarise(runs, protocol):
@@ -72,7 +74,7 @@ def summarise(runs, protocol):
     """
     wide = figures(runs, protocol)
     here, there = _coverage(wide)
-    mean, std, _ = over_seeds(wide)
+    mean, std, _ = over_seeds(wide, protocol)
     count = wide.groupby(level=KEYS).count()
     parts = {"mean": mean, "std": std.where(count > 1), "seeds": count}
     cells = [part.melt(ignore_index=False, var_name="column", value_name=name) for name, part in parts.items()]
@@ -90,9 +92,9 @@ def summarise(runs, protocol):
 
     trainers, columns = _trainers(runs), list(wide)
     places = {
-        "dataset": lambda name: (PAPERS_ORDER.index(name) if name in PAPERS_ORDER else len(PAPERS_ORDER), name),
+        "dataset": lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name),
         "setting": lambda name: (int(name.split()[0]) if name[:1].isdigit() else 0, name),
-        "method": lambda name: ([*METHODS, trainers[name]].index(trainers[name]), name),
+        "method": lambda name: (method_of(trainers[name]).rank, name),
         "column": columns.index,
     }
     cells = cells.sort_values(CELL, key=lambda names: names.map(places[names.name]))

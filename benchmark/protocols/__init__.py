@@ -10,7 +10,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
-from benchmark.facts import config_file, method
+from benchmark.facts import config_file, method_of
 from benchmark.protocol import Point, Protocol, Run
 from dassl.errors import UserError
 
@@ -35,7 +35,7 @@ def runs_of(protocol: str, points: Iterable[Point]) -> list[Run]:
     """
     runs: dict[str, Run] = {}
     for point in points:
-        facts = method(point.trainer)
+        facts = method_of(point.trainer)
         if not facts.suits(protocol):
             known = ", ".join(facts.configs)
             raise UserError(f"the protocol {protocol} does not suit {point.trainer}: it has {known}")
@@ -61,7 +61,7 @@ def identify(folder: str) -> dict[str, Any] | None:
     protocol, match = (own or matches)[0]
     found = {"part": None, "shots": None, "variant": None} | match.groupdict()
     config, variant = found["config"], found.pop("variant")
-    tested = protocol.targets or not method(found["trainer"]).trains
+    tested = protocol.targets or not method_of(found["trainer"]).trains
     return found | {
         "protocol": protocol.name,
         "part": found["part"] or ("test" if tested else "train"),

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from benchmark.facts import method
+from benchmark.facts import method_of
 from benchmark.protocol import Point, Protocol, Run, half
 
 NAME = "base2new"
@@ -10,7 +10,7 @@ LAYOUT = "base2new/{part}/{dataset}/shots_{shots}/{trainer}/{config}/seed{seed}"
 
 
 def runs(point: Point) -> list[Run]:
-    if not method(point.trainer).trains:
+    if not method_of(point.trainer).trains:
         return [half(NAME, LAYOUT, point, f"test_{classes}", classes) for classes in ("base", "new")]
     base = half(NAME, LAYOUT, point, "train_base", "base")
     return [base, half(NAME, LAYOUT, point, "test_new", "new", flags=["--eval-only"], needs=base)]

@@ -1,6 +1,6 @@
 """Compositional zero-shot learning, as in CSP's paper: train on some pairs of attribute and object, test on others."""
 
-from benchmark.facts import method
+from benchmark.facts import method_of
 from benchmark.protocol import Point, Protocol, Run, run
 
 NAME, LAYOUT = "czsl", "czsl/{part}/{dataset}/{trainer}/{config}/seed{seed}"
@@ -8,7 +8,7 @@ NAME, LAYOUT = "czsl", "czsl/{part}/{dataset}/{trainer}/{config}/seed{seed}"
 
 def runs(point: Point) -> list[Run]:
     closed = run(NAME, LAYOUT, point, "closed")
-    world = method(point.trainer).keys.get("open")
+    world = method_of(point.trainer).keys.get("open")
     if world is None:
         return [closed]
     keys = [word for pair in world.items() for word in pair]

@@ -30,4 +30,5 @@ PROTOCOL = Protocol(
     parts={"test": "all classes"},
     across="targets",
     targets=TARGETS,
+    learns_in=few_shot.NAME,
 )
