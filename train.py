@@ -5,11 +5,9 @@ import logging
 import os
 import sys
 
-import torch
-
 from dassl.config import get_cfg_default, merge_from_file, merge_from_list
 from dassl.engine import TRAINER_REGISTRY, build_trainer, run_folder
-from dassl.utils import UserError, collect_env_info, set_random_seed, setup_logger
+from dassl.utils import UserError, collect_env_info, set_numerics, set_random_seed, setup_logger
 from dassl.utils.logger import Tee
 from prompting import backbone
 
@@ -99,8 +97,7 @@ def main(argv=None):
     if cfg.SEED >= 0:
         set_random_seed(cfg.SEED)
     setup_logger(cfg.OUTPUT_DIR)
-    if torch.cuda.is_available() and cfg.USE_CUDA:
-        torch.backends.cudnn.deterministic = True
+    set_numerics(cfg)
     logger.info("***************\n** Arguments **\n***************")
     logger.info("\n".join(f"{key}: {value}" for key, value in sorted(vars(args).items())))
     logger.info("************\n** Config **\n************\n%s", cfg)

@@ -193,7 +193,7 @@ def main(argv=None):
     add("--workers", type=int, default=1, help="local: runs at a time (default: %(default)s)")
     add("--address", help="ray: of a cluster (default: one on this machine)")
     add("--cpus", type=float, default=1, help="ray: processors for each run (default: %(default)s)")
-    add("--gpus", type=float, default=0, help="ray: GPUs for each run, 0.25 for a quarter (default: %(default)s)")
+    add("--gpus", help="local: which, 0,1 (default: all); ray: how many for each run, 0.25 for a quarter (default: 0)")
     add("--slurm", nargs="+", default=[], metavar="KEY=VALUE", help="slurm: parameters of submitit's executor")
 
     add = subcommand(status)
@@ -291,7 +291,8 @@ def _launcher(args, place):
     from benchmark import runner
 
     if args.launcher == "local":
-        return runner.Local(place, args.workers, quiet=True)
+        choose = place.device != "cpu" and (args.gpus is not None or args.workers > 1)
+        return runner.Local(place, args.workers, quiet=True, gpus=runner.find_gpus(args.gpus) if choose else ())
     module = "benchmark.on_ray" if args.launcher == "ray" else "benchmark.on_slurm"
     try:
         return import_module(module).launcher(args, place)

@@ -6,6 +6,7 @@ import ray
 
 from benchmark.protocols import REPO
 from benchmark.runner import Local, execute
+from dassl.errors import UserError
 
 RETRIES = 3
 """How often a run is begun again, from its last checkpoint, where its process or machine died."""
@@ -16,7 +17,11 @@ CARRIED = ("MOCOOP_CACHE", "XDG_CACHE_HOME")
 
 
 def launcher(args, place):
-    return OnRay(place, args.address, args.cpus, args.gpus)
+    try:
+        gpus = float(args.gpus or 0)
+    except ValueError as error:
+        raise UserError(f'--gpus is "{args.gpus}": ray takes a number for each run, 0.25 for a quarter') from error
+    return OnRay(place, args.address, args.cpus, gpus)
 
 
 class OnRay:

@@ -2,12 +2,19 @@
 
 The processes are forked from a server that has imported what train.py needs, and nothing else: they are as clean as
 those of `python train.py` and compute the same bits, without its seconds of imports. If this process ends, they end.
+
+A process that was forked after CUDA began cannot use a GPU. So neither this process nor the server ever touches CUDA;
+where there are several GPUs, each run is told by CUDA_VISIBLE_DEVICES which one is its own.
 """
 
 import os
 import signal
+from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import connection, get_context
+
+from dassl.errors import UserError
 
 CONSOLE, FAILED = "console.txt", "failed.txt"
 """Files in a run's folder: what a quiet run prints, while it goes on and where it failed."""
@@ -25,16 +32,22 @@ class Local:
         place: the runs' Place.
         workers: how many at a time.
         quiet: whether they print to their folders instead of the console.
+        gpus: of `find_gpus`; a run gets the one that has the fewest of these runs, the first of equals. None of them:
+            runs see those that this process sees, and take the first.
     """
 
-    def __init__(self, place, workers=1, quiet=False):
-        self.place, self.slots, self.quiet = place, workers, quiet
+    def __init__(self, place, workers: int = 1, quiet: bool = False, gpus: Sequence[str] = ()):
+        self.place, self.slots, self.quiet, self.gpus = place, workers, quiet, list(gpus)
         if workers > 1:  # else each would take all processors
             os.environ.setdefault("OMP_NUM_THREADS", str(max(1, os.cpu_count() // workers)))
-        self.processes = {}
+        self.processes, self.gpu_of = {}, {}
 
     def start(self, run):
-        self.processes[run] = CONTEXT.Process(target=_perform, args=(run, self.place, self.quiet, {**os.environ}))
+        environment = {**os.environ}
+        if self.gpus:
+            load = Counter(self.gpu_of[other] for other in self.processes)
+            environment["CUDA_VISIBLE_DEVICES"] = self.gpu_of[run] = min(self.gpus, key=lambda gpu: load[gpu])
+        self.processes[run] = CONTEXT.Process(target=_perform, args=(run, self.place, self.quiet, environment))
         self.processes[run].start()
 
     def wait(self, seconds=None):
@@ -54,6 +67,24 @@ class Local:
             os.kill(process.pid, signal.SIGINT)
         while self.processes:
             self.wait()
+
+
+def find_gpus(asked: str | None = None) -> list[str]:
+    """The GPUs of this machine, as CUDA_VISIBLE_DEVICES names them; they are counted in a process of the server's.
+
+    Args:
+        asked: numbers or UUIDs between commas; None: all that this process may use.
+
+    Raises:
+        UserError: one that was asked for is not there.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES") if asked is None else asked
+    names = None if visible is None else list(dict.fromkeys(name.strip() for name in visible.split(",")))
+    with ProcessPoolExecutor(1, mp_context=CONTEXT) as pool:
+        count = pool.submit(_count_gpus, names).result()
+    if asked is not None and count < len(names):  # CUDA sees none behind one that is not there
+        raise UserError(f'--gpus: this machine has no GPU "{names[count]}": give numbers from 0 on, as in 0,1')
+    return [str(i) for i in range(count)] if names is None else names[:count]
 
 
 def last_lines(run, place, count=5):
@@ -135,6 +166,14 @@ def _perform(run, place, quiet, environment):
     if environment.get("OMP_NUM_THREADS", "").isdigit():  # which torch read then
         torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
     worker.perform(run, place, quiet)
+
+
+def _count_gpus(names):
+    import torch
+
+    if names is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names)
+    return torch.cuda.device_count()
 
 
 def _states(runs, place):

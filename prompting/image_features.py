@@ -2,8 +2,9 @@
 
 A file in the cache holds the features of one list of images under one encoder and one transform. Its name is a
 digest of all that decides the numbers: the weights, the transform, the content of every image file in order, the
-batches, the precision, and the libraries that decode and compute. It is therefore exact, shared by all trainers,
-seeds and shots, and safe to delete. Files appear whole or not at all, so concurrent runs may share the folder.
+batches, the precision, torch's flags, and the libraries and the processor that decode and compute. It is therefore
+exact, shared by all trainers, seeds and shots, and safe to delete. Files appear whole or not at all, so concurrent runs
+may share the folder.
 """
 
 import hashlib
@@ -15,7 +16,7 @@ import torch
 import torchvision
 from tqdm import tqdm
 
-from dassl.utils import UserError, atomic_path, cache_dir
+from dassl.utils import UserError, atomic_path, cache_dir, numerics
 
 logger = logging.getLogger("dassl.prompting")
 
@@ -88,9 +89,10 @@ def _key(weights, paths, transform, batch_size, precision):
     versions = (torch.__version__, torchvision.__version__, PIL.__version__)
     tensors = weights.state_dict()
     device = next(iter(tensors.values())).device
-    device = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    on_gpu = device.type == "cuda"
+    device = torch.cuda.get_device_name(device) if on_gpu else torch.backends.cpu.get_cpu_capability()
     steps = [_settings(step) for step in _steps(transform)]
-    digest.update(repr((versions, device, precision, batch_size, steps)).encode())
+    digest.update(repr((versions, device, numerics(), precision, batch_size, steps)).encode())
     for name, tensor in tensors.items():
         tensor = tensor.detach().cpu().contiguous()
         digest.update(repr((name, tensor.dtype, tuple(tensor.shape))).encode())

@@ -10,7 +10,9 @@ Vectors belong to class names, so those of several runs merge: a class without a
 vectors that MODEL.INIT_WEIGHTS brings travel on into this run's checkpoints (continual learning). Those of runs trained
 apart merge as dicts do, with BASE clip (with the others each run learns a context of its own):
 
-    base, new = (torch.load(f"{run}/prompt_learner/model.pth.tar-50", weights_only=True) for run in ("base", "new"))
+    from dassl.utils import load_checkpoint  # on the CPU, wherever the runs computed
+
+    base, new = (load_checkpoint(f"{run}/prompt_learner/model.pth.tar-50") for run in ("base", "new"))
     torch.save(base["state_dict"] | new["state_dict"], "both.pth.tar")
 
 and are evaluated with --eval-only MODEL.INIT_WEIGHTS both.pth.tar.

@@ -12,7 +12,7 @@ import trainers
 from dassl.config import get_cfg_default, merge_from_list
 from dassl.data.transforms import build_transform
 from dassl.engine import TRAINER_REGISTRY, MisfitError, run_folder
-from dassl.utils import UserError, read_json
+from dassl.utils import UserError, read_json, set_numerics
 from datasets.compositional import pairs_by_name
 from trainers.base import PromptedCLIP, PromptTrainer
 
@@ -76,7 +76,7 @@ class TrainedModel:
 def load_run(model_dir, classnames=None, device=None, epoch=None):
     """The TrainedModel of a run.
 
-    A run that only evaluated another one's weights is built with those.
+    A run that only evaluated another one's weights is built with those. torch's flags are set as in the run itself.
 
     Args:
         model_dir: the run's folder.
@@ -93,6 +93,7 @@ def load_run(model_dir, classnames=None, device=None, epoch=None):
         if device == "cuda" and not torch.cuda.is_available():
             raise UserError("there is no GPU for --device cuda: leave it out, or give cpu")
         cfg.USE_CUDA = device == "cuda"
+    set_numerics(cfg)
     classes = run_folder.read_classes(model_dir)
     if classes is None and classnames is None:
         raise UserError(

@@ -12,6 +12,7 @@ DEFAULTS = CfgNode(
         "RESUME": "",  # a folder to resume training from; "" resumes from OUTPUT_DIR
         "SEED": -1,  # negative: not seeded
         "USE_CUDA": True,  # where there is a GPU
+        "DETERMINISTIC": False,  # ours: the same bits every time on a GPU too; see dassl.utils.numerics
         "VERBOSE": True,
         "INPUT": {
             "SIZE": (224, 224),  # height, width in pixels

@@ -11,7 +11,7 @@ import torchvision
 import yaml
 
 from dassl.data.datasets import DATASET_REGISTRY
-from dassl.utils import UserError, atomic_path, mkdir_if_missing, read_json, write_json
+from dassl.utils import UserError, atomic_path, mkdir_if_missing, numerics, read_json, write_json
 
 CLASSES = "classes.json"
 
@@ -122,6 +122,7 @@ def write_metrics(cfg, metrics):
             "torchvision": torchvision.__version__,
         },
         "device": torch.cuda.get_device_name() if cfg.USE_CUDA and torch.cuda.is_available() else "cpu",
+        "numerics": numerics(),
         "config": _tree(cfg),
     }
     write_json(record, os.path.join(cfg.OUTPUT_DIR, "metrics.json"))

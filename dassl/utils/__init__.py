@@ -22,6 +22,7 @@ from dassl.utils.files import (
 from dassl.utils.layers import count_num_param, open_all_layers, open_specified_layers
 from dassl.utils.logger import setup_logger
 from dassl.utils.meters import AverageMeter, MetricMeter
+from dassl.utils.numerics import numerics, set_numerics
 from dassl.utils.random_state import get_rng_state, set_random_seed, set_rng_state
 from dassl.utils.registry import Registry
 from dassl.utils.tools import tolist_if_not
@@ -43,12 +44,14 @@ __all__ = [
     "load_pretrained_weights",
     "mkdir_if_missing",
     "nearest",
+    "numerics",
     "open_all_layers",
     "open_specified_layers",
     "read_image",
     "read_json",
     "resume_from_checkpoint",
     "save_checkpoint",
+    "set_numerics",
     "set_random_seed",
     "set_rng_state",
     "setup_logger",

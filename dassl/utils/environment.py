@@ -5,6 +5,8 @@ from importlib.metadata import version
 
 import torch
 
+from dassl.utils.numerics import numerics
+
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "pillow")
 
 
@@ -16,6 +18,7 @@ def collect_env_info():
         **{package: version(package) for package in PACKAGES},
         "CUDA": torch.version.cuda,
         "GPU": ", ".join(gpus) or "none",
+        "numerics": ", ".join(f"{name} {value}" for name, value in numerics().items()),
         "CPU threads": torch.get_num_threads(),
         "platform": platform.platform(),
     }

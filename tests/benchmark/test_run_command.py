@@ -90,6 +90,13 @@ def test_dry_run(grid_file, toy_root, tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
+def test_gpus_that_are_not_there(grid_file, toy_root, tmp_path, capsys):
+    words = [*arguments("run", grid_file, toy_root, tmp_path)[:-1], "cuda"]
+    assert main([*words, "--workers", "2", "--gpus", "0,99"]) == 1
+    assert capsys.readouterr().err.startswith("error: --gpus: this machine has no GPU")
+    assert not list(tmp_path.iterdir())
+
+
 def test_killed_and_run_again(undisturbed, grid_file, toy_root, tmp_path):
     words = [*arguments("run", grid_file, toy_root, tmp_path), "--workers", "2"]
     environment = os.environ | {"PYTHONPATH": str(REPO)}

@@ -5,13 +5,15 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from benchmark import runner
 from benchmark.protocols import Place, Point, command, runs_of
-from dassl.utils import load_checkpoint
+from dassl.utils import UserError, load_checkpoint
 from tests.conftest import REPO
 
 SMALL = ("DATALOADER.TRAIN_X.BATCH_SIZE", "4", "OPTIM.MAX_EPOCH", "3", "DATALOADER.NUM_WORKERS", "0")
@@ -120,3 +122,91 @@ def test_runs_end_with_the_process_that_started_them(toy, toy_root, toy_backbone
     while (state := runner.states([run], Place(toy_root, str(tmp_path), "cpu"))[run]) == "running":
         time.sleep(0.01)
     assert state == "begun"
+
+
+IMPORTS = """
+import torch
+
+def ask(*args):
+    raise AssertionError("CUDA was touched")
+
+torch.cuda.is_available = torch.cuda.device_count = torch.cuda._lazy_init = torch._C._cuda_getDeviceCount = ask
+import predict, trainers.trained, benchmark.explain, benchmark.export, benchmark.worker
+"""
+
+
+def test_no_import_touches_a_gpu():
+    """Nor asks for one, which is what keeps CUDA from forked processes; on a torch without CUDA this alone tells."""
+    subprocess.run([sys.executable, "-c", IMPORTS], check=True, cwd=REPO)
+
+
+def test_runs_may_use_a_gpu():
+    runner.find_gpus()  # which asks, in a process of its own
+    with ProcessPoolExecutor(1, mp_context=runner.CONTEXT) as pool:
+        for question in ("_is_in_bad_fork", "is_initialized"):
+            assert not pool.submit(eval, f"__import__('torch').cuda.{question}()").result()
+    assert not torch.cuda.is_initialized(), "nor has this process begun"
+
+
+def test_each_run_goes_to_the_gpu_with_the_fewest(toy, monkeypatch):
+    """Processes are pipes here, which end when they are told to."""
+    told, ends = {}, {}
+
+    def process(target, args):
+        run, environment = args[0], args[3]
+        sentinel, ends[run] = os.pipe()
+        told[run] = environment["CUDA_VISIBLE_DEVICES"]
+        return SimpleNamespace(start=bool, join=bool, exitcode=0, sentinel=sentinel)
+
+    monkeypatch.setattr(runner, "CONTEXT", SimpleNamespace(Process=process))
+    launcher = runner.Local(None, workers=4, gpus=["3", "GPU-5e"])
+    for run in "abcd":
+        launcher.start(run)
+    assert told == {"a": "3", "b": "GPU-5e", "c": "3", "d": "GPU-5e"}
+    for run in "bd":
+        os.close(ends.pop(run))
+    assert launcher.wait() == {"b": 0, "d": 0}
+    for run in "efg":
+        launcher.start(run)
+    assert [told[run] for run in "efg"] == ["GPU-5e", "GPU-5e", "3"]
+    for end in ends.values():
+        os.close(end)
+
+
+def test_the_gpus_to_choose_from(monkeypatch):
+    """Two GPUs; CUDA sees none from the first on that is not there."""
+
+    class Here:
+        """In the place of the server's process."""
+
+        def __init__(self, _, mp_context):
+            assert mp_context is runner.CONTEXT
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+        @staticmethod
+        def submit(function, *args):
+            return SimpleNamespace(result=lambda: function(*args))
+
+    def count():
+        names = os.environ.get("CUDA_VISIBLE_DEVICES", "0,1").split(",")
+        return next((i for i, name in enumerate(names) if name not in ("0", "1", "GPU-5e")), len(names))
+
+    monkeypatch.setattr(runner, "ProcessPoolExecutor", Here)
+    monkeypatch.setattr(torch.cuda, "device_count", count)
+    for visible, asked, found in (
+        *((None, None, ["0", "1"]), ("", None, []), ("1", None, ["1"]), ("GPU-5e,0", None, ["GPU-5e", "0"])),
+        *(("1,9,0", None, ["1"]), ("1", "0, 1", ["0", "1"]), (None, "1,1", ["1"])),
+    ):
+        with monkeypatch.context() as patch:
+            patch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+            if visible is not None:
+                patch.setenv("CUDA_VISIBLE_DEVICES", visible)
+            assert runner.find_gpus(asked) == found
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    with pytest.raises(UserError, match='no GPU "7"'):
+        runner.find_gpus("0,7")

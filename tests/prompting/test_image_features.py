@@ -76,6 +76,22 @@ def test_whatever_decides_the_numbers_makes_another_entry(encoder, paths):
     assert computes(encoder, paths), "other weights"
 
 
+def test_other_flags_or_another_processor_make_another_entry(encoder, paths, monkeypatch):
+    torch_flags = (
+        (torch.backends.cudnn, "allow_tf32", not torch.backends.cudnn.allow_tf32),
+        (torch, "get_float32_matmul_precision", lambda: "medium"),
+        (torch, "are_deterministic_algorithms_enabled", lambda: True),
+        (torch.backends.cpu, "get_cpu_capability", lambda: "another"),
+    )
+    features(encoder, paths)
+    for module, flag, value in torch_flags:
+        with monkeypatch.context() as patch:
+            patch.setattr(module, flag, value)
+            calls = []
+            features(encoder, paths, calls)
+            assert calls, flag
+
+
 def test_switched_off_or_random_nothing_is_kept(encoder, paths, tmp_cache):
     calls = []
     features(encoder, paths, calls, enabled=False)

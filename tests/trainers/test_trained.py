@@ -1,14 +1,16 @@
 """Runs built again from their folders: the same logits, other classes by name, and mistakes."""
 
 import json
+import os
 import shutil
 
 import pytest
 import torch
 import yaml
 
+from dassl.config import get_cfg_default
 from dassl.engine import TRAINER_REGISTRY
-from dassl.utils import UserError
+from dassl.utils import UserError, numerics, set_numerics
 from tests.conftest import REPO
 from trainers.coop import CoOp
 from trainers.trained import load_run, parse_classnames
@@ -162,3 +164,33 @@ def test_groups_found_by_themselves_are_found_again(tmp_path, run):
     assert load_run(tmp_path / "run").trainer.groups == trainer.groups
     classes = json.loads((tmp_path / "run" / "classes.json").read_text())
     assert classes == {"classnames": ["ant", "bee"], "all_classnames": ["ant", "bee", "crab_claw", "dog"]}
+
+
+def test_a_run_and_its_model_compute_with_the_same_flags(tmp_path, run, monkeypatch):
+    """float32 is float32; DETERMINISTIC turns on what torch and cuBLAS have."""
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that it is as before in the end
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+
+    def loosen():
+        torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = True, False
+        torch.set_float32_matmul_precision("medium")
+        torch.use_deterministic_algorithms(False)
+
+    def flags():
+        return numerics() | {"cuDNN": torch.backends.cudnn.deterministic}
+
+    exact = {"convolutions": "fp32", "matrix products": "fp32", "deterministic": False, "cuDNN": True}
+    try:
+        for name, keys in (("plain", ()), ("same", ("DETERMINISTIC", True))):
+            expected = exact | {"deterministic": bool(keys)}
+            loosen()
+            run("ZeroshotCLIP", name, *keys, config="vit_b16")
+            assert flags() == expected
+            assert json.loads((tmp_path / name / "metrics.json").read_text())["numerics"] == numerics()
+            loosen()
+            load_run(tmp_path / name)
+            assert flags() == expected
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    finally:
+        loosen()
+        set_numerics(get_cfg_default())
