@@ -37,6 +37,9 @@ CONFIGS = HOME / "configs"
 KEYS = ("rank", "trains", "needs", "configs", "keys", "figures", "published")
 CHOICES = ("default", "by_shots", "by_dataset")
 
+DEFAULT = "default"
+"""The config of a trainer without a method.yaml: its own of that name or, without one, the one for all."""
+
 
 @dataclass(frozen=True)
 class Method:
@@ -61,13 +64,13 @@ class Method:
     def suits(self, protocol: str) -> bool:
         return not self.known or protocol in self.configs
 
-    def config(self, protocol: str, dataset: str | None = None, shots: int | None = None) -> str | None:
-        """The config that serves a protocol unless another one is named; None where there is none."""
-        choice = self.configs.get(protocol)
+    def config(self, protocol: str, dataset: str | None = None, shots: int | None = None) -> str:
+        """The config that serves a protocol unless another one is named."""
+        choice = self.configs.get(protocol, DEFAULT)
         if not isinstance(choice, dict):
             return choice
         found = [choice.get("default"), choice.get("by_shots", {}).get(shots), choice.get("by_dataset", {}).get(dataset)]
-        return next((config for config in reversed(found) if config), None)
+        return next((config for config in reversed(found) if config), DEFAULT)
 
     def backbone(self, dataset_config: Path, config: Path, overrides: Sequence[str]) -> str:
         """The backbone that the data set's config names for this method's needs; "" leaves it to the trainer's config."""
@@ -107,11 +110,21 @@ def methods() -> list[Method]:
     return sorted(found, key=lambda facts: (facts.rank, facts.name))
 
 
+def trainer_config(trainer: str, config: str) -> Path:
+    """A trainer's config file. Raises UserError, with the nearest names, where there is none."""
+    own = CONFIGS.joinpath("trainers", trainer, f"{config}.yaml")
+    if config == DEFAULT and not own.is_file():
+        return config_file("trainers", f"{DEFAULT}.yaml")
+    if not own.is_file():
+        raise UserError(f"no config file {own}: {nearest(config, {DEFAULT, *config_names(trainer)})}")
+    return own
+
+
 def config_file(*path: str) -> Path:
     """A file in configs/. Raises UserError, with the nearest of its folder, where there is none."""
     file = CONFIGS.joinpath(*path)
     if not file.is_file():
-        known = [other.stem for other in file.parent.glob("*.yaml") if other.name != "method.yaml"]
+        known = [other.stem for other in file.parent.glob("*.yaml")]
         raise UserError(f"no config file {file}: {nearest(file.stem, known)}")
     return file
 

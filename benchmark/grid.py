@@ -24,7 +24,9 @@ from itertools import product
 
 import yaml
 
-from benchmark.protocols import METHODS, PROTOCOLS, Point, Run, is_zero_shot, method_name, runs_of
+from benchmark.facts import method_name, method_of
+from benchmark.protocol import Point, Run
+from benchmark.protocols import PROTOCOLS, runs_of
 from dassl.errors import UserError, nearest
 
 KEYS = ("protocol", "methods", "datasets", "shots", "seeds", "backbone", "overrides", "exclude", "output")
@@ -92,37 +94,37 @@ def _points(document):
     protocol = document["protocol"]
     if protocol not in PROTOCOLS:
         raise UserError(f"unknown protocol {protocol}: {nearest(protocol, PROTOCOLS)}")
-    methods = [_method(method, protocol) for method in _list(document["methods"])]
+    methods = [_method(method) for method in _list(document["methods"])]
     trainers = [method["trainer"] for method in methods]
     for exclusion in _list(document.get("exclude", [])):
         _check_keys(exclusion, EXCLUDE_KEYS, "exclusion")
     for method in methods:
-        trainer, config, label = method["trainer"], method["config"], method.get("label", "")
-        plain = method_name(trainer, config if trainers.count(trainer) > 1 else "", label)
+        trainer, label = method["trainer"], method.get("label", "")
+        own = method.get("config", method_of(trainer).config(protocol))
+        plain = method_name(trainer, own if trainers.count(trainer) > 1 else "", label)
         name = method.get("name", plain)
-        shots = [None] if is_zero_shot(trainer) or protocol == "czsl" else _numbers("shots", method, document)
+        takes_shots = "SHOTS" in PROTOCOLS[protocol].takes and method_of(trainer).trains
+        shots = _numbers("shots", method, document) if takes_shots else [None]
         overrides = {**document.get("overrides", {}), **method.get("overrides", {})}
         words = tuple(str(word) for pair in overrides.items() for word in pair)
         datasets, seeds = _list(method.get("datasets", document["datasets"])), _numbers("seeds", method, document)
         for dataset, k, seed in product(datasets, shots, seeds):
+            config = method.get("config", method_of(trainer).config(protocol, dataset, k))
             said = {"method": name, "trainer": trainer, "config": config, "dataset": dataset, "shots": k, "seed": seed}
             if not any(_agrees(exclusion, said) for exclusion in _list(document.get("exclude", []))):
                 yield name, Point(dataset, k, trainer, config, seed, document.get("backbone", ""), words, label)
 
 
-def _method(method, protocol):
+def _method(method):
     """A method's dict, from one or from "TRAINER" or "TRAINER/CONFIG"."""
     if isinstance(method, str):
         trainer, _, config = method.partition("/")
         method = {"trainer": trainer} | ({"config": config} if config else {})
     _check_keys(method, METHOD_KEYS, "method", ["trainer"])
     trainer = method["trainer"]
-    if "config" not in method and protocol not in METHODS.get(trainer, {}):
-        known = [name for name, protocols in METHODS.items() if protocol in protocols]
-        raise UserError(f"{trainer} has no config of its own in {protocol} ({nearest(trainer, known)}): name one")
     if method.get("overrides") and not method.get("label"):
         raise UserError(f"the overrides of {trainer} need a label, for a folder of their own")
-    return {"config": METHODS.get(trainer, {}).get(protocol)} | method
+    return method
 
 
 def _check_keys(tree, known, what, needed=()):

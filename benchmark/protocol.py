@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from benchmark.facts import config_file, dataset_and_style, method_of, styles, told
+from benchmark.facts import config_file, dataset_and_style, method_of, styles, told, trainer_config
 from dassl.errors import UserError, nearest
 
 TRANSFERS = "evaluation/{trainer}/{config}_{shots}shots/{dataset}/seed{seed}"
@@ -181,7 +181,7 @@ def run(
     }
     data, style = dataset_and_style(dataset)
     data_config = config_file("datasets", f"{data}.yaml")
-    config = config_file("trainers", point.trainer, f"{point.config}.yaml")
+    config = trainer_config(point.trainer, point.config)
     backbone = point.backbone or facts.backbone(data_config, config, point.overrides)
     arguments = [
         # first: these take all words up to the next option

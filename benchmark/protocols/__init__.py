@@ -10,7 +10,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
-from benchmark.facts import config_file, method_of
+from benchmark.facts import method_of
 from benchmark.protocol import Point, Protocol, Run
 from dassl.errors import UserError
 
@@ -26,12 +26,19 @@ PROTOCOLS = _found()
 """Name -> protocol, in the order of reports."""
 
 
+SET_BY_PROTOCOL = {
+    *("OUTPUT_DIR", "RESUME", "SEED", "TRAINER.NAME"),
+    *("DATASET.NAME", "DATASET.ROOT", "DATASET.NUM_SHOTS", "DATASET.SUBSAMPLE_CLASSES"),
+}
+"""Config keys that overrides leave alone: with another value a run would not be what its folder says."""
+
+
 def runs_of(protocol: str, points: Iterable[Point]) -> list[Run]:
     """The runs of several points in an order that serves needs first; what points share comes once.
 
     Raises:
-        UserError: a config file is missing, the protocol does not suit a trainer or a dataset, or two different runs
-            would share a folder.
+        UserError: a config file is missing, the protocol does not suit a trainer or a dataset, an override is the
+            protocol's to set, or two different runs would share a folder.
     """
     runs: dict[str, Run] = {}
     for point in points:
@@ -39,7 +46,8 @@ def runs_of(protocol: str, points: Iterable[Point]) -> list[Run]:
         if not facts.suits(protocol):
             known = ", ".join(facts.configs)
             raise UserError(f"the protocol {protocol} does not suit {point.trainer}: it has {known}")
-        config_file("trainers", point.trainer, f"{point.config}.yaml")
+        for key in SET_BY_PROTOCOL.intersection(point.overrides[::2]):
+            raise UserError(f"{key} cannot be overridden: the protocol sets it, from its dataset, shots, seed and folder")
         for run in PROTOCOLS[protocol].runs(point):
             if runs.setdefault(run.folder, run) != run:
                 raise UserError(f"two different runs would share the folder {run.folder}: give one of them a label")

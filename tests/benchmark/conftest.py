@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmark.protocols import METHODS
+from benchmark.facts import methods
 
 
 @pytest.fixture
@@ -12,7 +12,7 @@ def put(tmp_path):
     """put(folder, accuracy, **more): a finished run below tmp_path / "runs", its folder as CoOp's; the folder."""
 
     def put(folder, accuracy, **more):
-        trainer = next(name for name in folder.split("/") if name in METHODS)
+        trainer = next(name for name in folder.split("/") if name in {method.name for method in methods()})
         metrics = {"trainer": trainer, "dataset": "Any", "accuracy": accuracy, "backbone": "icon-clip"}
         path = tmp_path / "runs" / folder
         path.mkdir(parents=True)

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from benchmark import layouts, results, summary
+from report import layouts, results, summary
 
 
 @pytest.fixture

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from benchmark import results
-from benchmark.significance import compare, text
-from benchmark.significance import test as paired_test
+from report import results
+from report.significance import compare, text
+from report.significance import test as paired_test
 from dassl.errors import UserError
 
 

@@ -5,8 +5,9 @@ import statistics
 
 import pytest
 
-from benchmark import results, tables
+from report import results, tables
 from benchmark.__main__ import main
+from benchmark.protocols import PROTOCOLS
 
 BASE2NEW = {1: (90.0, 60.0), 2: (92.0, 50.0), 3: (88.0, 70.0)}
 INCREMENTAL = {1: (90.0, 80.0, 70.0, 60.0), 2: (92.0, 84.0, 72.0, 50.0)}
@@ -53,7 +54,7 @@ def test_base2new(base2new, capsys):
 
 def test_standard_deviations_are_the_populations(base2new):
     figures = tables.per_seed(results.read(base2new), "base2new")
-    mean, std, count = tables.over_seeds(figures.dropna())
+    mean, std, count = tables.over_seeds(figures.dropna(), "base2new")
     ours = ("dtd", 16, "CoOp (rn50)")
     assert figures.loc[(*ours, 4)].isna().tolist() == [False, True, True]
     assert std.loc[ours, "new"] == pytest.approx((2 * 100 / 3) ** 0.5) and count[ours] == 3
@@ -123,7 +124,7 @@ def test_transfers_from_two_sources_have_tables_apart(write, tmp_path, capsys):
 
 def test_worlds_apart(write, tmp_path, capsys):
     def czsl(world, seed, auc):
-        figures = dict.fromkeys(tables.COLUMNS["czsl"], 50.0) | {"auc": auc}
+        figures = dict.fromkeys(PROTOCOLS["czsl"].columns, 50.0) | {"auc": auc}
         write(f"czsl/{world}/mit_states/CSP/vit_l14/seed{seed}", 30.0, **figures)
 
     czsl("closed", 1, 19.0)

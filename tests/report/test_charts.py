@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from benchmark import figures, results, summary
+from report import charts as report_charts
+from report import results, summary
 
 
 @pytest.fixture
@@ -13,7 +14,7 @@ def charts(tmp_path):
 
     def charts(protocol):
         runs = results.read(tmp_path / "runs")
-        return {chart.name: chart for chart in figures.charts(runs, summary.summaries(runs))[protocol]}
+        return {chart.name: chart for chart in report_charts.charts(runs, summary.summaries(runs))[protocol]}
 
     return charts
 
@@ -72,12 +73,12 @@ def test_seen_unseen_curves(put, charts):
     assert len(axes.lines) == 2 and list(axes.lines[1].get_xdata()) == [30], "marked where both are alike"
 
 
-def test_expert_usage(put, charts):
-    groups = {"TRAINER": {"MOCOOP": {"GROUPS": [["a {}.", "the {}."], ["an icon of a {}."]]}}}
+def test_figures_that_a_method_names(put, charts):
+    names = ["a {}.", "an icon of a {}."]
     for seed, usage in ((1, [0.2, 0.8]), (2, [0.4, 0.6])):
-        put(f"dtd/MoCoOp/c_4shots/seed{seed}", 50, expert_usage=usage, config=groups)
-        put(f"dtd/MoCoOp/c_1shots/seed{seed}", 50, expert_usage=[1, 0], config=groups)
-    chart = charts("few_shot")["few_shot_experts"]
+        put(f"dtd/MoCoOp/c_4shots/seed{seed}", 50, expert_usage=usage, expert_names=names)
+        put(f"dtd/MoCoOp/c_1shots/seed{seed}", 50, expert_usage=[1, 0])
+    chart = charts("few_shot")["few_shot_expert_usage"]
     (panel,) = chart.panels
     axes = drawn(chart, panel)
     assert panel == "dtd, 4 shots" and list(chart.legend) == ["all classes"]
@@ -90,7 +91,7 @@ def test_learning_curves_go_on_after_an_interruption(put, charts):
     folder = put("dtd/CoOp/c_4shots/seed1", 50)
     (folder / "log.txt").write_text(line.format(1, 4.5) + line.format(1, 4.0) + line.format(2, 99))
     (folder / "log.txt-2026-11-21-10-00-00").write_text(line.format(2, 3.0) + line.format(3, 2.0))
-    assert figures.read_losses(folder) == {1: 4, 2: 3, 3: 2}
+    assert report_charts.read_losses(folder) == {1: 4, 2: 3, 3: 2}
     folder = put("dtd/CoOp/c_4shots/seed2", 50)
     (folder / "log.txt").write_text("".join(line.format(epoch, 0) for epoch in (1, 2, 3)))
     axes = drawn(charts("few_shot")["few_shot_learning"], "dtd, 4 shots")

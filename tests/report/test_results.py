@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from benchmark import results
+from report import results
 from benchmark.__main__ import main
 from dassl.errors import UserError
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmark import published, results, summary
+from report import published, results, summary
 
 
 @pytest.fixture
