@@ -21,9 +21,9 @@ from importlib import import_module
 
 from tabulate import tabulate
 
+from benchmark import overrides
 from benchmark.grid import read_grid
 from benchmark.protocols import (
-    METHODS,
     PROTOCOLS,
     REPO,
     TARGETS,
@@ -31,6 +31,7 @@ from benchmark.protocols import (
     Point,
     backbone_for,
     command,
+    default_config,
     is_zero_shot,
     runs_of,
     source_of,
@@ -38,9 +39,10 @@ from benchmark.protocols import (
 from dassl.errors import UserError, exit_status, nearest
 
 USAGE = """\
-Usage: {call} {takes}
+Usage: {call} {takes} [KEY VALUE ...]
 
   {what}
+  KEY VALUE pairs, such as OPTIM.MAX_EPOCH 2, change the config; such runs have folders and tables of their own.
 
 Environment of the scripts (option of python -m benchmark protocol):
   DATA      folder of the datasets (--root {root})
@@ -75,7 +77,9 @@ def run(args):
     from benchmark import progress, results, runner, tables
 
     launcher = _launcher(args, place)
-    states = runner.states(grid.runs, place)
+    states, problems = runner.survey(grid.runs, place, thorough=not args.no_check)
+    if problems and not args.no_check:
+        return _refuse(problems, grid.runs, place)
     left = [one for one in grid.runs if states[one] != "done"]
     if args.launcher == "slurm":
         jobs = launcher.submit(left)
@@ -97,7 +101,7 @@ def status(args):
 
     grid = read_grid(args.grid)
     place = _place(args, grid.output)
-    states = runner.states(grid.runs, place)
+    states, problems = runner.survey(grid.runs, place)
     counts = defaultdict(Counter)
     for one, state in states.items():
         counts[grid.methods[one.folder]][state] += 1
@@ -108,6 +112,7 @@ def status(args):
         if state in ("running", "failed"):
             print(f"\n{state}: {one}\n  {place.folder(one)}")
             print(*(f"  {line}" for line in runner.last_lines(one, place, 1 if state == "running" else 5)), sep="\n")
+    _tell(problems, grid.runs, place, sys.stdout)
     return 0
 
 
@@ -146,9 +151,11 @@ def protocol(args):
     shots = given.get("SHOTS")
     if shots is not None and not (shots.isdigit() and int(shots)):
         raise UserError(f'SHOTS is "{shots}": give the number of training images per class')
-    methods = [f"{args.trainer}/{args.config or _default_config(args)}", *args.beside]
+    changes = overrides.pairs(args.overrides)
+    keys, label = tuple(word for pair in changes.items() for word in pair), overrides.label(changes)
+    methods = [f"{args.trainer}/{args.config or default_config(args.trainer, args.name)}", *args.beside]
     points = [
-        Point(given["DATASET"], shots and int(shots), *method.split("/", 1), seed, args.backbone)
+        Point(given["DATASET"], shots and int(shots), *method.split("/", 1), seed, args.backbone, keys, label)
         for method in methods
         for seed in args.seeds
     ]
@@ -188,6 +195,7 @@ def main(argv=None):
     add = subcommand(run)
     add("grid", help="a yaml file as benchmark/grid.py describes it")
     _add_place(add)
+    add("--no-check", action="store_true", help="start even if data or weights are not found from here")
     add("--dry-run", action="store_true", help="print the commands and do nothing")
     add("--launcher", choices=("local", "ray", "slurm"), default="local")
     add("--workers", type=int, default=1, help="local: runs at a time (default: %(default)s)")
@@ -232,7 +240,9 @@ def main(argv=None):
     words = sys.argv[1:] if argv is None else list(argv)
     if words and words[0] in MODULES:
         return exit_status(lambda: import_module(f"benchmark.{words[0]}").main(words[1:]))
+    words, changes = overrides.split(words) if words[:1] == ["protocol"] else (words, [])
     args = parser.parse_args(words)
+    args.overrides = changes
     return exit_status(args.function, args)
 
 
@@ -240,7 +250,9 @@ def _do(name, runs, place):
     """Do runs one after the other, on the console, then print their table."""
     from benchmark import results, runner, tables
 
-    states = runner.states(runs, place)
+    states, problems = runner.survey(runs, place, thorough=True)
+    if problems:
+        return _refuse(problems, runs, place)
     for run in runs:
         if states[run] == "done":
             print(f"finished already: {place.folder(run)}", flush=True)
@@ -252,20 +264,22 @@ def _do(name, runs, place):
     return 1 if failed else 0
 
 
-def _default_config(args):
-    try:
-        return METHODS[args.trainer][args.name]
-    except KeyError as error:
-        known = [name for name, protocols in METHODS.items() if args.name in protocols]
-        known = nearest(args.trainer, known)
-        raise UserError(f"{args.trainer} has no config of its own in {args.name} ({known}): name one by CFG") from error
+def _refuse(problems, runs, place):
+    _tell(problems, runs, place, sys.stderr)
+    return 1
+
+
+def _tell(problems, runs, place, file):
+    """Print a line for each of the problems that `runner.survey` found."""
+    for line, stopped in problems.items():
+        which = f"{len(stopped)} of {len(runs)} runs, the first {place.folder(stopped[0])}"
+        print(f"error: {line} ({which})", file=file)
 
 
 def _usage(args, takes):
     words = " ".join(name if default is None else f"[{name}]" for name, default in takes.items())
     defaults = [f"{name}: {default}." for name, default in takes.items() if default]
     what = " ".join([PROTOCOLS[args.name].what, *defaults])
-    default = METHODS.get(args.trainer, {}).get(args.name, "-")
     return USAGE.format(
         call=f"bash {args.script}" if args.script else f"python -m benchmark protocol {args.name} {args.trainer}",
         takes=words,
@@ -273,7 +287,7 @@ def _usage(args, takes):
         root=args.root,
         seeds=" ".join(map(str, args.seeds)),
         trainer=args.trainer,
-        config=args.config or default,
+        config=args.config or default_config(args.trainer, args.name),
         backbone=args.backbone or f"as the config says; for icons_* {backbone_for('icons_', args.trainer)}",
         output=args.output or "output",
         device=args.device or "as the machine has",

@@ -24,7 +24,7 @@ from itertools import product
 
 import yaml
 
-from benchmark.protocols import METHODS, PROTOCOLS, Point, Run, is_zero_shot, method_name, runs_of
+from benchmark.protocols import PROTOCOLS, Point, Run, default_config, is_zero_shot, method_name, runs_of
 from dassl.errors import UserError, nearest
 
 KEYS = ("protocol", "methods", "datasets", "shots", "seeds", "backbone", "overrides", "exclude", "output")
@@ -117,12 +117,9 @@ def _method(method, protocol):
         method = {"trainer": trainer} | ({"config": config} if config else {})
     _check_keys(method, METHOD_KEYS, "method", ["trainer"])
     trainer = method["trainer"]
-    if "config" not in method and protocol not in METHODS.get(trainer, {}):
-        known = [name for name, protocols in METHODS.items() if protocol in protocols]
-        raise UserError(f"{trainer} has no config of its own in {protocol} ({nearest(trainer, known)}): name one")
     if method.get("overrides") and not method.get("label"):
         raise UserError(f"the overrides of {trainer} need a label, for a folder of their own")
-    return {"config": METHODS.get(trainer, {}).get(protocol)} | method
+    return {"config": default_config(trainer, protocol)} | method
 
 
 def _check_keys(tree, known, what, needed=()):

@@ -74,6 +74,15 @@ METHODS = {
 }
 """Trainer -> the protocols that suit it -> the config that is taken unless another one is named."""
 
+DEFAULT = "default"
+"""The config of trainers that METHODS does not know: their own of that name or, without one, the one for all."""
+
+SET_BY_PROTOCOL = {
+    *("OUTPUT_DIR", "RESUME", "SEED", "TRAINER.NAME"),
+    *("DATASET.NAME", "DATASET.ROOT", "DATASET.NUM_SHOTS", "DATASET.SUBSAMPLE_CLASSES"),
+}
+"""Config keys that overrides leave alone: with another value a run would not be what its folder says."""
+
 NEED_VIT = ("MaPLe", "PromptSRC")
 """Trainers with prompts between the image encoder's layers."""
 
@@ -83,6 +92,11 @@ def backbone_for(dataset, trainer):
     if not dataset.startswith("icons_"):
         return ""
     return "icon-clip-vit" if trainer in NEED_VIT else "icon-clip"
+
+
+def default_config(trainer, protocol):
+    """The config to take unless one is named."""
+    return METHODS.get(trainer, {}).get(protocol, DEFAULT)
 
 
 def dataset_and_style(name):
@@ -248,15 +262,17 @@ def runs_of(protocol, points):
     """The runs of several points in an order that serves needs first; what points share comes once.
 
     Raises:
-        UserError: a config file is missing, the protocol does not suit a trainer or a dataset, or two different runs
-            would share a folder.
+        UserError: a config file is missing, the protocol does not suit a trainer or a dataset, an override is the
+            protocol's to set, or two different runs would share a folder.
     """
     runs = {}
     for point in points:
         if protocol not in METHODS.get(point.trainer, PROTOCOLS):  # a trainer of the user's own may try all
             known = ", ".join(METHODS[point.trainer])
             raise UserError(f"the protocol {protocol} does not suit {point.trainer}: it has {known}")
-        _config_file("trainers", point.trainer, f"{point.config}.yaml")
+        for key in SET_BY_PROTOCOL.intersection(point.overrides[::2]):
+            raise UserError(f"{key} cannot be overridden: the protocol sets it, from its dataset, shots, seed and folder")
+        _trainer_config(point.trainer, point.config)
         for run in PROTOCOLS[protocol].runs(point):
             if runs.setdefault(run.folder, run) != run:
                 raise UserError(f"two different runs would share the folder {run.folder}: give one of them a label")
@@ -342,7 +358,7 @@ def _run(protocol, point, part=None, dataset=None, layout=None, flags=(), keys=(
         *(["--source-domains", SOURCE_STYLE, "--target-domains", style] if style else []),
         *("--seed", point.seed, "--trainer", point.trainer),
         *("--dataset-config-file", _config_file("datasets", f"{data}.yaml")),
-        *("--config-file", _config_file("trainers", point.trainer, f"{point.config}.yaml")),
+        *("--config-file", _trainer_config(point.trainer, point.config)),
         *(["--backbone", backbone] if backbone else []),
         *(["--eval-only"] if zero_shot else flags),
         *(["DATASET.NUM_SHOTS", point.shots] if point.shots else []),
@@ -358,6 +374,16 @@ def _config_file(*path):
         known = [other.stem for other in file.parent.glob("*.yaml")]
         raise UserError(f"no config file {file}: {nearest(file.stem, known)}")
     return file
+
+
+def _trainer_config(trainer, config):
+    own = CONFIGS.joinpath("trainers", trainer, f"{config}.yaml")
+    if config == DEFAULT and not own.is_file():
+        return _config_file("trainers", f"{DEFAULT}.yaml")
+    if not own.is_file():
+        known = {DEFAULT, *(file.stem for file in _own_configs(trainer))}
+        raise UserError(f"no config file {own}: {nearest(config, known)}")
+    return own
 
 
 def _own_configs(trainer):

@@ -12,7 +12,8 @@ from multiprocessing import connection, get_context
 CONSOLE, FAILED = "console.txt", "failed.txt"
 """Files in a run's folder: what a quiet run prints, while it goes on and where it failed."""
 
-STATES = ("done", "running", "failed", "begun", "waiting")
+STATES = ("done", "running", "failed", "begun", "other", "waiting")
+"""Of a run: begun ones go on from a checkpoint, of other ones the folder holds a run of another config."""
 
 CONTEXT = get_context("forkserver")
 CONTEXT.set_forkserver_preload(["benchmark.worker"])
@@ -80,8 +81,24 @@ class Watch:
 
 def states(runs, place):
     """How runs stand: {run: one of STATES}."""
+    return survey(runs, place)[0]
+
+
+def survey(runs, place, thorough=False):
+    """How runs stand, {run: one of STATES}, and what would stop them at their start, {line: runs}.
+
+    Args:
+        runs: a list of Run.
+        place: their Place.
+        thorough: look for their trainers, weights and data too; weights that can be downloaded are.
+    """
     with ProcessPoolExecutor(1, mp_context=CONTEXT) as pool:  # one process: what all ask for is read once
-        return dict(zip(runs, pool.submit(_states, runs, place).result(), strict=True))
+        found = dict(zip(runs, pool.submit(_survey, runs, place, thorough).result(), strict=True))
+    problems = {}
+    for run, (_, lines) in found.items():
+        for line in lines:
+            problems.setdefault(line, []).append(run)
+    return {run: state for run, (state, _) in found.items()}, problems
 
 
 def execute(runs, launcher, watch=None):
@@ -137,7 +154,7 @@ def _perform(run, place, quiet, environment):
     worker.perform(run, place, quiet)
 
 
-def _states(runs, place):
+def _survey(runs, place, thorough):
     from benchmark import worker
 
-    return [worker.state(run, place) for run in runs]
+    return [worker.survey(run, place, thorough) for run in runs]
