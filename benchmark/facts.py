@@ -69,7 +69,11 @@ class Method:
         choice = self.configs.get(protocol, DEFAULT)
         if not isinstance(choice, dict):
             return choice
-        found = [choice.get("default"), choice.get("by_shots", {}).get(shots), choice.get("by_dataset", {}).get(dataset)]
+        found = [
+            choice.get("default"),
+            choice.get("by_shots", {}).get(shots),
+            choice.get("by_dataset", {}).get(dataset),
+        ]
         return next((config for config in reversed(found) if config), DEFAULT)
 
     def backbone(self, dataset_config: Path, config: Path, overrides: Sequence[str]) -> str:

@@ -19,12 +19,13 @@ its overrides, for the folder), name (for tables), and shots, seeds or datasets 
 agrees with all it says. A file may hold several grids as yaml documents, one output for all of them.
 """
 
+import os
 from dataclasses import dataclass
 from itertools import product
 
 import yaml
 
-from benchmark.facts import method_name, method_of
+from benchmark.facts import CONFIGS, method_name, method_of
 from benchmark.protocol import Point, Run
 from benchmark.protocols import PROTOCOLS, runs_of
 from dassl.errors import UserError, nearest
@@ -52,17 +53,19 @@ class Grid:
 
 
 def read_grid(path):
-    """The Grid in a file.
+    """The Grid in a file, or of a name in configs/grids/.
 
     Raises:
         UserError: the file is missing or no yaml; a key is unknown or missing; the protocol suits a method not; or two
             runs would share a folder, or a place in a table.
     """
+    own = CONFIGS / "grids" / f"{path}.yaml"
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path if os.path.exists(path) or not own.is_file() else own, encoding="utf-8") as file:
             documents = [document for document in yaml.safe_load_all(file) if document is not None]
     except OSError as error:
-        raise UserError(f"cannot read the grid {path}: {error.strerror}") from error
+        known = nearest(path, [file.stem for file in CONFIGS.glob("grids/*.yaml")])
+        raise UserError(f"cannot read the grid {path}: {error.strerror}; of configs/grids/: {known}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"the grid {path} is not valid yaml: {error}") from error
     try:
@@ -82,7 +85,7 @@ def _grid(documents):
                 if runs.setdefault(run.folder, run) != run or cells.setdefault(cell, run) != run:
                     raise UserError(f"two runs are the same to folders or tables ({run}): give one a label or a name")
     if not runs:
-        raise UserError("the grid comes to no run")
+        raise UserError("the grid produces no runs")
     if len(set(outputs)) > 1:
         raise UserError(f"several outputs ({', '.join(outputs)}): give one")
     protocols = tuple(dict.fromkeys(document["protocol"] for document in documents))

@@ -4,9 +4,9 @@ import os
 
 import ray
 
-from benchmark.protocols import REPO
 from benchmark.runner import Local, execute
 from dassl.errors import UserError
+from mocoop import HOME
 
 RETRIES = 3
 """How often a run is begun again, from its last checkpoint, where its process or machine died."""
@@ -35,7 +35,7 @@ class OnRay:
     """
 
     def __init__(self, place, address=None, cpus=1, gpus=0, options=None):
-        paths = os.pathsep.join([str(REPO), *filter(None, [os.environ.get("PYTHONPATH")])])
+        paths = os.pathsep.join([str(HOME), *filter(None, [os.environ.get("PYTHONPATH")])])
         environment = {"PYTHONPATH": paths} | {name: os.environ[name] for name in CARRIED if name in os.environ}
         options = {"log_to_driver": False, "logging_level": "error"} | (options or {})
         ray.init(address, runtime_env={"env_vars": environment}, **options)

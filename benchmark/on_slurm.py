@@ -5,9 +5,9 @@ import os
 import submitit
 import yaml
 
-from benchmark.protocols import REPO
 from benchmark.runner import Local, execute
 from dassl.errors import UserError
+from mocoop import HOME
 
 
 def launcher(args, place):
@@ -25,7 +25,7 @@ class OnSlurm:
 
     def __init__(self, place, parameters=(), cluster="slurm"):
         self.place = place.absolute()
-        paths = [str(REPO), *filter(None, [os.environ.get("PYTHONPATH")])]
+        paths = [str(HOME), *filter(None, [os.environ.get("PYTHONPATH")])]
         os.environ["PYTHONPATH"] = os.pathsep.join(paths)  # sbatch takes the environment along
         try:
             self.executor = submitit.AutoExecutor(folder=os.path.join(self.place.output, "slurm"), cluster=cluster)

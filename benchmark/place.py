@@ -1,10 +1,20 @@
-"""Where runs find their data, leave their results and compute, and so what train.py is told."""
+"""Where runs find their data, leave their results and compute, and so what train.py is told; how they stand there."""
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmark.protocol import Run
+from dassl.layout import BEST, POINTER, PROMPT_LEARNER
+
+CONSOLE, FAILED = "console.txt", "failed.txt"
+"""Files in a run's folder: what a quiet run prints, while it goes on and where it failed."""
+
+LOCK = ".lock"
+"""A file in a run's folder that is held while the run goes on."""
+
+STATES = ("done", "running", "failed", "begun", "other", "waiting")
+"""Of a run: begun ones go on from a checkpoint, of other ones the folder holds a run of another config."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +52,8 @@ def command(run: Run, place: Place) -> list[str]:
 
 def last_weights(folder: Path) -> Path:
     """The checkpoint that a run ended with: the best on val where it chose that. Its folder while there is none."""
-    folder = folder / "prompt_learner"
-    if (folder / "model-best.pth.tar").is_file():
-        return folder / "model-best.pth.tar"
-    pointer = folder / "checkpoint"
+    folder = folder / PROMPT_LEARNER
+    if (folder / BEST).is_file():
+        return folder / BEST
+    pointer = folder / POINTER
     return folder / pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else folder

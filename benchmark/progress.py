@@ -10,8 +10,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from benchmark.results import read_metrics
 from benchmark.runner import Watch
+from dassl.layout import read_metrics
 
 COLUMNS = ("done", "running", "failed", "left")
 

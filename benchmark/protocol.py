@@ -199,7 +199,13 @@ def run(
 
 
 def half(
-    protocol: str, layout: str, point: Point, part: str, classes: str, flags: Sequence[str] = (), needs: Run | None = None
+    protocol: str,
+    layout: str,
+    point: Point,
+    part: str,
+    classes: str,
+    flags: Sequence[str] = (),
+    needs: Run | None = None,
 ) -> Run:
     """A run on some of the classes, "base", "new" or "all"."""
     return run(protocol, layout, point, part, flags=flags, keys=["DATASET.SUBSAMPLE_CLASSES", classes], needs=needs)

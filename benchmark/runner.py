@@ -14,12 +14,8 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import connection, get_context
 
+from benchmark.place import CONSOLE, FAILED
 from dassl.errors import UserError
-
-CONSOLE, FAILED = "console.txt", "failed.txt"
-"""Files in a run's folder: what a quiet run prints, while it goes on and where it failed."""
-
-STATES = ("done", "running", "failed", "begun", "waiting")
 
 CONTEXT = get_context("forkserver")
 CONTEXT.set_forkserver_preload(["benchmark.worker"])
@@ -110,9 +106,25 @@ class Watch:
 
 
 def states(runs, place):
-    """How runs stand: {run: one of STATES}."""
+    """How runs stand: {run: one of place.STATES}."""
+    return survey(runs, place)[0]
+
+
+def survey(runs, place, thorough=False):
+    """How runs stand, {run: one of place.STATES}, and what would stop them at their start, {line: runs}.
+
+    Args:
+        runs: a list of Run.
+        place: their Place.
+        thorough: look for their trainers, weights and data too; weights that can be downloaded are.
+    """
     with ProcessPoolExecutor(1, mp_context=CONTEXT) as pool:  # one process: what all ask for is read once
-        return dict(zip(runs, pool.submit(_states, runs, place).result(), strict=True))
+        found = dict(zip(runs, pool.submit(_survey, runs, place, thorough).result(), strict=True))
+    problems = {}
+    for run, (_, lines) in found.items():
+        for line in lines:
+            problems.setdefault(line, []).append(run)
+    return {run: state for run, (state, _) in found.items()}, problems
 
 
 def execute(runs, launcher, watch=None):
@@ -176,7 +188,7 @@ def _count_gpus(names):
     return torch.cuda.device_count()
 
 
-def _states(runs, place):
+def _survey(runs, place, thorough):
     from benchmark import worker
 
-    return [worker.state(run, place) for run in runs]
+    return [worker.survey(run, place, thorough) for run in runs]

@@ -16,13 +16,11 @@ import torch.utils.tensorboard  # noqa: F401
 import datasets  # noqa: F401
 import train
 import trainers  # noqa: F401
-from benchmark.protocols import command
-from benchmark.runner import CONSOLE, FAILED
+from benchmark import preflight
+from benchmark.place import CONSOLE, FAILED, LOCK, command
 from dassl.engine import run_folder
+from dassl.layout import METRICS, POINTER
 from dassl.utils import UserError, mkdir_if_missing
-
-LOCK = ".lock"
-"""A file in a run's folder that is held while the run goes on."""
 
 
 def perform(run, place, quiet=False):
@@ -44,25 +42,52 @@ def perform(run, place, quiet=False):
 def is_finished(run, place):
     """Whether the run's result is there, of this config, and no older than that of the run that it needs."""
     try:
-        finished = run_folder.is_finished(train.setup_cfg(train.parse_args(command(run, place))))
+        return _has_result(_config(run, place), run, place)
     except UserError:
         return False
-    if not finished:
+
+
+def _has_result(cfg, run, place):
+    if not run_folder.is_finished(cfg):
         return False
-    results = [place.folder(one) / "metrics.json" for one in (run.needs, run) if one]
+    results = [place.folder(one) / METRICS for one in (run.needs, run) if one]
     return all(path.is_file() for path in results) and results[0].stat().st_mtime <= results[-1].stat().st_mtime
 
 
-def state(run, place):
-    """How a run stands: one of runner.STATES."""
+def survey(run, place, thorough=False):
+    """How a run stands, one of place.STATES, and what would stop it at its start, lines.
+
+    Args:
+        run, place: as `perform` takes them.
+        thorough: look for its trainer, weights and data too; weights that can be downloaded are.
+    """
     folder = place.folder(run)
     if _is_reserved(folder):
-        return "running"
-    if is_finished(run, place):
-        return "done"
+        return "running", []
+    left = "begun" if any(folder.glob(f"*/{POINTER}")) else "waiting"
     if (folder / FAILED).is_file():
-        return "failed"
-    return "begun" if any(folder.glob("*/checkpoint")) else "waiting"
+        left = "failed"
+    try:
+        cfg = _config(run, place)
+        if _has_result(cfg, run, place):
+            return "done", []
+        differing = run_folder.conflict(cfg)
+    except UserError as error:
+        return left, [str(error)]
+    problems = preflight.problems(cfg) if thorough else []
+    if run.needs:  # the weights to start from have no name yet where that run is not done
+        differing.pop(run_folder.WEIGHTS, None)
+    if differing:
+        left = "other"
+        problems.append(
+            f"its folder holds a run of another config ({run_folder.tell(differing)}): choose another output, give the "
+            "changes a label, or remove that folder"
+        )
+    return left, problems
+
+
+def _config(run, place):
+    return train.setup_cfg(train.parse_args(command(run, place)))
 
 
 def _perform(run, place, quiet):

@@ -73,17 +73,7 @@ class CompositionalDataset(DatasetBase):
     def __init__(self, cfg):
         name, options = type(self).__name__, cfg.DATASET
         _check_subsample(options, name)
-        self.dataset_dir = os.path.join(os.path.abspath(os.path.expanduser(options.ROOT)), self.dataset_dir)
-        image_dir, image_key = os.path.join(self.dataset_dir, "images"), "image"
-        before_reorganising = os.path.join(self.dataset_dir, "_images")
-        if not os.path.isdir(image_dir) and os.path.isdir(before_reorganising):
-            image_dir, image_key = before_reorganising, "_image"
-        if not os.path.isdir(image_dir):
-            raise UserError(
-                f"no folder {image_dir}: {name} needs images/, {SPLIT}/ and metadata_{SPLIT}.t7 in "
-                f"{self.dataset_dir} (--root)"
-            )
-
+        image_dir, image_key = self.locate(options)
         named = {part: _read_pairs(os.path.join(self.dataset_dir, SPLIT, f"{part}_pairs.txt")) for part in PARTS}
         everything = [pair for part in PARTS for pair in named[part]]
         if not named["train"] or not named["test"]:
@@ -141,6 +131,25 @@ class CompositionalDataset(DatasetBase):
         self._classnames = [f"{self.attributes[a]} {self.objects[o]}" for a, o in self.pairs]
         self._lab2cname = dict(enumerate(self._classnames))
         self._num_classes = len(self.pairs)
+
+    def locate(self, options):
+        """Make a path of dataset_dir. Raises UserError where it has no images.
+
+        Returns:
+            The images' folder, and the name of what tells their paths in the metadata.
+        """
+        self.dataset_dir = os.path.join(os.path.abspath(os.path.expanduser(options.ROOT)), self.dataset_dir)
+        folders = {
+            "image": os.path.join(self.dataset_dir, "images"),
+            "_image": os.path.join(self.dataset_dir, "_images"),
+        }
+        for key, folder in folders.items():  # the second as they are before CSP's script reorganises them
+            if os.path.isdir(folder):
+                return folder, key
+        raise UserError(
+            f"no folder {folders['image']}: {type(self).__name__} needs images/, {SPLIT}/ and metadata_{SPLIT}.t7 in "
+            f"{self.dataset_dir} (--root)"
+        )
 
     def classes(self):
         return super().classes() | {key: getattr(self, key) for key in WORDS}

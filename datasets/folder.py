@@ -10,8 +10,10 @@ Classes are in the order of their names.
 import csv
 import os
 
+from torchvision.datasets.folder import is_image_file
+
 from dassl.data.datasets import DATASET_REGISTRY
-from dassl.utils import UserError
+from dassl.utils import UserError, listdir_nohidden
 from datasets.base import SplitDataset
 from datasets.split import PARTS, as_items, class_folders, split_class_folders, split_whole
 
@@ -21,13 +23,34 @@ class Folder(SplitDataset):
     root_is_data = True
 
     def read(self, options):
+        self.locate(options)
+        split = split_table(self.split) if self.split else split_folders(self.image_dir)
+        return as_items(split, self.image_dir, self.split or self.image_dir)
+
+    def locate(self, options):
         root = os.path.abspath(os.path.expanduser(options.ROOT))
         table = root if os.path.isfile(root) else os.path.join(root, "labels.csv")
         if not options.ROOT or not os.path.exists(root):
             raise UserError(f'no folder "{options.ROOT}": give a folder of class folders, or a CSV file, as --root')
         self.dataset_dir = self.image_dir = os.path.dirname(table)
         self.split = table if os.path.isfile(table) else None
-        return as_items(split_table(table) if self.split else split_folders(root), self.image_dir, self.split or root)
+        if not self.split:
+            check_folders(root)
+
+
+def check_folders(path):
+    """Raises UserError where a folder holds no class folder, and says what it holds instead."""
+    names = listdir_nohidden(path)
+    if any(os.path.isdir(os.path.join(path, name)) for name in names):
+        return
+    images = sum(map(is_image_file, names))
+    tables = [name for name in names if name.lower().endswith(".csv")]
+    held = f"{images} image{'s' * (images != 1)} and no folder" if images else "no image and no folder"
+    hint = f" (is {tables[0]} one? Then give its path)" if tables else ""
+    raise UserError(
+        f"{path} holds {held}: give, as --root, a folder of class folders (dog/1.jpg), a folder with train, val and "
+        f"test folders of them (train/dog/1.jpg), or a CSV file of path,label[,train|val|test]{hint}"
+    )
 
 
 def split_folders(root):
@@ -38,9 +61,14 @@ def split_folders(root):
     return _split(
         (f"{part}/{folder}/{file}", folder, part)
         for part, path in folders.items()
-        for folder, files in class_folders(path).items()
+        for folder, files in _class_folders(path).items()
         for file in files
     )
+
+
+def _class_folders(path):
+    check_folders(path)
+    return class_folders(path)
 
 
 def split_table(path):

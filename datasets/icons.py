@@ -44,8 +44,7 @@ class Icons(SplitDataset):
 
     def read(self, options):
         self.check_input_domains(options.SOURCE_DOMAINS, options.TARGET_DOMAINS)
-        self.dataset_dir = str(unpacked() / self.part)
-        self.image_dir = os.path.join(self.dataset_dir, "images")
+        self.locate(options)
         path = os.path.join(self.dataset_dir, "split.json")
         train, val, test = read_split(path, self.image_dir)
         for item in (*train, *val, *test):
@@ -55,6 +54,10 @@ class Icons(SplitDataset):
         if {item.label for item in train} != classes:
             raise UserError(f"some classes have no training icon in {', '.join(options.SOURCE_DOMAINS)}: add a style")
         return train, val, _keep(test, options.TARGET_DOMAINS)
+
+    def locate(self, options):
+        self.dataset_dir = str(unpacked() / self.part)
+        self.image_dir = os.path.join(self.dataset_dir, "images")
 
 
 def _keep(items, domains):
@@ -75,6 +78,6 @@ class IconsRare(Icons):
 
 @DATASET_REGISTRY.register()
 class IconsPairs(CompositionalDataset):
-    def __init__(self, cfg):
+    def locate(self, options):
         self.dataset_dir = str(unpacked() / "pairs")
-        super().__init__(cfg)
+        return super().locate(options)

@@ -68,6 +68,11 @@ def known_tokens(name):
     return list(range(VOCABULARY)) if rows is None else rows.tolist()
 
 
+def fetch(name):
+    """Have the weights of a backbone at hand, downloaded if need be. Raises UserError as `load_backbone` does."""
+    _locate(name)
+
+
 def load_backbone(name, precision="fp32", device="cpu"):
     """A frozen CLIP model in evaluation mode.
 

@@ -20,8 +20,8 @@ from matplotlib.ticker import MaxNLocator
 from benchmark.facts import method_of
 from benchmark.protocol import Protocol
 from benchmark.protocols import PROTOCOLS
+from dassl.layout import LOG, METRICS, read_metrics
 from report import summary
-from report.results import read_metrics
 from report.summary import AVERAGE, labels
 
 PANEL = (3.6, 2.9)  # inches
@@ -44,6 +44,8 @@ STYLE = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "report",  # the same figure has the same bytes
 }
+
+
 @dataclass(frozen=True)
 class Chart:
     """A figure.
@@ -167,7 +169,7 @@ def base_against_new(data: Data) -> Chart:
 def seen_unseen_curves(data: Data) -> Chart:
     """The seen-unseen curves, one for each seed, from metrics.json."""
     lines: dict[str, list] = {}
-    for run in data.runs[data.runs.source == "metrics.json"].itertuples():
+    for run in data.runs[data.runs.source == METRICS].itertuples():
         if curve := (read_metrics(run.folder) or {}).get("curve"):
             title = f"{run.dataset}, {data.protocol.parts[run.part]}"
             lines.setdefault(title, []).append((run.label, curve["seen"], curve["unseen"]))
@@ -195,7 +197,7 @@ def trainers_figures(data: Data) -> list[Chart]:
 def _shares(data: Data, runs: pd.DataFrame, key: str, facts: dict[str, str]) -> Chart:
     shares: dict[str, dict] = {}
     names: dict[str, list] = {}
-    for run in _at_most_shots(runs[runs.source == "metrics.json"]).itertuples():
+    for run in _at_most_shots(runs[runs.source == METRICS]).itertuples():
         metrics = read_metrics(run.folder) or {}
         if share := metrics.get(key):
             title = run.dataset if pd.isna(run.shots) else f"{run.dataset}, {run.shots} shots"
@@ -235,7 +237,7 @@ def learning_curves(data: Data) -> Chart:
 def read_losses(folder):
     """{epoch: mean training loss as last logged in it}, from all logs of a run's folder, in the order of writing."""
     losses = {}
-    for path in sorted(Path(folder).glob("log.txt*")):
+    for path in sorted(Path(folder).glob(f"{LOG}*")):
         text = path.read_text(encoding="utf-8", errors="replace")
         for epoch, loss in re.findall(r"^epoch \[(\d+)/\d+\].*? loss \S+ \((\S+)\)", text, re.MULTILINE):
             losses[int(epoch)] = float(loss)

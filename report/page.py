@@ -1,33 +1,20 @@
-"""A report on many runs: tables and figures as files, and all of it on one page.
-
-    python -m benchmark report OUTPUT_OR_GRID [--out DIR] [--compare METHOD METHOD] [--format text|markdown|latex|csv]
-                               [--examples K] [--root R]
-
-Prints the tables, best figures in bold, and writes
-
-    report.html              the page: self-contained, for a screen, a phone, a printer
-    tables.md, tables.tex    Markdown and LaTeX (booktabs)
-    tables.csv               every cell of every table, unrounded
-    figures/                 SVG and PNG
-
-of what is finished, at any time. An average over fewer datasets than another method has says so and is never the best.
-Beside a figure stands what a paper printed for the same backbone, and the difference (report/published/). --compare
-tests two methods, named as in the tables, in pairs of dataset and seed. --examples adds the K test images that MoCoOp's
-experts prefer, from one run of each dataset; it needs the datasets, and some seconds for each.
-"""
+"""A report on many runs: tables and figures as files, and all of it on one page."""
 
 import argparse
 import base64
 import io
 import sys
 from pathlib import Path
+from typing import Any
 
 import jinja2
 
 from benchmark.grid import read_grid
 from benchmark.protocols import PROTOCOLS
 from dassl.utils import UserError, atomic_path, mkdir_if_missing
-from report import charts as drawn, layouts, results, significance, summary
+from mocoop.command import Command
+from report import charts as drawn
+from report import layouts, results, significance, summary
 
 FILES = {"markdown": "tables.md", "latex": "tables.tex", "csv": "tables.csv"}
 PAGE, TEMPLATE = "report.html", "page.html"
@@ -153,29 +140,47 @@ def costs(runs):
     return rows
 
 
-def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", metavar="OUTPUT_OR_GRID", help="a folder of runs, or a grid's yaml file")
-    parser.add_argument("--output", help="of a grid: where its runs are (default: as it says)")
-    parser.add_argument("--out", metavar="DIR", help="where to write (default: report/ in the folder of the runs)")
-    parser.add_argument("--compare", nargs=2, metavar="METHOD", help="two methods to test against each other")
-    parser.add_argument("--format", choices=layouts.FORMATS, default="text", help="of what is printed")
-    parser.add_argument("--examples", type=int, default=0, metavar="K", help="images of each expert (default: none)")
-    parser.add_argument("--root", help="where the datasets of the examples are (default: as the runs' configs say)")
-    args = parser.parse_args(argv)
-    if args.runs.endswith((".yaml", ".yml")):
-        grid = read_grid(args.runs)
-        output = args.output or grid.output
-        runs, folder = results.of_grid(grid, output), Path(output, "report", Path(args.runs).stem)
-    else:
-        runs, folder = results.read(args.runs), Path(args.runs, "report")
-    folder = Path(args.out or folder)
-    summaries, tests = write(runs, folder, args.runs, args.compare, args.examples, args.root)
-    print(layouts.FORMATS[args.format](summaries))
-    if args.compare:
-        print(significance.text(tests, *args.compare), file=sys.stderr if args.format == "csv" else sys.stdout)
-    print(f"written: {folder / PAGE} and files beside it", file=sys.stderr)
-    return 0
+class Report(Command):
+    """Tables and figures of finished runs, as files and on one page.
+
+    Prints the tables, best figures in bold, and writes
+
+        report.html              the page: self-contained, for a screen, a phone, a printer
+        tables.md, tables.tex    Markdown and LaTeX (booktabs)
+        tables.csv               every cell of every table, unrounded
+        figures/                 SVG and PNG
+
+    of what is finished, at any time. An average over fewer datasets than another method has says so and is never the best.
+    Beside a figure stands what a paper printed for the same backbone, and the difference (report/published/). --compare
+    tests two methods, named as in the tables, in pairs of dataset and seed. --examples adds the K test images that MoCoOp's
+    experts prefer, from one run of each dataset; it needs the datasets, and some seconds for each.
+    """
+
+    examples = ("report output", "report demo --compare MoCoOp CoOp", "report output --format latex --examples 5")
+
+    def add_arguments(self, add: Any) -> None:
+        add("runs", metavar="OUTPUT_OR_GRID", help="a folder of runs, or a grid: its yaml file or its name")
+        add("--output", help="of a grid: where its runs are (default: as it says)")
+        add("--out", metavar="DIR", help="where to write (default: report/ in the folder of the runs)")
+        add("--compare", nargs=2, metavar="METHOD", help="two methods to test against each other")
+        add("--format", choices=list(layouts.FORMATS), default="text", help="of what is printed")
+        add("--examples", type=int, default=0, metavar="K", help="images of each part of a mixture (default: none)")
+        add("--root", help="where the datasets of the examples are (default: as the runs' configs say)")
+
+    def run(self, args: argparse.Namespace) -> int:
+        if Path(args.runs).is_dir():
+            runs, folder = results.read(args.runs), Path(args.runs, "report")
+        else:
+            grid = read_grid(args.runs)
+            output = args.output or grid.output
+            runs, folder = results.of_grid(grid, output), Path(output, "report", Path(args.runs).stem)
+        folder = Path(args.out or folder)
+        summaries, tests = write(runs, folder, args.runs, args.compare, args.examples, args.root)
+        print(layouts.FORMATS[args.format](summaries))
+        if args.compare:
+            print(significance.text(tests, *args.compare), file=sys.stderr if args.format == "csv" else sys.stdout)
+        print(f"written: {folder / PAGE} and files beside it", file=sys.stderr)
+        return 0
 
 
 def _data_uri(picture, kind):

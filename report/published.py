@@ -9,6 +9,8 @@ from benchmark.facts import method_of, methods
 from benchmark.protocols import PROTOCOLS
 
 FOLDER = Path(__file__).with_name("published")
+
+
 def find(protocol, backbone, trainer, dataset, setting):
     """What papers printed for a method: ({column: percent}, source); ({}, "") where that is not known.
 

@@ -30,7 +30,6 @@ More numbers that a trainer put into metrics.json are further columns. Lists and
 `read_metrics` gives them.
 """
 
-import json
 import re
 from pathlib import Path
 
@@ -40,6 +39,7 @@ import yaml
 from benchmark.facts import method_name
 from benchmark.protocols import identify
 from dassl.errors import UserError
+from dassl.layout import CONFIG, LOG, METRICS, read_metrics
 
 IDENTITY = ["protocol", "part", "dataset", "shots", "trainer", "config", "seed", "method"]
 FIGURES = [
@@ -63,7 +63,7 @@ def read(output):
     output = Path(output)
     if not output.is_dir():
         raise UserError(f"no folder {output}: give the one that runs were written to")
-    folders = sorted({path.parent for name in ("metrics.json", "log.txt*") for path in output.rglob(name)})
+    folders = sorted({path.parent for name in (METRICS, f"{LOG}*") for path in output.rglob(name)})
     return _frame(row for folder in folders if (row := read_run(folder, output)))
 
 
@@ -82,9 +82,9 @@ def of_grid(grid, output=None):
 def read_run(folder, output):
     """The row of a run's folder below the output, as a dict, or None where it holds no result."""
     folder = Path(folder)
-    metrics, source = read_metrics(folder), "metrics.json"
-    if metrics is None and not (folder / "config.yaml").is_file():  # ours has one, and is unfinished
-        metrics, source = read_log(folder), "log.txt"
+    metrics, source = read_metrics(folder), METRICS
+    if metrics is None and not (folder / CONFIG).is_file():  # ours has one, and is unfinished
+        metrics, source = read_log(folder), LOG
     if metrics is None:
         return None
     known = {key: value for key, value in metrics.items() if key in COLUMNS or isinstance(value, int | float)}
@@ -98,21 +98,9 @@ def read_run(folder, output):
     return row | {"folder": str(folder), "source": source}
 
 
-def read_metrics(folder):
-    """The content of a run's metrics.json; None where there is none, or no result in it."""
-    try:
-        metrics = json.loads(Path(folder, "metrics.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    whole = (
-        isinstance(metrics, dict) and isinstance(metrics.get("trainer"), str) and _at_least(metrics.get("accuracy"), 0)
-    )
-    return metrics if whole else None
-
-
 def read_log(folder):
     """What the newest log that Dassl closed with a result tells, under metrics.json's names; None where none did."""
-    for path in sorted(Path(folder).glob("log.txt*"), reverse=True):  # later ones end in their time
+    for path in sorted(Path(folder).glob(f"{LOG}*"), reverse=True):  # later ones end in their time
         text = path.read_text(encoding="utf-8", errors="replace")
         config = re.search(r"^\*\* Config \*\*\n\*+\n(.*?)^Collecting env info", text, re.DOTALL | re.MULTILINE)
         if re.search(r"^epoch \[", text, re.MULTILINE):  # what was measured before the end is none

@@ -6,7 +6,7 @@
 
 import pandas as pd
 
-from benchmark.facts import dataset_and_style, label_in, method_of, method_name
+from benchmark.facts import dataset_and_style, label_in, method_name, method_of
 from benchmark.protocols import PROTOCOLS
 from report import published
 from report.tables import over_seeds, per_seed
@@ -114,7 +114,9 @@ def labels(runs, protocol):
     own = runs[runs.protocol == protocol].drop_duplicates("method")[["method", "trainer", "config"]]
     alone = ~own.trainer.duplicated(keep=False)
     return {
-        method: method_name(trainer, label_in(trainer, config)) if once and method == f"{trainer} ({config})" else method
+        method: method_name(trainer, label_in(trainer, config))
+        if once and method == f"{trainer} ({config})"
+        else method
         for once, method, trainer, config in zip(alone, *(own[name] for name in own), strict=True)
     }
 

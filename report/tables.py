@@ -11,6 +11,7 @@ from tabulate import tabulate
 from benchmark.facts import dataset_and_style, method_of
 from benchmark.protocols import PROTOCOLS
 
+
 def per_seed(runs: pd.DataFrame, name: str) -> pd.DataFrame:
     """Figures in percent: a row for each of the protocol's `rows` and seed, NaN where a run is missing.
 

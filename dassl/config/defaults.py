@@ -51,7 +51,10 @@ DEFAULTS = CfgNode(
             "ALL_AS_UNLABELED": False,  # labelled images serve as unlabelled ones too
             "SUBSAMPLE_CLASSES": "all",  # ours: all, base (first half of the classes) or new (second half)
             "STYLES": (),  # ours: the domains that the benchmark tests on, after the one that it learns from
-            "BACKBONES": {"any": "", "vit": ""},  # ours: what the benchmark takes where none is named, by what is needed
+            "BACKBONES": {
+                "any": "",
+                "vit": "",
+            },  # ours: what the benchmark takes where none is named, by what is needed
         },
         "DATALOADER": {
             "NUM_WORKERS": 4,

@@ -34,7 +34,7 @@ NO_EFFECT = {
 MORE_OUTPUT = {"TEST.COMPUTE_CMAT", "TEST.CURVE_PLOT", "TEST.PER_CLASS_RESULT"}
 """Those of them that ask for more files or figures."""
 
-WEIGHTS = "MODEL.INIT_WEIGHTS"
+WEIGHTS, BACKBONE = "MODEL.INIT_WEIGHTS", "MODEL.BACKBONE.NAME"
 
 
 def claim(cfg, overwrite=False):
@@ -46,25 +46,38 @@ def claim(cfg, overwrite=False):
         UserError: the folder holds a run of another config and `overwrite` is false (names the first difference), its
             config.yaml is damaged, or it cannot be created.
     """
-    path = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
-    differing = []
-    if os.path.isfile(path) and _holds_a_run(cfg.OUTPUT_DIR):
-        held = read_config(cfg.OUTPUT_DIR)
-        ours = _flat(_tree(cfg))
-        differing = _differing(held, ours, _no_effect(cfg))
-        if differing and not overwrite:
-            key = differing[0]
-            state = "a finished" if os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "metrics.json")) else "an unfinished"
-            more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
-            raise UserError(
-                f"{cfg.OUTPUT_DIR} holds {state} run of another config ({key} was {held[key]!r}, is now "
-                f"{ours[key]!r}{more}): choose another --output-dir, or replace that run with --overwrite"
-            )
+    differing = conflict(cfg)
+    if differing and not overwrite:
+        state = "a finished" if os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "metrics.json")) else "an unfinished"
+        raise UserError(
+            f"{cfg.OUTPUT_DIR} holds {state} run of another config ({tell(differing)}): choose another --output-dir, "
+            "or replace that run with --overwrite"
+        )
     if differing:
         _clear(cfg.OUTPUT_DIR)
     mkdir_if_missing(cfg.OUTPUT_DIR)
+    path = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write(cfg.dump())
+
+
+def conflict(cfg):
+    """What sets the run that cfg.OUTPUT_DIR holds apart from this config: {key: (its value, ours)}, keys in order.
+
+    Empty where the folder holds none, or one of the same config. Raises UserError if its config.yaml is damaged.
+    """
+    if not (os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "config.yaml")) and _holds_a_run(cfg.OUTPUT_DIR)):
+        return {}
+    held, ours = read_config(cfg.OUTPUT_DIR), _flat(_tree(cfg))
+    return {key: (held[key], ours[key]) for key in _differing(held, ours, _no_effect(cfg))}
+
+
+def tell(differing):
+    """What `conflict` found, in words: one key, the backbone before what follows it, and how many more there are."""
+    key = BACKBONE if BACKBONE in differing else next(iter(differing))
+    theirs, ours = differing[key]
+    more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
+    return f"{key} was {theirs!r}, is now {ours!r}{more}"
 
 
 def read_config(folder):

@@ -3,8 +3,8 @@
 import pytest
 import yaml
 
+from benchmark.facts import CONFIGS
 from benchmark.grid import read_grid
-from benchmark.protocols import CONFIGS
 from dassl.errors import UserError
 
 BASE = {"protocol": "few_shot", "methods": ["CoOp"], "datasets": ["caltech101"], "shots": [1, 2], "seeds": [1]}
@@ -46,6 +46,12 @@ def test_a_method_of_its_own_kind(grid):
     assert set(found.methods.values()) == {"CoOp (vit_b16_ep50)", "CoOp (vit_b16_ep50-csc)"}
 
 
+def test_a_trainer_of_the_users_own(grid):
+    found = grid({"methods": ["Shift"]})
+    assert folders(found) == [f"caltech101/Shift/default_{k}shots/seed1" for k in (1, 2)]
+    assert found.runs[0].arguments[7] == str(CONFIGS / "trainers" / "default.yaml")
+
+
 def test_a_label_is_in_the_name(grid):
     method = {"trainer": "CoOp", "label": "csc", "overrides": {"TRAINER.COOP.CSC": True}}
     assert set(grid({"methods": [method, "MoCoOp"]}).methods.values()) == {"CoOp (csc)", "MoCoOp"}
@@ -72,7 +78,7 @@ def test_several_documents_share_runs(grid):
         ({"method": ["CoOp"]}, "unknown key method in a grid: did you mean methods?"),
         ({"methods": [{"trainer": "CoOp", "confg": "x"}]}, "did you mean config"),
         ({"protocol": "fewshot"}, "did you mean few_shot"),
-        ({"methods": ["CSP"]}, "CSP has no config of its own in few_shot"),
+        ({"methods": ["CSP"]}, "few_shot does not suit CSP: it has czsl"),
         ({"methods": ["CoOp/rn49"]}, "trainers/CoOp/rn49.yaml"),
         ({"datasets": ["caltech"]}, "did you mean caltech101"),
         ({"shots": ["many"]}, "shots of CoOp is ['many']"),
@@ -81,6 +87,7 @@ def test_several_documents_share_runs(grid):
         ({"methods": ["CoOp", {"trainer": "CoOp", "config": "vit_b16", "name": "CoOp (vit_b16_ep50)"}]}, "a name"),
         ({"methods": ["CoOp"], "exclude": [{"trainers": "CoOp"}]}, "unknown key trainers in a exclusion"),
         ({"exclude": [{"trainer": "CoOp"}]}, "comes to no run"),
+        ({"overrides": {"DATASET.SUBSAMPLE_CLASSES": "new"}}, "DATASET.SUBSAMPLE_CLASSES cannot be overridden"),
         ({"methods": [3]}, "not 3"),
     ],
 )

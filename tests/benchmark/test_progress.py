@@ -7,7 +7,9 @@ import pytest
 from rich.console import Console
 
 from benchmark import progress
-from benchmark.protocols import Place, Point, runs_of
+from benchmark.place import Place
+from benchmark.protocol import Point
+from benchmark.protocols import runs_of
 
 
 @pytest.fixture

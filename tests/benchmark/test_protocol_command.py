@@ -1,6 +1,7 @@
 """`python -m benchmark protocol`, as the scripts call it: each protocol whole, on tiny data."""
 
 import pytest
+import yaml
 
 from benchmark.__main__ import main
 
@@ -60,18 +61,59 @@ def test_czsl(trainer, worlds, toy_pairs_root, protocol):
     assert [line.split()[0] for line in lines if line and line[0] in "1ms"].count("std") == len(worlds)
 
 
-def test_a_failed_run_is_told(protocol, tmp_path):
-    status, _, errors = protocol("few_shot", "CoOp", "caltech101", "2", root=str(tmp_path))
+def test_a_failed_run_is_told(protocol):
+    status, _, errors = protocol("few_shot", "CoOp", "caltech101", "2", "TRAINER.COOP.N_CTX", "99")
     assert status == 1 and errors[-1].endswith("seed 1 failed with exit status 1; the same command tries it again")
+
+
+def test_key_value(protocol, tmp_path):
+    """Beside the plain runs, in folders and a table of their own, whatever the order."""
+    keys = ("OPTIM.LR", "0.01", "OPTIM.MAX_EPOCH", "1")
+    status, lines, _ = protocol("base2new", "CoOp", "caltech101", "2", *keys)
+    folder = tmp_path / "base2new/train_base/caltech101/shots_2/CoOp/vit_b16_ep50_ctxv1-LR0.01-MAX_EPOCH1/seed1"
+    assert status == 0 and "CoOp (vit_b16_ep50_ctxv1-LR0.01-MAX_EPOCH1) on caltech101, 2 shots" in lines
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["OPTIM"]["MAX_EPOCH"] == 1 and config["OPTIM"]["LR"] == 0.01
+    _, lines, _ = protocol("base2new", "CoOp", "caltech101", "2", *keys[2:], *keys[:2])
+    assert sum(line.startswith("finished already: ") for line in lines) == 2
+    assert len(list(tmp_path.glob("base2new/train_base/*/*/*/*"))) == 1
+
+
+def test_a_folder_of_another_config(protocol, tmp_path):
+    assert protocol("few_shot", "ZeroshotCLIP", "caltech101")[0] == 0
+    status, _, (error,) = protocol("few_shot", "ZeroshotCLIP", "caltech101", backbone="icon-clip")
+    assert status == 1 and "holds a run of another config (MODEL.BACKBONE.NAME was " in error
+    assert "is now 'icon-clip'" in error and str(tmp_path / "caltech101/ZeroshotCLIP/vit_b16/seed1") in error
 
 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
         (["fewshot", "CoOp", "dtd", "1"], "did you mean few_shot"),
-        (["few_shot", "Mine", "caltech101", "1"], "name one by CFG"),
+        (["base2new", "Mine", "caltech101", "1"], 'no "Mine" in the TRAINER registry'),
+        (["base2new", "CoOp", "caltech101", "1", "OPTIM.MAX_EPOCH"], '"OPTIM.MAX_EPOCH" is no list of KEY VALUE pairs'),
+        (["base2new", "CoOp", "caltech101", "1", "OPTIM.EPOCHS", "2"], "unknown config key OPTIM.EPOCHS in OPTIM"),
+        (
+            ["base2new", "CoOp", "caltech101", "1", "OPTIM.MAX_EPOCH", "two"],
+            "MAX_EPOCH takes a whole number, not 'two'",
+        ),
+        (["base2new", "CoOp", "caltech101", "1", "DATASET.NUM_SHOTS", "2"], "NUM_SHOTS cannot be overridden"),
+        (["base2new", "CoOp", "dtd", "1"], "/dtd/images: DescribableTextures needs "),
+        (["czsl", "CoOp", "mit_states"], "mit-states/images: MITStates needs "),
+        (["base2new", "CoOp", "caltech101", "1", "--backbone", "ViT-B/61"], "did you mean ViT-B/16"),
+        (["base2new", "CoOp", "caltech101", "1", "--backbone", "/no/where.pt"], "/no/where.pt not found"),
     ],
 )
-def test_mistakes(words, told, protocol):
-    status, _, (error,) = protocol(*words)
-    assert status == 1 and told in error
+def test_mistakes_are_told_once_before_any_run(words, told, protocol, tmp_path):
+    options = {"backbone": words.pop()} if words[-2] == "--backbone" and words.remove("--backbone") is None else {}
+    status, lines, (error,) = protocol(*words, seeds="1 2 3", **options)
+    assert status == 1 and told in error and not lines and not list(tmp_path.iterdir())
+
+
+def test_all_that_is_missing(protocol, tmp_path):
+    """Data and weights in one go, each once; what is there already is not asked for."""
+    status, _, errors = protocol("base2new", "CoOp", "dtd", "1", seeds="1 2", backbone="/no/where.pt")
+    assert status == 1 and len(errors) == 1
+    status, lines, errors = protocol("few_shot", "CoOp", "dtd", "1", seeds="1 2", backbone="ViT-B/61")
+    assert status == 1 and [error.split(": ")[1].split()[0] for error in errors] == ["unknown", "no"]
+    assert all("(2 of 2 runs, the first " in error for error in errors)

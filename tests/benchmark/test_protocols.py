@@ -126,6 +126,31 @@ def test_overrides_have_a_folder_of_their_own(configs):
         runs_of("few_shot", [plain, Point("dtd", 16, "CoOp", "c", 1, overrides=("OPTIM.LR", "1"))])
 
 
+def test_the_config_of_a_trainer_without_one(configs):
+    point = Point("dtd", 16, "Shift", protocols.default_config("Shift", "base2new"), 1)
+    with pytest.raises(UserError, match="trainers/default.yaml"):
+        runs_of("base2new", [point])
+    (configs / "trainers/default.yaml").touch()
+    base, new = runs_of("base2new", [point])
+    assert new.folder == "base2new/test_new/dtd/shots_16/Shift/default/seed1"
+    assert told(base, configs).split()[6:8] == ["--config-file", "C/trainers/default.yaml"]
+    (configs / "trainers/Shift").mkdir()
+    (configs / "trainers/Shift/default.yaml").touch()
+    base, _ = runs_of("base2new", [point])
+    assert f"{configs}/trainers/Shift/default.yaml" in base.arguments, "its own of that name"
+
+
+@pytest.mark.parametrize(
+    ("config", "label"),
+    [("c", ""), ("c-csc", "csc"), ("c-two-words", "two-words"), ("c-MAX_EPOCH2", "MAX_EPOCH2"), ("other-csc", "csc")],
+)
+def test_the_label_in_a_folders_config(config, label, configs):
+    assert protocols.label_in("CoOp", config) == label
+    (configs / f"trainers/CoOp/{config}.yaml").touch()
+    assert protocols.label_in("CoOp", config) == ""
+    assert protocols.label_in("CoOp", f"{config}-x") == "x"
+
+
 def test_the_device_has_the_last_word(configs):
     (run,) = runs_of("few_shot", [Point("dtd", 4, "CoOp", "c", 2)])
     assert command(run, Place(device="cpu"))[-2:] == ["USE_CUDA", "False"]
@@ -155,7 +180,8 @@ def test_coops_own_folders():
     ("protocol", "point", "words"),
     [
         ("few_shot", Point("dtf", 16, "CoOp", "c", 1), "datasets/dtf.yaml: did you mean dtd?"),
-        ("few_shot", Point("dtd", 16, "CoOp", "d", 1), "trainers/CoOp/d.yaml: known: c"),
+        ("few_shot", Point("dtd", 16, "CoOp", "d", 1), "trainers/CoOp/d.yaml: known: c, default"),
+        ("few_shot", Point("dtd", 16, "CoOp", "c", 1, overrides=("SEED", "4")), "SEED cannot be overridden"),
         ("base2new", Point("dtd", 16, "LinearProbe", "c", 1), "base2new does not suit LinearProbe: it has few_shot"),
         ("cross_dataset", Point("imagenets", 16, "CoOp", "c", 1), "did you mean imagenet"),
         ("domain_generalization", Point("dtd", 16, "CoOp", "c", 1), "known: icons_common, icons_rare, imagenet"),

@@ -11,10 +11,11 @@ import pandas as pd
 import pytest
 import yaml
 
-from benchmark import results, runner
+from benchmark import runner
 from benchmark.__main__ import main
 from benchmark.grid import read_grid
-from benchmark.protocols import Place
+from benchmark.place import Place
+from report import results
 from tests.conftest import REPO
 
 GRID = {

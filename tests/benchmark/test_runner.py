@@ -12,7 +12,9 @@ import pytest
 import torch
 
 from benchmark import runner
-from benchmark.protocols import Place, Point, command, runs_of
+from benchmark.place import Place, command
+from benchmark.protocol import Point
+from benchmark.protocols import runs_of
 from dassl.utils import UserError, load_checkpoint
 from tests.conftest import REPO
 

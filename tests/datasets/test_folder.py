@@ -86,6 +86,18 @@ def test_a_table_without_a_split(tmp_path):
     assert {Path(item.impath).name: item.label for item in images} == {file: i % 2 for i, file in enumerate(files)}
 
 
+@pytest.mark.parametrize(("files", "told"), [
+    (["1.jpg", "2.PNG", "notes.txt"], r" holds 2 images and no folder: give, as --root, a folder of class folders"),
+    (["1.jpg", "mine.csv"], r" holds 1 image and no folder: .* \(is mine.csv one\? Then give its path\)$"),
+    (["notes.txt"], r" holds no image and no folder: .* train, val and test folders .* a CSV file of path,label"),
+    (["train/1.jpg", "val/2.jpg"], r"/train holds 1 image and no folder: "),
+])  # fmt: skip
+def test_loose_images(tmp_path, files, told):
+    touch(tmp_path, *files)
+    with pytest.raises(UserError, match=told):
+        read(tmp_path)
+
+
 @pytest.mark.parametrize("rows, message", [
     ("1.jpg,cat\n1.jpg,dog,test\n", 'line 2: "1.jpg,dog,test" is not path,label or'),
     ("path,label\n1.jpg\n", 'line 2: "1.jpg" is not path,label or'),

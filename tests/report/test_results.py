@@ -5,9 +5,9 @@ import json
 import pandas as pd
 import pytest
 
-from report import results
 from benchmark.__main__ import main
 from dassl.errors import UserError
+from report import results
 
 LOG = """\
 ***************

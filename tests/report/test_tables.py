@@ -5,9 +5,9 @@ import statistics
 
 import pytest
 
-from report import results, tables
 from benchmark.__main__ import main
 from benchmark.protocols import PROTOCOLS
+from report import results, tables
 
 BASE2NEW = {1: (90.0, 60.0), 2: (92.0, 50.0), 3: (88.0, 70.0)}
 INCREMENTAL = {1: (90.0, 80.0, 70.0, 60.0), 2: (92.0, 84.0, 72.0, 50.0)}

@@ -1,0 +1,73 @@
+"""The commands that tell results: rows, tables, the report."""
+
+import argparse
+import os
+from typing import Any
+
+from benchmark.protocols import PROTOCOLS
+from dassl.errors import UserError
+from mocoop.command import Command
+
+
+class Results(Command):
+    """All finished runs below a folder, a row each; CoOp's own are read too."""
+
+    examples = ("results output", "results output --csv runs.csv")
+
+    def add_arguments(self, add: Any) -> None:
+        add("output", metavar="OUTPUT")
+        add("--csv", metavar="FILE")
+        add("--parquet", metavar="FILE", help="needs pyarrow")
+
+    def run(self, args: argparse.Namespace) -> int:
+        from dassl.utils import atomic_path, mkdir_if_missing
+        from report import results
+
+        runs = results.read(args.output)
+        for file, write in ((args.csv, runs.to_csv), (args.parquet, runs.to_parquet)):
+            if file:
+                mkdir_if_missing(os.path.dirname(file) or ".")
+                try:
+                    with atomic_path(file) as path:
+                        write(path, index=False)
+                except ImportError as error:
+                    raise UserError(f"cannot write {file}: pip install pyarrow") from error
+        if not (args.csv or args.parquet):
+            print(runs[[*results.IDENTITY[:-1], "accuracy", "train_seconds"]].to_string(index=False, na_rep="-"))
+        return 0
+
+
+class Tables(Command):
+    """The tables of the runs below a folder."""
+
+    examples = ("table output", "table output --protocol base2new --dataset caltech101 --shots 16")
+
+    def add_arguments(self, add: Any) -> None:
+        add("output", metavar="OUTPUT")
+        add("--protocol", choices=list(PROTOCOLS))
+        add("--dataset", help="also the one that transfers were trained on")
+        add("--trainer")
+        add("--config")
+        add("--shots", type=int)
+        add("--seeds", nargs="+", type=int)
+
+    def run(self, args: argparse.Namespace) -> int:
+        from report import results, tables
+
+        runs = results.read(args.output)
+        for name in ("trainer", "config", "shots"):
+            if getattr(args, name) is not None:
+                runs = runs[runs[name] == getattr(args, name)]
+        if args.seeds:
+            runs = runs[runs.seed.isin(args.seeds)]
+        if args.dataset:
+            trained = [
+                PROTOCOLS[name].source_of(dataset) if name in PROTOCOLS and PROTOCOLS[name].targets else dataset
+                for name, dataset in runs[["protocol", "dataset"]].values
+            ]
+            runs = runs[[args.dataset in pair for pair in zip(trained, runs.dataset, strict=True)]]
+        texts = [tables.text(runs, name) for name in ([args.protocol] if args.protocol else PROTOCOLS)]
+        if not any(texts):
+            raise UserError(f"no finished run of that kind below {args.output}: python -m benchmark table --help")
+        print("\n".join(text for text in texts if text))
+        return 0
