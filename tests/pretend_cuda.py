@@ -1,0 +1,302 @@
+"""A pretended GPU, for machines without one: tensors that say they are on cuda:0, and compute on the CPU.
+
+    with pretend_cuda() as gpu:
+        trainer = train.main([...])     # finds a GPU, and computes on it
+    gpu.syncs                           # how often the program waited for it, by kind
+
+What holds on a GPU holds here: an operation on tensors of both devices is a RuntimeError unless the one on the CPU is
+a single number or CUDA takes it too; a tensor on the GPU gives no numpy array; autocast follows CUDA's lists. Numbers
+are the CPU's: of speed, memory and the kernels' rounding nothing can be learned. Loaders must have no workers.
+
+How: `CudaTensor` wraps a CPU tensor. A dispatch mode sees every operation of torch, takes the wrapped tensors out,
+computes, and wraps the result; a function mode catches what names a device. torch.cuda's functions have stand-ins
+within the context, and all is as before after it.
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from unittest import mock
+
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten, tree_map
+
+REPO = Path(__file__).parents[1]
+CUDA = torch.device("cuda:0")
+aten = torch.ops.aten
+
+ACROSS = {aten.copy_.default, aten._to_copy.default, aten.index.Tensor, aten.index_put.default, aten.index_put_.default}
+ACROSS |= {aten._index_put_impl_.default}
+"""Operations that CUDA does with tensors of both devices: copies, and indices on the CPU."""
+
+OF_UNKNOWN_SIZE = ("aten.nonzero", "aten.masked_select", "aten._unique", "aten.unique")
+"""What has to wait to know its result's size; an index of booleans does too."""
+
+FLOAT32_UNDER_AUTOCAST = (
+    *("exp", "log", "log1p", "pow.Tensor_Scalar", "rsqrt", "reciprocal", "cumsum", "softplus", "layer_norm"),
+    *("softmax.int", "log_softmax.int", "sum", "sum.dim_IntList", "linalg_vector_norm", "norm.ScalarOpt_dim"),
+    *("nll_loss", "cross_entropy_loss", "kl_div", "l1_loss", "cosine_similarity"),
+)
+"""Operations that autocast does in float32 on a GPU and not on a CPU, as far as this project may come by them."""
+
+
+class Gpu:
+    """What happened on the pretended GPU.
+
+    Attributes:
+        syncs: {kind: how often the program waited for the GPU}, kinds "item" (a number or truth value is asked for),
+            "to cpu", "tolist" and "size" (of a result that depends on the values).
+        places: {(kind, "file:line" of the repository): how often}.
+        operations, uploads: how many operations it did, and tensors it was given.
+    """
+
+    def __init__(self):
+        self.clear()
+
+    def clear(self) -> None:
+        self.syncs, self.places, self.operations, self.uploads = Counter(), Counter(), 0, 0
+
+    def sync(self, kind):
+        self.syncs[kind] += 1
+        self.places[kind, _place()] += 1
+
+
+def _place():
+    """The innermost line of the repository that is not in this file."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        path = Path(frame.f_code.co_filename)
+        if path.is_relative_to(REPO) and path != Path(__file__) and "site-packages" not in path.parts:
+            return f"{path.relative_to(REPO)}:{frame.f_lineno}"
+        frame = frame.f_back
+    return "?"
+
+
+class CudaTensor(torch.Tensor):
+    """A tensor on the pretended GPU; `held` is where its numbers are.
+
+    To torch's C++ it is on the CPU, so that autograd needs no stream; asked from python it is on cuda:0.
+    """
+
+    gpu = None  # the Gpu of the context
+
+    @staticmethod
+    def __new__(cls, held):
+        self = torch.Tensor._make_wrapper_subclass(
+            cls, held.size(), strides=held.stride(), storage_offset=held.storage_offset(), dtype=held.dtype
+        )
+        self.held = held
+        return self
+
+    def __init__(self, held):
+        pass
+
+    def __repr__(self, **kwargs):
+        return f"CudaTensor({self.held})"
+
+    # what these two say is not needed; that they are there has modules keep their parameters when they move, as on a GPU
+
+    def __tensor_flatten__(self):
+        return ["held"], None
+
+    @staticmethod
+    def __tensor_unflatten__(inner, *shape):
+        return CudaTensor(inner["held"])
+
+    def __reduce_ex__(self, protocol):
+        self.gpu.sync("to cpu")
+        return self.held.detach().clone().__reduce_ex__(protocol)
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+        return compute(cls.gpu, function, args, kwargs or {})
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        return call(cls.gpu, function, args, kwargs or {})
+
+
+def call(gpu, function, args, kwargs):
+    """A function of torch's python interface, where it asks for a device or names one; others go on to `compute`."""
+    first = args[0] if args else None
+    on_gpu = isinstance(first, CudaTensor)
+    if function == torch.Tensor.device.__get__ and on_gpu:
+        return CUDA
+    if function == torch.Tensor.is_cuda.__get__:
+        return on_gpu
+    if function == torch.Tensor.is_cpu.__get__:
+        return not on_gpu
+    if on_gpu and function is torch.Tensor.get_device:
+        return 0
+    if on_gpu and function in (torch.Tensor.numpy, torch.Tensor.__array__):
+        raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy the tensor first.")
+    if function is torch.Tensor.pin_memory:
+        if on_gpu:
+            raise RuntimeError("cannot pin a tensor on cuda:0, only dense CPU tensors can be pinned")
+        return first
+    if on_gpu and function is torch.Tensor.tolist:
+        gpu.sync("tolist")
+        return first.held.tolist()
+    if function in (torch.Tensor.cpu, torch.Tensor.cuda, torch.Tensor.to):
+        device, dtype = {torch.Tensor.cpu: ("cpu", None), torch.Tensor.cuda: ("cuda", None)}.get(
+            function
+        ) or _device_and_dtype(*args[1:], **kwargs)
+        if dtype is not None:
+            first = _plain(torch.Tensor.to, first, dtype)
+        return first if device is None else _moved(gpu, first, torch.device(device))
+    if "device" in kwargs and not on_gpu and kwargs["device"] is not None:  # a factory
+        device = torch.device(kwargs.pop("device"))
+        needs_grad = kwargs.pop("requires_grad", False)
+        return _moved(gpu, _plain(function, *args, **kwargs), device).requires_grad_(needs_grad)
+    return _plain(function, *args, **kwargs)
+
+
+def _plain(function, *args, **kwargs):
+    with torch._C.DisableTorchFunctionSubclass():
+        return function(*args, **kwargs)
+
+
+def _device_and_dtype(*args, device=None, dtype=None, **how):
+    """What the arguments of Tensor.to ask for."""
+    for argument in args:
+        if isinstance(argument, torch.Tensor):
+            device, dtype = argument.device, argument.dtype
+        elif isinstance(argument, torch.dtype):
+            dtype = argument
+        elif isinstance(argument, str | int | torch.device) and not isinstance(argument, bool):
+            device = f"cuda:{argument}" if isinstance(argument, int) else argument
+    return device, dtype
+
+
+def _moved(gpu, tensor, device):
+    if isinstance(tensor, CudaTensor) == (device.type == "cuda"):
+        return tensor
+    if tensor.requires_grad and torch.is_grad_enabled():
+        raise NotImplementedError(f"a gradient across devices, at {_place()}")
+    if device.type == "cuda":
+        gpu.uploads += 1
+        return CudaTensor(tensor.detach().clone())
+    gpu.sync("to cpu")
+    return tensor.detach().held.clone()
+
+
+def compute(gpu, function, args, kwargs):
+    """An operation of torch, on what the tensors hold."""
+    flat = tree_flatten((args, kwargs))[0]
+    tensors = [x for x in flat if isinstance(x, torch.Tensor)]
+    on_gpu = [x for x in tensors if isinstance(x, CudaTensor)]
+    if not on_gpu:
+        return function(*args, **kwargs)
+    gpu.operations += 1
+    if function not in ACROSS and any(x.dim() for x in tensors if not isinstance(x, CudaTensor)):
+        found = [f"{'cuda:0' if isinstance(x, CudaTensor) else 'cpu'} {tuple(x.shape)}" for x in tensors]
+        raise RuntimeError(
+            f"Expected all tensors to be on the same device, but found {', '.join(found)} in {function} at {_place()}"
+        )
+    if function is aten._local_scalar_dense.default:
+        gpu.sync("item")
+    elif str(function).startswith(OF_UNKNOWN_SIZE) or function is aten.index.Tensor and any(
+        x is not None and x.dtype == torch.bool for x in args[1]
+    ):
+        gpu.sync("size")
+    elif function is aten.copy_.default and not isinstance(args[0], CudaTensor):
+        gpu.sync("to cpu")
+    held = {id(x.held): x for x in on_gpu}
+    args, kwargs = tree_map(lambda x: x.held if isinstance(x, CudaTensor) else x, (args, kwargs))
+    result = function(*args, **kwargs)
+
+    def wrap(x):
+        if not isinstance(x, torch.Tensor) or isinstance(x, CudaTensor):
+            return x
+        # what an operation in place gives back is its argument
+        return held[id(x)] if id(x) in held else x if any(x is y for y in args) else CudaTensor(x)
+
+    return tree_map(wrap, result)
+
+
+class _Functions(TorchFunctionMode):
+    def __init__(self, gpu):
+        super().__init__()
+        self.gpu = gpu
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is torch.Tensor.backward:  # of which checkpointing computes again within
+            with self:
+                return _backward(*args, **(kwargs or {}))
+        return call(self.gpu, function, args, dict(kwargs or {}))
+
+
+def _backward(loss, gradient=None, retain_graph=None, create_graph=False, inputs=None):
+    torch.autograd.backward(loss, gradient, retain_graph, create_graph, inputs=inputs)
+
+
+def _in_float32(operation):
+    """What autocast does on a GPU with an operation that half precision does not suffice for."""
+
+    def cast(x):
+        return x.float() if isinstance(x, torch.Tensor) and x.dtype in (torch.float16, torch.bfloat16) else x
+
+    def kernel(*args, **kwargs):
+        with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)):
+            return operation(*map(cast, args), **kwargs)
+
+    return kernel
+
+
+@contextmanager
+def _cuda_autocast_lists() -> Iterator[None]:
+    """Autocast on a CPU with the operations that a GPU does in float32."""
+    library = torch.library.Library("aten", "IMPL")
+    for name in FLOAT32_UNDER_AUTOCAST:
+        packet, _, overload = name.partition(".")
+        operation = getattr(getattr(aten, packet), overload or "default")
+        library.impl(name, _in_float32(operation), "AutocastCPU")
+    try:
+        yield
+    finally:
+        library._destroy()
+
+
+@contextmanager
+def pretend_cuda() -> Iterator[Gpu]:
+    """The context in which there is a GPU, see above; gives the Gpu."""
+    gpu, generator = Gpu(), [torch.zeros(16, dtype=torch.uint8)]
+
+    def set_generator(state, device=0):
+        if type(state) is not torch.Tensor or state.dtype != torch.uint8:
+            raise TypeError("RNG state must be a torch.ByteTensor")  # as torch says, of one on the CPU
+        generator[0] = state.clone()
+
+    stand_ins = {
+        "_lazy_init": lambda: None,
+        "is_available": lambda: True,
+        "is_initialized": lambda: True,
+        "is_bf16_supported": lambda *args, **kwargs: True,
+        "device_count": lambda: 1,
+        "current_device": lambda: 0,
+        "get_device_name": lambda *args: "pretended GPU",
+        "max_memory_allocated": lambda *args: 2**20,
+        "manual_seed": lambda seed: None,
+        "manual_seed_all": lambda seed: None,
+        "get_rng_state": lambda *args: generator[0].clone(),
+        "get_rng_state_all": lambda: [generator[0].clone()],
+        "set_rng_state": set_generator,
+    }
+    with ExitStack() as stack:
+        autocast, lists = torch.autocast, []
+
+        def cuda_autocast(device_type, **options):
+            if not lists:  # once it is needed: torch takes a fifth of a second for them
+                lists.append(stack.enter_context(_cuda_autocast_lists()))
+            return autocast("cpu" if device_type == "cuda" else device_type, **options)
+
+        for name, stand_in in stand_ins.items():
+            stack.enter_context(mock.patch.object(torch.cuda, name, stand_in))
+        stack.enter_context(mock.patch.object(torch, "autocast", cuda_autocast))
+        stack.enter_context(mock.patch.object(torch.accelerator, "current_accelerator", lambda *args, **kwargs: None))
+        stack.enter_context(mock.patch.object(CudaTensor, "gpu", gpu))
+        stack.enter_context(_Functions(gpu))
+        yield gpu
