@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from benchmark import summary
+from benchmark.logs import read_logs
 from benchmark.protocols import is_zero_shot
 from benchmark.results import read_metrics
 from benchmark.summary import AVERAGE, labels
@@ -222,8 +223,7 @@ def learning_curves(runs, protocol, styles):
 def read_losses(folder):
     """{epoch: mean training loss as last logged in it}, from all logs of a run's folder, in the order of writing."""
     losses = {}
-    for path in sorted(Path(folder).glob("log.txt*")):
-        text = path.read_text(encoding="utf-8", errors="replace")
+    for _, text in read_logs(folder):
         for epoch, loss in re.findall(r"^epoch \[(\d+)/\d+\].*? loss \S+ \((\S+)\)", text, re.MULTILINE):
             losses[int(epoch)] = float(loss)
     return losses
