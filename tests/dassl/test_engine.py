@@ -214,9 +214,9 @@ def test_a_kill_at_any_file_operation_leaves_nothing_behind(cfg, frequency, fina
         def init_writer(self, *args):
             pass
 
-    def train(output, last=math.inf):
+    def train(output, last=math.inf, seed=1):
         cfg.OUTPUT_DIR = str(root / output)
-        set_random_seed(1)
+        set_random_seed(seed)
         trainer = Quick(cfg)
         with monkeypatch.context() as patched:
             mortal = Mortal(patched, last)
@@ -229,7 +229,7 @@ def test_a_kill_at_any_file_operation_leaves_nothing_behind(cfg, frequency, fina
     cfg.TRAIN.CHECKPOINT_FREQ, cfg.TEST.FINAL_MODEL = frequency, final
     if resumed:  # from a folder that stays as it is
         cfg.OPTIM.MAX_EPOCH = 1
-        train("before")
+        train("before", seed=2)  # other weights than a start from scratch would come to
         cfg.OPTIM.MAX_EPOCH, cfg.RESUME = 3, str(root / "before")
         before = files(root / "before")
     operations = train("whole")
