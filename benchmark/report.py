@@ -153,7 +153,9 @@ def costs(runs):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmark report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("runs", metavar="OUTPUT_OR_GRID", help="a folder of runs, or a grid's yaml file")
     parser.add_argument("--output", help="of a grid: where its runs are (default: as it says)")
     parser.add_argument("--out", metavar="DIR", help="where to write (default: report/ in the folder of the runs)")
