@@ -7,11 +7,11 @@
 """
 
 import argparse
-import re
 import statistics
 import sys
 from pathlib import Path
 
+from report.logs import TRAINED, closing_figures, read_logs
 from dassl.errors import UserError, exit_status
 
 
@@ -27,20 +27,20 @@ def main(argv=None):
 
 def parse(args):
     """Print what the command line asks for."""
-    end = "=> result" if args.test_log else "Finish training"
     folders = _folders(args.directory) if args.multi_exp else [args.directory]
-    means = [summary(folder, args.keyword, end, args.ci95) for folder in folders]
+    means = [summary(folder, args.keyword, not args.test_log, args.ci95) for folder in folders]
     if args.multi_exp:
         print(f"Average performance\n* {args.keyword}: {statistics.fmean(means):.2f}%")
 
 
-def summary(directory, keyword, end, ci95=False):
+def summary(directory, keyword, trained, ci95=False):
     """Print the figure of each run in a directory, their mean and deviation; return the mean.
 
     Args:
-        directory: its subfolders hold a log.txt each.
+        directory: its subfolders hold the logs of a run each. Of a run that was resumed or tried again, the newest
+            that closed with the figure counts.
         keyword: the figure's name in the log.
-        end: the line of the log after which the figure counts; its last occurrence is taken.
+        trained: the figure counts after the end of training alone.
         ci95: print 1.96 standard errors instead of the population's standard deviation.
 
     Raises:
@@ -49,15 +49,16 @@ def summary(directory, keyword, end, ci95=False):
     print(f"===\nSummary of directory: {directory}\n===")
     figures = []
     for folder in _folders(directory):
-        path = folder / "log.txt"
-        if not path.is_file():
-            raise UserError(f"no log at {path}")
-        _, _, after = path.read_text(encoding="utf-8", errors="replace").partition(f"\n{end}\n")
-        found = re.findall(rf"^\* {re.escape(keyword)}: ([\d.eE+-]+)%", after, re.MULTILINE)
-        if found:
-            figures.append(float(found[-1]))
-            print(f"file: {path}. {keyword}: {figures[-1]:.2f}%")
+        logs = read_logs(folder)
+        if not logs:
+            raise UserError(f"no log at {folder / 'log.txt'}")
+        for path, text in reversed(logs):
+            if (figure := closing_figures(text, trained).get(keyword)) is not None:
+                figures.append(figure)
+                print(f"file: {path}. {keyword}: {figure:.2f}%")
+                break
     if not figures:
+        end = TRAINED if trained else "=> result"
         raise UserError(f'nothing like "* {keyword}: 93.5%" after "{end}" in the logs of {directory}')
     mean, deviation = statistics.fmean(figures), statistics.pstdev(figures)
     spread = 1.96 * deviation / len(figures) ** 0.5 if ci95 else deviation

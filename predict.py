@@ -7,14 +7,19 @@ import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
-import torch
-from torchvision.datasets.folder import is_image_file
+from dassl.errors import UserError  # torch is imported when the arguments are parsed: --help does without
 
-from dassl.utils import UserError, read_image
+EXAMPLES = """\
+examples:
+  python predict.py --model-dir output/coop photo.jpg photos/ --top 3
+  python predict.py --model-dir output/coop photos/ --classnames "emu, fruit bat" --format csv
+"""
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="predict.py", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
     add("images", nargs="+", metavar="IMAGE_OR_FOLDER", help="image files, and folders that are searched for images")
     add("--model-dir", required=True, metavar="RUN", help="folder of the run, as train.py's --output-dir named it")
@@ -32,6 +37,8 @@ def find_images(places):
 
     What is not there, or holds no image, is a UserError in the place of a path.
     """
+    from torchvision.datasets.folder import is_image_file
+
     for place in places:
         if not os.path.isdir(place):
             yield place if os.path.exists(place) else UserError(f"no file or folder {place}")
@@ -57,6 +64,9 @@ def classify(model, paths, batch_size):
 
     What cannot be read is (path, UserError).
     """
+    import torch
+
+    from dassl.utils import read_image
 
     def read(path):
         try:
@@ -102,12 +112,13 @@ FORMATS = {"table": as_table, "csv": as_csv, "json": as_json}
 
 def main(argv=None):
     """Print predictions, and a line on stderr for each image that cannot be read; return how many those are."""
-    from trainers.trained import load_run, parse_classnames  # here, so that a broken plug-in is a mistake like others
-
     args = parse_args(argv)
     for name in ("top", "batch_size"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} is {getattr(args, name)}: give 1 or more")
+
+    from trainers.trained import load_run, parse_classnames  # here, so that a broken plug-in is a mistake like others
+
     names = None if args.classnames is None else parse_classnames(args.classnames)
     model = load_run(args.model_dir, names, args.device, args.load_epoch)
     found = list(find_images(args.images))

@@ -5,17 +5,27 @@ import logging
 import os
 import sys
 
-from dassl.config import get_cfg_default, merge_from_file, merge_from_list
-from dassl.engine import TRAINER_REGISTRY, build_trainer, run_folder
-from dassl.utils import UserError, collect_env_info, set_numerics, set_random_seed, setup_logger
-from dassl.utils.logger import Tee
-from prompting import backbone
+from dassl.errors import UserError  # torch is imported when the arguments are parsed: --help does without
 
 logger = logging.getLogger("dassl.train")
 
+EXAMPLES = """\
+examples:
+  python train.py --root data --seed 1 --trainer CoOp \\
+      --dataset-config-file configs/datasets/caltech101.yaml \\
+      --config-file configs/trainers/CoOp/vit_b16_ep50.yaml \\
+      --output-dir output/coop TRAINER.COOP.N_CTX 16 DATASET.NUM_SHOTS 16
+  python train.py --root data --seed 1 --trainer CoOp \\
+      --dataset-config-file configs/datasets/dtd.yaml \\
+      --config-file configs/trainers/CoOp/vit_b16_ep50.yaml \\
+      --output-dir output/coop-on-dtd --eval-only --model-dir output/coop
+"""
+
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="train.py", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
     add("--root", default="", help="path to the datasets (DATASET.ROOT)")
     add("--output-dir", default="", help="output directory (OUTPUT_DIR)")
@@ -41,6 +51,7 @@ def parse_args(argv=None):
 def setup_cfg(args):
     """The frozen config: defaults, dataset config, trainer config, arguments, KEY VALUE; the last word wins."""
     import datasets  # noqa: F401  registers every dataset; here, so that a broken plug-in is a mistake like others
+    from dassl.config import get_cfg_default, merge_from_file, merge_from_list
     from trainers import extend_cfg
 
     cfg = get_cfg_default()
@@ -71,6 +82,8 @@ def setup_cfg(args):
 
 def _set_input(cfg, default):
     """Let image size and normalisation follow the backbone. Raises UserError where the config contradicts it."""
+    from prompting import backbone
+
     name = cfg.MODEL.BACKBONE.NAME
     wanted = (default.SIZE, default.PIXEL_MEAN, default.PIXEL_STD)
     if backbone.is_clip(name):  # others are the trainer's business
@@ -89,7 +102,13 @@ def _set_input(cfg, default):
 
 def main(argv=None):
     args = parse_args(argv)
+    from dassl.engine import TRAINER_REGISTRY, build_trainer, run_folder
+    from dassl.utils import collect_env_info, set_numerics, set_random_seed, setup_logger
+
     cfg = setup_cfg(args)
+    if not cfg.TRAINER.NAME:
+        print("trainers:", *_trainers(), sep="\n  ", file=sys.stderr)
+        raise UserError("no trainer is named: give one of them by --trainer")
     TRAINER_REGISTRY.get(cfg.TRAINER.NAME)  # an unknown name must not claim the folder
     if args.overwrite and args.model_dir and os.path.realpath(args.model_dir) == os.path.realpath(cfg.OUTPUT_DIR):
         raise UserError("--overwrite would remove the model that --model-dir names: choose another --output-dir")
@@ -115,12 +134,25 @@ def main(argv=None):
     return trainer
 
 
+def _trainers():
+    """A line on each trainer: its name and how its docstring begins."""
+    from dassl.engine import TRAINER_REGISTRY
+
+    docs = {name: TRAINER_REGISTRY.get(name).__doc__ or "" for name in TRAINER_REGISTRY.registered_names()}
+    width = max(map(len, docs), default=0)
+    return [
+        f"{name:{width}}  {next(iter(docs[name].strip().splitlines()), '')}" for name in sorted(docs, key=str.lower)
+    ]
+
+
 def run(argv=None):
     """main(), with a user's mistakes as one line on stderr and exit status 1."""
     try:
         main(argv)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        from dassl.utils.logger import Tee
+
         if isinstance(sys.stdout, Tee):
             sys.stdout.file.write(f"error: {error}\n")
         return 1

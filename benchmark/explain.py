@@ -170,7 +170,9 @@ def predictions(trainer, loader):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmark explain", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", metavar="RUN")
     parser.add_argument("--words", type=int, default=3, metavar="N", help="nearest words of a vector (default: 3)")
     parser.add_argument("--images", type=int, default=5, metavar="K", help="images of an expert (default: 5)")

@@ -18,7 +18,9 @@ from trainers.trained import load_run, parse_classnames
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmark export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", metavar="RUN")
     parser.add_argument("--out", required=True, metavar="FILE.safetensors")
     parser.add_argument("--classnames", metavar="FILE_OR_LIST", help="other classes than the run's, by name alone")

@@ -13,10 +13,19 @@ import sys
 from dassl.errors import exit_status
 from datasets.tools import check, prepare, show
 
+EXAMPLES = """\
+examples:
+  python -m datasets check caltech101 --root data --quick
+  python -m datasets show dtd --root data --out sheet.png
+"""
+
 
 def main(argv=None):
     parser = argparse.ArgumentParser(
-        prog="python -m datasets", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m datasets",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="check | prepare | show")
     for tool in (check, prepare, show):

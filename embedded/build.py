@@ -34,7 +34,9 @@ black 0, is below this."""
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m embedded.build", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--packages", type=Path, help="folder with node_modules")
     parser.add_argument("--pretraining", type=Path, help="file to write the pre-training set to (.npz)")
     args = parser.parse_args(argv)

@@ -61,7 +61,9 @@ TAUGHT = 10  # weight of the distillation
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m embedded.pretrain", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data", type=Path, help="the .npz of build.py --pretraining")
     parser.add_argument("--output", type=Path, default=Path("output/pretrain"))
     parser.add_argument("--epochs", type=int, default=12)

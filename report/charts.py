@@ -20,8 +20,9 @@ from matplotlib.ticker import MaxNLocator
 from benchmark.facts import method_of
 from benchmark.protocol import Protocol
 from benchmark.protocols import PROTOCOLS
-from dassl.layout import LOG, METRICS, read_metrics
+from dassl.layout import METRICS, read_metrics
 from report import summary
+from report.logs import read_logs
 from report.summary import AVERAGE, labels
 
 PANEL = (3.6, 2.9)  # inches
@@ -237,8 +238,7 @@ def learning_curves(data: Data) -> Chart:
 def read_losses(folder):
     """{epoch: mean training loss as last logged in it}, from all logs of a run's folder, in the order of writing."""
     losses = {}
-    for path in sorted(Path(folder).glob(f"{LOG}*")):
-        text = path.read_text(encoding="utf-8", errors="replace")
+    for _, text in read_logs(folder):
         for epoch, loss in re.findall(r"^epoch \[(\d+)/\d+\].*? loss \S+ \((\S+)\)", text, re.MULTILINE):
             losses[int(epoch)] = float(loss)
     return losses

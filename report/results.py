@@ -40,6 +40,7 @@ from benchmark.facts import method_name
 from benchmark.protocols import identify
 from dassl.errors import UserError
 from dassl.layout import CONFIG, LOG, METRICS, read_metrics
+from report import logs
 
 IDENTITY = ["protocol", "part", "dataset", "shots", "trainer", "config", "seed", "method"]
 FIGURES = [
@@ -100,18 +101,15 @@ def read_run(folder, output):
 
 def read_log(folder):
     """What the newest log that Dassl closed with a result tells, under metrics.json's names; None where none did."""
-    for path in sorted(Path(folder).glob(f"{LOG}*"), reverse=True):  # later ones end in their time
-        text = path.read_text(encoding="utf-8", errors="replace")
+    for _, text in reversed(logs.read_logs(folder)):
         config = re.search(r"^\*\* Config \*\*\n\*+\n(.*?)^Collecting env info", text, re.DOTALL | re.MULTILINE)
-        if re.search(r"^epoch \[", text, re.MULTILINE):  # what was measured before the end is none
-            text = text.partition("\nFinish training\n")[2]
-        found = dict(re.findall(r"^\* (\w+): ([\d.,]+)%?$", text.rpartition("=> result\n")[2], re.MULTILINE))
-        if not config or "accuracy" not in found:
+        figures = logs.closing_figures(text, trained=bool(re.search(r"^epoch \[", text, re.MULTILINE)))
+        if not config or "accuracy" not in figures:
             continue
         try:
             cfg = yaml.safe_load(config[1])
             row = {
-                **{key: float(value.replace(",", "")) for key, value in found.items()},
+                **figures,
                 "trainer": cfg["TRAINER"]["NAME"],
                 "dataset": cfg["DATASET"]["NAME"],
                 "shots": cfg["DATASET"]["NUM_SHOTS"],

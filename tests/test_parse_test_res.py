@@ -30,6 +30,18 @@ def test_mean_over_seeds(runs, capsys):
     assert "* accuracy: 91.00% +- 1.39%" in capsys.readouterr().out
 
 
+def test_the_newest_log_that_closed_counts(runs, capsys):
+    """A run that was resumed has its result in a later log; a try after that may have come to nothing."""
+    folder = runs / "caltech101" / "seed1"
+    (folder / "log.txt").write_text("head\n* accuracy: 1.0%\nepoch [3/50] ...\n")  # killed
+    (folder / "log.txt-2026-11-21-04-20-00").write_text("head\n" + TRAINED.format(80.0))
+    (folder / "log.txt-2026-11-21-05-00-00").write_text("head\n" + TRAINED.format(86.0))  # tested once more
+    (folder / "log.txt-2026-11-21-06-00-00").write_text("head\nFinish training\n")  # killed in its test
+    assert main([str(runs / "caltech101")]) == 0
+    told = capsys.readouterr().out
+    assert "* accuracy: 89.00% +- 3.00%" in told and "seed1/log.txt-2026-11-21-05-00-00. accuracy: 86.00%" in told
+
+
 def test_several_experiments(runs, capsys):
     assert main([str(runs), "--multi-exp"]) == 0
     assert capsys.readouterr().out.endswith("Average performance\n* accuracy: 76.00%\n")

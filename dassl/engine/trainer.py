@@ -34,6 +34,7 @@ from dassl.utils import (
     load_pretrained_weights,
     mkdir_if_missing,
     nearest,
+    remove_half_written,
     save_checkpoint,
     set_rng_state,
     tolist_if_not,
@@ -361,13 +362,14 @@ class SimpleTrainer(TrainerBase):
         if self.train_loader_x is None:
             raise UserError(f"{self.cfg.DATASET.NAME} has no images to train on: give --eval-only and --model-dir")
         directory = self.output_dir
-        if self.cfg.RESUME and not any(_last_epoch(os.path.join(directory, n)) for n in self.get_model_names()):
+        if self.cfg.RESUME and not all(_last_epoch(os.path.join(directory, n)) for n in self.get_model_names()):
             directory = self.cfg.RESUME
             if not os.path.isdir(directory):
                 raise UserError(f"no folder {directory} to resume from (--resume)")
             self._take_best(directory)
         mkdir_if_missing(self.output_dir)
         self.start_epoch = self.resume_model_if_exist(directory)
+        self._sweep(whole=directory == self.output_dir)
         self.epoch = max(0, self.start_epoch - 1)
         self.init_writer(os.path.join(self.output_dir, "tensorboard"), self.start_epoch * len(self.train_loader_x))
         self.time_start = time.time()
@@ -401,13 +403,24 @@ class SimpleTrainer(TrainerBase):
                     f"compute in fp32; {kept}"
                 )
 
-    def _drop_checkpoint(self, epoch):
-        """Remove the checkpoint of the epoch before this one, unless CHECKPOINT_FREQ asked for it.
+    def _sweep(self, whole):
+        """Remove what a kill left in the output folder: half-written files, and models of the epoch that was dropped.
 
-        Only now, when every model has the next one: a kill in between finds a whole set.
+        Args:
+            whole: all models of the epoch to go on from stand there. What a finished run left is meant to be kept.
+        """
+        for name in self.get_model_names():
+            remove_half_written(os.path.join(self.output_dir, name))
+        if whole and not os.path.isfile(os.path.join(self.output_dir, "metrics.json")):
+            self._drop_checkpoint(self.start_epoch - 1)
+
+    def _drop_checkpoint(self, epoch):
+        """Remove the checkpoint of an epoch (counted from 1), unless CHECKPOINT_FREQ asked for it.
+
+        Only when every model has the next one: a kill in between finds a whole set.
         """
         frequency = self.cfg.TRAIN.CHECKPOINT_FREQ
-        if epoch == 0 or (frequency > 0 and epoch % frequency == 0):
+        if epoch < 1 or (frequency > 0 and epoch % frequency == 0):
             return
         for name in self.get_model_names():
             path = os.path.join(self.output_dir, name, f"model.pth.tar-{epoch}")

@@ -17,6 +17,7 @@ from dassl.utils.files import (
     mkdir_if_missing,
     read_image,
     read_json,
+    remove_half_written,
     write_json,
 )
 from dassl.utils.layers import count_num_param, open_all_layers, open_specified_layers
@@ -49,6 +50,7 @@ __all__ = [
     "open_specified_layers",
     "read_image",
     "read_json",
+    "remove_half_written",
     "resume_from_checkpoint",
     "save_checkpoint",
     "set_numerics",

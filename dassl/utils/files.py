@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import shutil
 import uuid
 from contextlib import contextmanager
@@ -36,6 +37,16 @@ def atomic_path(path):
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_half_written(folder: str | Path) -> None:
+    """Remove the temporary files that `atomic_path` blocks left in a folder when their process was killed.
+
+    Only the folder's owner may do this: what another process is writing looks the same.
+    """
+    for path in Path(folder).glob(".*.*"):
+        if re.match(r"\.[0-9a-f]{32}\.", path.name) and path.is_file():
+            path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -1,6 +1,9 @@
 """Datasets, few-shot sets, and loaders whose epochs depend on nothing but the generators' state."""
 
+import pickle
 import random
+from copy import copy
+from dataclasses import astuple, dataclass
 
 import numpy as np
 import pytest
@@ -9,7 +12,7 @@ from PIL import Image
 
 from dassl.config import get_cfg_default
 from dassl.data import DataManager, DatasetWrapper, build_data_loader, decoded_images
-from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum, build_dataset
+from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum, base_dataset, build_dataset
 from dassl.data.decoded_images import DecodedImages
 from dassl.data.transforms import build_transform
 from dassl.utils import UserError, get_rng_state, read_image, set_random_seed, set_rng_state
@@ -28,6 +31,51 @@ def items(tmp_path):
         image.save(tmp_path / f"{i}.png")
         made.append(Datum(str(tmp_path / f"{i}.png"), label=i % 2, classname="ab"[i % 2]))
     return made
+
+
+class Bare:
+    """A Datum as Dassl lays it out in a pickle: four attributes behind properties, in a __dict__."""
+
+    def __init__(self, impath="", label=0, domain=0, classname=""):
+        self._impath, self._label, self._domain, self._classname = impath, label, domain, classname
+
+
+Bare.__module__, Bare.__name__, Bare.__qualname__ = "dassl.data.datasets.base_dataset", "Datum", "Datum"
+
+
+class Boxed(Datum):
+    box = None
+
+
+@dataclass(slots=True, eq=False)
+class Captioned(Datum):
+    caption: str = ""
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_few_shot_pickles_go_either_way(protocol, monkeypatch):
+    """split_fewshot/shot_16-seed_1.pkl, as CoOp's code wrote it on Dassl, and as it writes it here."""
+    facts = {"train": [("/a/0.jpg", 3, 1, "ant"), ("/a/1.jpg", 3, 1, "ant")], "val": [("/b/0.jpg", 0, 0, "sea shell")]}
+    monkeypatch.setattr(base_dataset, "Datum", Bare)
+    dassls = pickle.dumps({part: [Bare(*fact) for fact in facts[part]] for part in facts}, protocol)
+    monkeypatch.undo()
+    loaded = pickle.loads(dassls)
+    assert {type(item) for items in loaded.values() for item in items} == {Datum}
+    assert {part: [astuple(item) for item in loaded[part]] for part in loaded} == facts
+
+    ours = pickle.dumps({part: [Datum(*fact) for fact in facts[part]] for part in facts}, protocol)
+    assert ours == dassls, "byte for byte"
+
+
+def test_data_of_other_kinds_are_pickled_and_copied():
+    boxed, captioned = Boxed("/a.jpg", 1, 2, "a"), Captioned("/a.jpg", 1, 2, "a", "an a")
+    boxed.box = [1, 2]
+    for again in (pickle.loads(pickle.dumps([boxed, captioned])), [copy(boxed), copy(captioned)]):
+        assert [type(item) for item in again] == [Boxed, Captioned] and again[0].box == [1, 2]
+        assert astuple(again[0]) == ("/a.jpg", 1, 2, "a") and astuple(again[1]) == ("/a.jpg", 1, 2, "a", "an a")
+    earlier = Datum()
+    earlier.__setstate__((None, {"impath": "/a.jpg", "label": 1, "domain": 2, "classname": "a"}))
+    assert astuple(earlier) == ("/a.jpg", 1, 2, "a")
 
 
 def config(workers=0, shots=-1, cache_gb=4.0):

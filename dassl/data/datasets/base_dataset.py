@@ -3,7 +3,7 @@
 import logging
 import random
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from dassl.utils import UserError, nearest
 
@@ -25,6 +25,23 @@ class Datum:
     label: int = 0
     domain: int = 0
     classname: str = ""
+
+    # Pickled as by Dassl: lists of few-shot images that CoOp's code left beside the data go either way
+
+    def __getstate__(self) -> dict:
+        own = {PICKLED.get(name, name): getattr(self, name) for name in self.__match_args__}
+        return getattr(self, "__dict__", {}) | own
+
+    def __setstate__(self, state: dict | tuple) -> None:
+        if isinstance(state, tuple):  # python's own way with slots, in which earlier versions were pickled
+            state = (state[0] or {}) | state[1]
+        for name, value in state.items():
+            setattr(self, UNPICKLED.get(name, name), value)
+
+
+PICKLED = {"impath": "_impath", "label": "_label", "domain": "_domain", "classname": "_classname"}
+UNPICKLED = {pickled: name for name, pickled in PICKLED.items()}
+"""What a Datum's attributes are called in a pickle, and what those of a pickle are called here."""
 
 
 class DatasetBase:
