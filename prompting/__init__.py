@@ -1,4 +1,6 @@
-"""What the methods share: backbones, prompts, the text encoder, image features. Knows clip, not the engine."""
+"""What the methods share: backbones, prompts, the text encoder, PromptedCLIP, image features, losses.
+
+Knows clip, not the engine."""
 
 import warnings
 
