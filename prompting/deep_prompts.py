@@ -6,6 +6,7 @@ import torch
 from clip.model import VisionTransformer
 from torch import nn
 
+from dassl.config import require
 from dassl.utils import UserError
 from prompting.backbone import known_names
 from prompting.prompts import soft, token_ids
@@ -52,6 +53,51 @@ def check_vision_transformer(visual):
         raise UserError(
             "prompts in the image encoder need a vision transformer, this backbone has a ResNet: set "
             f"MODEL.BACKBONE.NAME (--backbone) to {names}, or to a path"
+        )
+
+
+class CoupledPrompts(DeepContext):
+    """Context vectors of the text encoder's layers, and image prompts made of them.
+
+    Args:
+        options: cfg.TRAINER.MAPLE.
+        text_encoder: the TextEncoder.
+        visual: the image encoder, for its width w and its number of layers.
+
+    Attributes:
+        proj, compound_prompt_projections: the coupling functions of the first and the further layers, d -> w.
+
+    Raises:
+        UserError: the image encoder is a ResNet.
+    """
+
+    def __init__(self, options, text_encoder, visual):
+        check_vision_transformer(visual)
+        depth = min(options.PROMPT_DEPTH, len(visual.transformer.resblocks))
+        super().__init__(options.CTX_INIT, options.N_CTX, depth, text_encoder)
+        widths = self.ctx.shape[1], visual.class_embedding.shape[0]
+        self.proj = nn.Linear(*widths)
+        self.compound_prompt_projections = nn.ModuleList(nn.Linear(*widths) for _ in self.compound_prompts_text)
+
+    def vision_prompts(self):
+        """The image encoder's prompts: (n_ctx, w) for each layer."""
+        couplings = [self.proj, *self.compound_prompt_projections]
+        contexts = [self.ctx, *self.compound_prompts_text]
+        return [coupling(context) for coupling, context in zip(couplings, contexts, strict=True)]
+
+
+def check_deep_context(cfg, section, n_ctx, *counts):
+    """Raises UserError where CTX_INIT of cfg.TRAINER.<section> is too short for its key `n_ctx`, or that or another
+    of the keys `counts` is not positive.
+    """
+    for key in (n_ctx, *counts):
+        require(cfg, f"TRAINER.{section}.{key}", at_least=1)
+    options = cfg.TRAINER[section]
+    words = len(token_ids(options.CTX_INIT))
+    if options.CTX_INIT and words < options[n_ctx]:
+        raise UserError(
+            f'TRAINER.{section}.CTX_INIT "{options.CTX_INIT}" has {words} tokens, {n_ctx} is {options[n_ctx]}: '
+            "give as many words, or leave CTX_INIT empty for noise"
         )
 
 

@@ -1,5 +1,7 @@
 """Hand-written prompt templates: CLIP's published ones, and those that CoOp uses for each dataset."""
 
+from dassl.utils import UserError
+
 CUSTOM = {
     "OxfordPets": "a photo of a {}, a type of pet.",
     "OxfordFlowers": "a photo of a {}, a type of flower.",
@@ -131,3 +133,10 @@ def custom_template(dataset_name):
 def all_templates(dataset_name):
     """CLIP's eighty for ImageNet and, where it is none of them, the dataset's own."""
     return list(dict.fromkeys([*IMAGENET, custom_template(dataset_name)]))
+
+
+def check_templates(templates, section):
+    """Raises UserError where a template of cfg.TRAINER.<section> does not hold one {} for the class name."""
+    for template in templates:
+        if not isinstance(template, str) or template.count("{}") != 1:
+            raise UserError(f"the template {template!r} of TRAINER.{section} must hold one {{}} for the class name")

@@ -4,7 +4,6 @@ A method adds a prompt learner (an nn.Module) and, where it needs more than cros
 """
 
 import logging
-import math
 from contextlib import nullcontext
 from itertools import product
 from weakref import WeakKeyDictionary
@@ -14,158 +13,22 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import SequentialSampler
 
+from dassl.config import require
 from dassl.data import DatasetWrapper
 from dassl.engine import TrainerX
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
-from dassl.utils import UserError, count_num_param, load_pretrained_weights, nearest
+from dassl.utils import UserError, count_num_param, load_pretrained_weights
 from prompting.backbone import load_backbone
-from prompting.deep_prompts import encode_with_prompts
 from prompting.image_features import cached_image_features, is_deterministic
-from prompting.prompts import encode_templates, token_ids
+from prompting.prompted_clip import PromptedCLIP  # noqa: F401 - with PromptTrainer, all that most methods start from
+from prompting.prompts import encode_templates
 from prompting.templates import custom_template
 from prompting.text_encoder import TextEncoder
 
 logger = logging.getLogger("dassl.trainers")
 
 PRECISIONS = ("fp16", "fp32", "amp", "bf16")
-
-
-def check_context(options, section):
-    """Raises UserError where N_CTX and CTX_INIT of cfg.TRAINER.<section> make no context vector."""
-    if options.CTX_INIT and not token_ids(options.CTX_INIT):
-        raise UserError(f"TRAINER.{section}.CTX_INIT holds no word: give words, or leave it empty for N_CTX vectors")
-    if not options.CTX_INIT and options.N_CTX < 1:
-        raise UserError(f"TRAINER.{section}.N_CTX is {options.N_CTX}: give at least one context vector")
-
-
-def initial_context(options, text_encoder, *copies):
-    """The values that context vectors start from: the words of CTX_INIT, or noise for N_CTX of them.
-
-    Returns:
-        (*copies, n_ctx, d) float32 tensor.
-    """
-    embedding = text_encoder.token_embedding
-    if options.CTX_INIT:
-        ids = torch.tensor(token_ids(options.CTX_INIT), device=embedding.weight.device)
-        ctx = embedding(ids).detach().float().expand(*copies, -1, -1).clone()
-    else:
-        ctx = nn.init.normal_(torch.empty(*copies, options.N_CTX, embedding.weight.shape[1]), std=0.02)
-    text = options.CTX_INIT.replace("_", " ") or " ".join(["X"] * options.N_CTX)
-    logger.info('Initial context: "%s"', text)
-    logger.info("Number of context words (tokens): %d", ctx.shape[-2])
-    return ctx
-
-
-def check_deep_context(options, section, n_ctx, *counts):
-    """Raises UserError where CTX_INIT of cfg.TRAINER.<section> is too short for its key `n_ctx`, or that or another
-    of the keys `counts` is not positive.
-    """
-    for key in (n_ctx, *counts):
-        if options[key] < 1:
-            raise UserError(f"TRAINER.{section}.{key} is {options[key]}: give 1 or more")
-    words = len(token_ids(options.CTX_INIT))
-    if options.CTX_INIT and words < options[n_ctx]:
-        raise UserError(
-            f'TRAINER.{section}.CTX_INIT "{options.CTX_INIT}" has {words} tokens, {n_ctx} is {options[n_ctx]}: '
-            "give as many words, or leave CTX_INIT empty for noise"
-        )
-
-
-def check_templates(templates, section):
-    """Raises UserError where a template of cfg.TRAINER.<section> does not hold one {} for the class name."""
-    for template in templates:
-        if not isinstance(template, str) or template.count("{}") != 1:
-            raise UserError(f"the template {template!r} of TRAINER.{section} must hold one {{}} for the class name")
-
-
-def virtual_classes(dataset):
-    """The names of a dataset's classes that this run has no images of (DATASET.SUBSAMPLE_CLASSES), in their order."""
-    known, own = getattr(dataset, "all_classnames", ()), set(dataset.classnames)
-    return [name for name in known if name not in own]
-
-
-def distillation_loss(logits, zero_shot_logits, temperature):
-    """KL(softmax(z_0 / temperature) || softmax(z / temperature)), the mean over images; (B, N) twice -> scalar.
-
-    z_0 are zero-shot CLIP's logits, z the learned prompts'.
-    """
-    target = F.log_softmax(zero_shot_logits / temperature, dim=-1)
-    return F.kl_div(F.log_softmax(logits / temperature, dim=-1), target, reduction="batchmean", log_target=True)
-
-
-def text_loss(text_features, hard_features, logit_scale):
-    """Grouped text-to-text cross-entropy: the mean over groups g and classes y of -log mean_i P_i(y | t_g).
-
-    P_i(y | t_g) is the softmax over classes c of logit_scale * cos(t_g(y), h_i(c)), i over the group's templates
-    (LASP, section 3.2 and 3.3; MoCoOp's semantically grouped text supervision).
-
-    Args:
-        text_features: (G, N, e), normalised, of each group's learned prompts.
-        hard_features: G tensors (n_g, N, e), normalised, of each group's templates.
-    """
-    losses = []
-    for soft_features, hard in zip(text_features, hard_features, strict=True):
-        logits = logit_scale * torch.einsum("ye,ice->iyc", soft_features, hard)
-        log_p = logits.diagonal(dim1=1, dim2=2) - logits.logsumexp(dim=-1)  # (n_g, N): log P_i(y | t_g(y))
-        losses.append(math.log(len(hard)) - log_p.logsumexp(dim=0).mean())
-    return torch.stack(losses).mean()
-
-
-class PromptedCLIP(nn.Module):
-    """A frozen CLIP whose text features come from a prompt learner.
-
-    Args:
-        clip_model: as `load_backbone` gives it.
-        prompt_learner: an nn.Module; called without arguments it gives the text encoder's arguments. It may have an
-            `offset`, (e,) or None: a learned vector added to all text features.
-        text_encoder: the TextEncoder of clip_model.
-    """
-
-    def __init__(self, clip_model, prompt_learner, text_encoder):
-        super().__init__()
-        self.image_encoder = clip_model.visual
-        self.text_encoder = text_encoder
-        self.prompt_learner = prompt_learner
-        self.dtype = clip_model.dtype
-        self.register_buffer("logit_scale", clip_model.logit_scale.detach().float().exp())
-
-    def encode_image(self, images):
-        """(B, 3, H, W) images -> (B, e) image features, not normalised."""
-        return self.image_encoder(images.to(self.dtype))
-
-    def image_encoding(self):
-        """`encode_image` for many batches: what does not depend on images is computed now."""
-        return self.encode_image
-
-    def encode_prompts(self, *args):
-        """(B, N, e) normalised text features of what the prompt learner gives when called with `args`."""
-        features = self.text_encoder(*self.prompt_learner(*args))
-        offset = getattr(self.prompt_learner, "offset", None)
-        return F.normalize((features if offset is None else features + offset).float(), dim=-1)
-
-    def encode_text(self):
-        """The text features that `logits` takes. Default: (N, e), normalised."""
-        return self.encode_prompts()[0]
-
-    def logits(self, image_features, text_features):
-        """(B, e) normalised image features, text features -> (B, N) logits."""
-        return self.logit_scale * image_features @ text_features.t()
-
-    def forward(self, images):
-        image_features = F.normalize(self.encode_image(images).float(), dim=-1)
-        return self.logits(image_features, self.encode_text())
-
-
-class DeepPromptedCLIP(PromptedCLIP):
-    """A frozen CLIP with prompts in both towers; the learner's `vision_prompts()` are the image encoder's."""
-
-    def encode_image(self, images):
-        return self.image_encoding()(images)
-
-    def image_encoding(self):
-        prompts = self.prompt_learner.vision_prompts()
-        return lambda images: encode_with_prompts(self.image_encoder, images.to(self.dtype), prompts)
 
 
 class PromptTrainer(TrainerX):
@@ -205,6 +68,12 @@ class PromptTrainer(TrainerX):
         loss = F.cross_entropy(logits, labels)
         return loss, {"acc": compute_accuracy(logits, labels)[0].item()}
 
+    def virtual_classes(self):
+        """The names of classes that the dataset knows but this run (DATASET.SUBSAMPLE_CLASSES) has not, in order."""
+        dataset = self.dm.dataset
+        known, own = getattr(dataset, "all_classnames", ()), set(dataset.classnames)
+        return [name for name in known if name not in own]
+
     def zero_shot_features(self, template=None):
         """(N, e) normalised text features of the classes in a hand-written template; default: the dataset's own."""
         template = template or custom_template(self.cfg.DATASET.NAME)
@@ -235,10 +104,10 @@ class PromptTrainer(TrainerX):
         return [{"params": rest}, {"params": list(self.layernorms.parameters()), "lr": 0.1 * self.cfg.OPTIM.LR}]
 
     def check_cfg(self, cfg):
-        precision = cfg.TRAINER[self.section].get("PREC", "fp32") if self.section else "fp32"
-        if precision not in PRECISIONS:
-            raise UserError(f'unknown TRAINER.{self.section}.PREC "{precision}": {nearest(precision, PRECISIONS)}')
-        self.precision = precision
+        self.precision = "fp32"
+        if self.section and "PREC" in cfg.TRAINER[self.section]:
+            require(cfg, f"TRAINER.{self.section}.PREC", one_of=PRECISIONS)
+            self.precision = cfg.TRAINER[self.section].PREC
         if cfg.INPUT.NO_TRANSFORM or cfg.DATALOADER.K_TRANSFORMS != 1:
             raise UserError(f"{cfg.TRAINER.NAME} takes one transformed image: INPUT.NO_TRANSFORM False, K_TRANSFORMS 1")
 

@@ -15,8 +15,10 @@ from yacs.config import CfgNode as CN
 
 from dassl.engine import TRAINER_REGISTRY
 from prompting.chunks import bytes_per_token, encode_in_chunks, how_many_fit
+from prompting.context import check_context, initial_context
+from prompting.prompted_clip import PromptedCLIP
 from prompting.prompts import Prompts, sequence, soft
-from trainers.base import PromptedCLIP, PromptTrainer, check_context, initial_context
+from trainers.base import PromptTrainer
 
 logger = logging.getLogger("dassl.trainers")
 
@@ -92,7 +94,7 @@ class CoCoOp(PromptTrainer):
 
     def check_cfg(self, cfg):
         super().check_cfg(cfg)
-        check_context(cfg.TRAINER.COCOOP, "COCOOP")
+        check_context(cfg, "COCOOP")
 
     def build_prompted_clip(self, clip_model, text_encoder, classnames):
         learner = PromptLearner(self.cfg, classnames, text_encoder, clip_model.text_projection.shape[1])

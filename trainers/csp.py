@@ -22,15 +22,17 @@ import torch.nn.functional as F
 from torch import nn
 from yacs.config import CfgNode as CN
 
+from dassl.config import require
 from dassl.engine import TRAINER_REGISTRY, MisfitError
 from dassl.evaluation import BestPairs
 from dassl.evaluation.compositional import exact_curve, outcomes
-from dassl.utils import UserError, nearest
+from dassl.utils import UserError
 from prompting.chunks import bytes_per_token, encode_in_chunks, how_many_fit
 from prompting.feasibility import feasibility, word_vectors
 from prompting.named_vectors import NamedVectors, names_in
+from prompting.prompted_clip import PromptedCLIP
 from prompting.prompts import Prompts, encode_templates, sequence, soft, token_ids
-from trainers.base import PromptedCLIP, PromptTrainer
+from trainers.base import PromptTrainer
 
 logger = logging.getLogger("dassl.trainers")
 
@@ -177,16 +179,10 @@ class CSP(PromptTrainer):
     def check_cfg(self, cfg):
         super().check_cfg(cfg)
         options = cfg.TRAINER.CSP
-        if not 0 <= options.ATTR_DROPOUT < 1:
-            raise UserError(f"TRAINER.CSP.ATTR_DROPOUT is {options.ATTR_DROPOUT}: give a share from 0 to below 1")
-        if not 0 < options.MIX <= 1:
-            raise UserError(f"TRAINER.CSP.MIX is {options.MIX}: give a share above 0, up to 1")
-        if options.ACCUMULATE < 1:
-            raise UserError(f"TRAINER.CSP.ACCUMULATE is {options.ACCUMULATE}: give at least one batch")
-        if options.CHOOSE_BY not in CRITERIA:
-            raise UserError(
-                f'unknown TRAINER.CSP.CHOOSE_BY "{options.CHOOSE_BY}": {nearest(options.CHOOSE_BY, CRITERIA)}'
-            )
+        require(cfg, "TRAINER.CSP.ATTR_DROPOUT", at_least=0, below=1)
+        require(cfg, "TRAINER.CSP.MIX", above=0, at_most=1)
+        require(cfg, "TRAINER.CSP.ACCUMULATE", at_least=1)
+        require(cfg, "TRAINER.CSP.CHOOSE_BY", one_of=CRITERIA)
         if not isinstance(options.THRESHOLD, int | float | None):
             raise UserError(f"TRAINER.CSP.THRESHOLD is {options.THRESHOLD!r}: give a number, or None")
         if options.OPEN_WORLD and cfg.TEST.EVALUATOR != "Compositional":

@@ -12,9 +12,11 @@ it: its W 8.0 is 4.0 here.
 import torch.nn.functional as F
 from yacs.config import CfgNode as CN
 
+from dassl.config import require
 from dassl.engine import TRAINER_REGISTRY
-from dassl.utils import UserError
-from trainers.coop import CoOp
+from prompting.context import PromptLearner, check_context
+from prompting.prompted_clip import PromptedCLIP
+from trainers.base import PromptTrainer
 
 
 def extend_cfg(cfg):
@@ -36,15 +38,19 @@ def knowledge_loss(text_features, frozen_features):
 
 
 @TRAINER_REGISTRY.register()
-class KgCoOp(CoOp):
+class KgCoOp(PromptTrainer):
     """Knowledge-guided Context Optimization: CoOp's prompts, cross-entropy and L_kg."""
 
     section = "KGCOOP"
 
     def check_cfg(self, cfg):
         super().check_cfg(cfg)
-        if cfg.TRAINER.KGCOOP.W < 0:
-            raise UserError(f"TRAINER.KGCOOP.W is {cfg.TRAINER.KGCOOP.W}: give 0 or more")
+        check_context(cfg, "KGCOOP")
+        require(cfg, "TRAINER.KGCOOP.W", at_least=0)
+
+    def build_prompted_clip(self, clip_model, text_encoder, classnames):
+        learner = PromptLearner(self.cfg.TRAINER.KGCOOP, classnames, text_encoder)
+        return PromptedCLIP(clip_model, learner, text_encoder)
 
     def before_train(self):
         super().before_train()

@@ -25,21 +25,18 @@ import torch.nn.functional as F
 from torch import nn
 from yacs.config import CfgNode as CN
 
+from dassl.config import require
 from dassl.engine import TRAINER_REGISTRY
 from dassl.metrics import compute_accuracy
-from dassl.utils import UserError, load_checkpoint, nearest
+from dassl.utils import UserError, load_checkpoint
+from prompting.context import check_context, initial_context
+from prompting.deep_prompts import CoupledPrompts, check_deep_context
+from prompting.losses import distillation_loss
 from prompting.named_vectors import NamedVectors, names_in
+from prompting.prompted_clip import DeepPromptedCLIP, PromptedCLIP
 from prompting.prompts import Prompts, sequence, soft, token_ids
-from trainers.base import (
-    DeepPromptedCLIP,
-    PromptedCLIP,
-    PromptTrainer,
-    check_context,
-    check_deep_context,
-    distillation_loss,
-    initial_context,
-)
-from trainers.maple import CoupledPrompts
+from prompting.templates import check_templates
+from trainers.base import PromptTrainer
 
 logger = logging.getLogger("dassl.trainers")
 
@@ -198,19 +195,15 @@ class LAMM(PromptTrainer):
     def check_cfg(self, cfg):
         super().check_cfg(cfg)
         options = cfg.TRAINER.LAMM
-        if options.BASE not in BASES:
-            raise UserError(f'unknown TRAINER.LAMM.BASE "{options.BASE}": {nearest(options.BASE, BASES)}')
-        if options.TEMPLATE.count("{}") != 1:
-            raise UserError(f'TRAINER.LAMM.TEMPLATE is "{options.TEMPLATE}": it must hold one {{}} for the class')
+        require(cfg, "TRAINER.LAMM.BASE", one_of=BASES)
+        check_templates([options.TEMPLATE], "LAMM.TEMPLATE")
         if options.BASE == "coop":
-            check_context(options, "LAMM")
+            check_context(cfg, "LAMM")
         elif options.BASE == "maple":
-            check_deep_context(cfg.TRAINER.MAPLE, "MAPLE", "N_CTX", "PROMPT_DEPTH")
+            check_deep_context(cfg, "MAPLE", "N_CTX", "PROMPT_DEPTH")
         for key in ("WC_WEIGHT", "COS_WEIGHT", "KD_WEIGHT"):
-            if options[key] < 0:
-                raise UserError(f"TRAINER.LAMM.{key} is {options[key]}: give 0 or more")
-        if options.KD_TEMPERATURE <= 0:
-            raise UserError(f"TRAINER.LAMM.KD_TEMPERATURE is {options.KD_TEMPERATURE}: give a number above 0")
+            require(cfg, f"TRAINER.LAMM.{key}", at_least=0)
+        require(cfg, "TRAINER.LAMM.KD_TEMPERATURE", above=0)
 
     def build_prompted_clip(self, clip_model, text_encoder, classnames):
         cfg, path = self.cfg, self.cfg.MODEL.INIT_WEIGHTS

@@ -22,19 +22,14 @@ import torch.nn.functional as F
 from torch import nn
 from yacs.config import CfgNode as CN
 
+from dassl.config import require
 from dassl.engine import TRAINER_REGISTRY
-from dassl.utils import UserError, nearest
+from prompting.context import check_context, initial_context
+from prompting.losses import text_loss
+from prompting.prompted_clip import PromptedCLIP
 from prompting.prompts import Prompts, encode_templates, sequence, soft
-from prompting.templates import all_templates
-from trainers.base import (
-    PromptedCLIP,
-    PromptTrainer,
-    check_context,
-    check_templates,
-    initial_context,
-    text_loss,
-    virtual_classes,
-)
+from prompting.templates import all_templates, check_templates
+from trainers.base import PromptTrainer
 
 logger = logging.getLogger("dassl.trainers")
 
@@ -109,20 +104,12 @@ class LASP(PromptTrainer):
 
     def check_cfg(self, cfg):
         super().check_cfg(cfg)
-        options = cfg.TRAINER.LASP
-        check_context(options, "LASP")
+        check_context(cfg, "LASP")
         templates = self.templates(cfg)
         check_templates(templates, "LASP")
-        if not 1 <= options.N_GROUPS <= len(templates):
-            raise UserError(
-                f"TRAINER.LASP.N_GROUPS is {options.N_GROUPS}: give 1 to {len(templates)}, the number of templates"
-            )
-        if options.TEXT_CLASSES not in CLASSES:
-            raise UserError(
-                f'unknown TRAINER.LASP.TEXT_CLASSES "{options.TEXT_CLASSES}": {nearest(options.TEXT_CLASSES, CLASSES)}'
-            )
-        if options.TEXT_WEIGHT < 0:
-            raise UserError(f"TRAINER.LASP.TEXT_WEIGHT is {options.TEXT_WEIGHT}: give 0 or more")
+        require(cfg, "TRAINER.LASP.N_GROUPS", at_least=1, at_most=len(templates), note="the number of templates")
+        require(cfg, "TRAINER.LASP.TEXT_CLASSES", one_of=CLASSES)
+        require(cfg, "TRAINER.LASP.TEXT_WEIGHT", at_least=0)
 
     @staticmethod
     def templates(cfg):
@@ -130,7 +117,7 @@ class LASP(PromptTrainer):
 
     def build_prompted_clip(self, clip_model, text_encoder, classnames):
         options = self.cfg.TRAINER.LASP
-        self.names = [*classnames, *(virtual_classes(self.dm.dataset) if options.TEXT_CLASSES == "all" else [])]
+        self.names = [*classnames, *(self.virtual_classes() if options.TEXT_CLASSES == "all" else [])]
         learner = PromptLearner(options, self.names, text_encoder)
         if options.TUNE_LAYERNORM:
             self.tune_layernorms(clip_model, learner)

@@ -19,7 +19,8 @@ from yacs.config import CfgNode as CN
 from dassl.data import build_data_loader
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import UserError
-from trainers.base import PromptedCLIP, PromptTrainer
+from prompting.prompted_clip import PromptedCLIP
+from trainers.base import PromptTrainer
 
 logger = logging.getLogger("dassl.trainers")
 

@@ -8,13 +8,13 @@ CTX_INIT, of which the first N_CTX words are learned.
 
 import os
 
-from torch import nn
 from yacs.config import CfgNode as CN
 
 from dassl.engine import TRAINER_REGISTRY
-from prompting.deep_prompts import DeepContext, check_vision_transformer
+from prompting.deep_prompts import CoupledPrompts, check_deep_context
+from prompting.prompted_clip import DeepPromptedCLIP
 from prompting.prompts import Prompts, sequence
-from trainers.base import DeepPromptedCLIP, PromptTrainer, check_deep_context
+from trainers.base import PromptTrainer
 
 RELEASED = "MultiModalPromptLearner"
 """The model name of the released weights, which are of the whole model."""
@@ -26,36 +26,6 @@ def extend_cfg(cfg):
     cfg.TRAINER.MAPLE.CTX_INIT = "a photo of a"  # words before the class, the first N_CTX to start from; "": noise
     cfg.TRAINER.MAPLE.PREC = "fp16"  # fp16, fp32, amp, bf16
     cfg.TRAINER.MAPLE.PROMPT_DEPTH = 9  # layers with prompts of their own, from the first; at most all
-
-
-class CoupledPrompts(DeepContext):
-    """Context vectors of the text encoder's layers, and image prompts made of them.
-
-    Args:
-        options: cfg.TRAINER.MAPLE.
-        text_encoder: the TextEncoder.
-        visual: the image encoder, for its width w and its number of layers.
-
-    Attributes:
-        proj, compound_prompt_projections: the coupling functions of the first and the further layers, d -> w.
-
-    Raises:
-        UserError: the image encoder is a ResNet.
-    """
-
-    def __init__(self, options, text_encoder, visual):
-        check_vision_transformer(visual)
-        depth = min(options.PROMPT_DEPTH, len(visual.transformer.resblocks))
-        super().__init__(options.CTX_INIT, options.N_CTX, depth, text_encoder)
-        widths = self.ctx.shape[1], visual.class_embedding.shape[0]
-        self.proj = nn.Linear(*widths)
-        self.compound_prompt_projections = nn.ModuleList(nn.Linear(*widths) for _ in self.compound_prompts_text)
-
-    def vision_prompts(self):
-        """The image encoder's prompts: (n_ctx, w) for each layer."""
-        couplings = [self.proj, *self.compound_prompt_projections]
-        contexts = [self.ctx, *self.compound_prompts_text]
-        return [coupling(context) for coupling, context in zip(couplings, contexts, strict=True)]
 
 
 class PromptLearner(CoupledPrompts):
@@ -85,7 +55,7 @@ class MaPLe(PromptTrainer):
 
     def check_cfg(self, cfg):
         super().check_cfg(cfg)
-        check_deep_context(cfg.TRAINER.MAPLE, "MAPLE", "N_CTX", "PROMPT_DEPTH")
+        check_deep_context(cfg, "MAPLE", "N_CTX", "PROMPT_DEPTH")
 
     def build_prompted_clip(self, clip_model, text_encoder, classnames):
         learner = PromptLearner(self.cfg.TRAINER.MAPLE, classnames, text_encoder, clip_model.visual)

@@ -19,12 +19,15 @@ import torch.nn.functional as F
 from torch import nn
 from yacs.config import CfgNode as CN
 
+from dassl.config import require
 from dassl.engine import TRAINER_REGISTRY
 from dassl.metrics import compute_accuracy
-from dassl.utils import UserError, nearest
+from dassl.utils import UserError
+from prompting.losses import text_loss
+from prompting.prompted_clip import PromptedCLIP
 from prompting.prompts import Prompts, encode_templates, sequence, soft, token_ids
-from prompting.templates import all_templates
-from trainers.base import PromptedCLIP, PromptTrainer, check_templates, text_loss, virtual_classes
+from prompting.templates import all_templates, check_templates
+from trainers.base import PromptTrainer
 
 logger = logging.getLogger("dassl.trainers")
 
@@ -193,9 +196,8 @@ def auto_groups(text_encoder, templates, classnames, n_groups):
     return list(groups.values())
 
 
-def check_top_k(top_k, n_groups):
-    if not 1 <= top_k <= n_groups:
-        raise UserError(f"TRAINER.MOCOOP.TOP_K is {top_k}: give 1 to {n_groups}, the number of groups")
+def check_top_k(cfg, n_groups):
+    require(cfg, "TRAINER.MOCOOP.TOP_K", at_least=1, at_most=n_groups, note="the number of groups")
 
 
 @TRAINER_REGISTRY.register()
@@ -207,39 +209,32 @@ class MoCoOp(PromptTrainer):
     def check_cfg(self, cfg):
         super().check_cfg(cfg)
         options = cfg.TRAINER.MOCOOP
-        for key, known in {
-            "ROUTER_TARGET": ("paper", "class"),
-            "TEXT_TARGET": ("template", "group_mean"),
-            "TEXT_CLASSES": ("all", "train"),
-        }.items():
-            if options[key] not in known:
-                raise UserError(f'unknown TRAINER.MOCOOP.{key} "{options[key]}": {nearest(options[key], known)}')
+        require(cfg, "TRAINER.MOCOOP.ROUTER_TARGET", one_of=("paper", "class"))
+        require(cfg, "TRAINER.MOCOOP.TEXT_TARGET", one_of=("template", "group_mean"))
+        require(cfg, "TRAINER.MOCOOP.TEXT_CLASSES", one_of=("all", "train"))
         groups = options.GROUPS
         if isinstance(groups, str):
             if groups != "auto":
                 raise UserError(f'TRAINER.MOCOOP.GROUPS is "{groups}": give a list of lists of templates, or auto')
             templates, n_groups = _auto_templates(cfg), options.N_GROUPS
-            if not 1 <= n_groups <= len(templates):
-                raise UserError(
-                    f"TRAINER.MOCOOP.N_GROUPS is {n_groups}: give 1 to {len(templates)}, the number of templates"
-                )
+            require(cfg, "TRAINER.MOCOOP.N_GROUPS", at_least=1, at_most=len(templates), note="the number of templates")
         else:
             groups = SHARED_GROUPS if groups is None else groups
             if not groups or not all(isinstance(g, (list, tuple)) and g for g in groups):
                 raise UserError("TRAINER.MOCOOP.GROUPS must be a list of lists of templates, none of them empty")
             templates, n_groups = [t for group in groups for t in group], len(groups)
         check_templates(templates, "MOCOOP")
-        check_top_k(options.TOP_K, n_groups)
+        check_top_k(cfg, n_groups)
 
     def build_prompted_clip(self, clip_model, text_encoder, classnames):
         options, dataset = self.cfg.TRAINER.MOCOOP, self.dm.dataset
         known = getattr(dataset, "all_classnames", classnames)
-        extra = virtual_classes(dataset) if options.TEXT_CLASSES == "all" else []
+        extra = self.virtual_classes() if options.TEXT_CLASSES == "all" else []
         self.text_loss_names = [*classnames, *extra]
         self.groups = options.GROUPS or SHARED_GROUPS
         if self.groups == "auto":
             self.groups = auto_groups(text_encoder, _auto_templates(self.cfg), list(known), options.N_GROUPS)
-            check_top_k(options.TOP_K, len(self.groups))
+            check_top_k(self.cfg, len(self.groups))
         logger.info("Groups of hard templates:")
         for group in self.groups:
             logger.info("  %s", "  ".join(group))
@@ -268,7 +263,7 @@ class MoCoOp(PromptTrainer):
         # Trained on a dataset with other groups, the experts have another shape: it travels with the weights.
         layout = state_dict.get("layout")
         if layout is not None and not torch.equal(layout.cpu(), self.model.prompt_learner.layout.cpu()):
-            check_top_k(self.cfg.TRAINER.MOCOOP.TOP_K, len(layout))
+            check_top_k(self.cfg, len(layout))
             learner = self.build_learner(layout.tolist()).to(self.device)
             if self.layernorms is not None:
                 learner.layernorms = self.layernorms

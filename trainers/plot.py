@@ -17,12 +17,13 @@ import torch.nn.functional as F
 from torch import nn
 from yacs.config import CfgNode as CN
 
+from dassl.config import require
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.trainer import progress
-from dassl.utils import UserError
+from prompting import context
 from prompting.local_features import global_and_local_features
-from trainers import coop
-from trainers.base import PromptedCLIP
+from prompting.prompted_clip import PromptedCLIP
+from trainers.base import PromptTrainer
 
 COSTS_AT_ONCE = 2**25
 """Entries of C that Sinkhorn's iterations work on at a time: 128 MiB, and a few times that in between."""
@@ -41,7 +42,7 @@ def extend_cfg(cfg):
     cfg.TRAINER.PLOT.THRESH = 0.01  # they end where the logarithms of u move less than this, the mean over places
 
 
-class PromptLearner(coop.PromptLearner):
+class PromptLearner(context.PromptLearner):
     """N of CoOp's prompts for each of K classes.
 
     Args:
@@ -121,19 +122,18 @@ class PLOTCLIP(PromptedCLIP):
 
 
 @TRAINER_REGISTRY.register()
-class PLOT(coop.CoOp):
+class PLOT(PromptTrainer):
     """Prompt Learning with Optimal Transport: cross-entropy on the context vectors."""
 
     section = "PLOT"
 
     def check_cfg(self, cfg):
         super().check_cfg(cfg)
-        options = cfg.TRAINER.PLOT
-        for key, least in (("N", 1), ("MAX_ITER", 1), ("THRESH", 0)):
-            if options[key] < least:
-                raise UserError(f"TRAINER.PLOT.{key} is {options[key]}: give {least} or more")
-        if options.EPS <= 0:
-            raise UserError(f"TRAINER.PLOT.EPS is {options.EPS}: give a number above 0")
+        context.check_context(cfg, "PLOT")
+        require(cfg, "TRAINER.PLOT.N", at_least=1)
+        require(cfg, "TRAINER.PLOT.EPS", above=0)
+        require(cfg, "TRAINER.PLOT.MAX_ITER", at_least=1)
+        require(cfg, "TRAINER.PLOT.THRESH", at_least=0)
 
     def build_prompted_clip(self, clip_model, text_encoder, classnames):
         options = self.cfg.TRAINER.PLOT

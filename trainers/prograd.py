@@ -13,10 +13,12 @@ import torch
 import torch.nn.functional as F
 from yacs.config import CfgNode as CN
 
+from dassl.config import require
 from dassl.engine import TRAINER_REGISTRY
-from dassl.utils import UserError
-from trainers.base import distillation_loss
-from trainers.coop import CoOp
+from prompting.context import PromptLearner, check_context
+from prompting.losses import distillation_loss
+from prompting.prompted_clip import PromptedCLIP
+from trainers.base import PromptTrainer
 
 
 def extend_cfg(cfg):
@@ -43,18 +45,20 @@ def prograd(domain, general, weight):
 
 
 @TRAINER_REGISTRY.register()
-class ProGrad(CoOp):
+class ProGrad(PromptTrainer):
     """Prompt-aligned Gradient: CoOp's prompts and cross-entropy, its gradient corrected before every step."""
 
     section = "PROGRAD"
 
     def check_cfg(self, cfg):
         super().check_cfg(cfg)
-        options = cfg.TRAINER.PROGRAD
-        if options.LAMBDA < 0:
-            raise UserError(f"TRAINER.PROGRAD.LAMBDA is {options.LAMBDA}: give 0 or more")
-        if options.T <= 0:
-            raise UserError(f"TRAINER.PROGRAD.T is {options.T}: give a number above 0")
+        check_context(cfg, "PROGRAD")
+        require(cfg, "TRAINER.PROGRAD.LAMBDA", at_least=0)
+        require(cfg, "TRAINER.PROGRAD.T", above=0)
+
+    def build_prompted_clip(self, clip_model, text_encoder, classnames):
+        learner = PromptLearner(self.cfg.TRAINER.PROGRAD, classnames, text_encoder)
+        return PromptedCLIP(clip_model, learner, text_encoder)
 
     def before_train(self):
         super().before_train()

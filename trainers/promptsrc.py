@@ -20,12 +20,14 @@ import torch.nn.functional as F
 from torch import nn
 from yacs.config import CfgNode as CN
 
+from dassl.config import require
 from dassl.engine import TRAINER_REGISTRY
-from dassl.utils import UserError
-from prompting.deep_prompts import DeepContext, check_vision_transformer, noise
+from prompting.deep_prompts import DeepContext, check_deep_context, check_vision_transformer, noise
+from prompting.losses import distillation_loss
+from prompting.prompted_clip import DeepPromptedCLIP
 from prompting.prompts import Prompts, encode_templates, sequence
 from prompting.templates import IMAGENET
-from trainers.base import DeepPromptedCLIP, PromptTrainer, check_deep_context, distillation_loss
+from trainers.base import PromptTrainer
 
 
 def extend_cfg(cfg):
@@ -91,14 +93,11 @@ class PromptSRC(PromptTrainer):
 
     def check_cfg(self, cfg):
         super().check_cfg(cfg)
-        options = cfg.TRAINER.PROMPTSRC
         counts = ("N_CTX_VISION", "PROMPT_DEPTH_TEXT", "PROMPT_DEPTH_VISION")
-        check_deep_context(options, "PROMPTSRC", "N_CTX_TEXT", *counts)
-        for key in ("TEXT_LOSS_WEIGHT", "IMAGE_LOSS_WEIGHT"):
-            if options[key] < 0:
-                raise UserError(f"TRAINER.PROMPTSRC.{key} is {options[key]}: give 0 or more")
-        if options.GPA_STD <= 0:
-            raise UserError(f"TRAINER.PROMPTSRC.GPA_STD is {options.GPA_STD}: give a number above 0")
+        check_deep_context(cfg, "PROMPTSRC", "N_CTX_TEXT", *counts)
+        require(cfg, "TRAINER.PROMPTSRC.TEXT_LOSS_WEIGHT", at_least=0)
+        require(cfg, "TRAINER.PROMPTSRC.IMAGE_LOSS_WEIGHT", at_least=0)
+        require(cfg, "TRAINER.PROMPTSRC.GPA_STD", above=0)
 
     def build_prompted_clip(self, clip_model, text_encoder, classnames):
         learner = PromptLearner(self.cfg.TRAINER.PROMPTSRC, classnames, text_encoder, clip_model.visual)

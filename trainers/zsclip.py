@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from dassl.engine import TRAINER_REGISTRY
+from prompting.prompted_clip import PromptedCLIP
 from prompting.prompts import encode_templates
 from prompting.templates import IMAGENET_SELECT, custom_template
-from trainers.base import PromptedCLIP, PromptTrainer
+from trainers.base import PromptTrainer
 
 logger = logging.getLogger("dassl.trainers")
 

@@ -1,6 +1,7 @@
 """A run's config: the defaults, and merging files and arguments into them with errors that help."""
 
 import ast
+from operator import ge, gt, le, lt
 
 import yaml
 from yacs.config import CfgNode
@@ -8,7 +9,7 @@ from yacs.config import CfgNode
 from dassl.config.defaults import DEFAULTS
 from dassl.utils import UserError, nearest
 
-__all__ = ["clean_cfg", "get_cfg_default", "merge_from_file", "merge_from_list"]
+__all__ = ["clean_cfg", "get_cfg_default", "merge_from_file", "merge_from_list", "require"]
 
 KINDS = {
     bool: "True or False",
@@ -66,6 +67,40 @@ def merge_from_list(cfg, opts, source="config arguments"):
         raise UserError(f"config arguments come in pairs, KEY VALUE: {opts[-1]} has no value")
     for key, value in zip(opts[::2], opts[1::2], strict=True):
         _set(cfg, str(key).split("."), value, source)
+
+
+def require(cfg, key, *, at_least=None, above=None, at_most=None, below=None, one_of=None, note=""):
+    """Check one value of a config: that it is one of some words, or a number between limits.
+
+    Args:
+        cfg: the config.
+        key: such as "OPTIM.LR".
+        at_least, above: the lower limit, itself allowed or not; one of them is given, unless one_of is.
+        at_most, below: the upper limit, likewise; or none.
+        one_of: the words.
+        note: what the message adds about the limits.
+
+    Raises:
+        UserError: the value is another one.
+    """
+    value = cfg
+    for name in key.split("."):
+        value = value[name]
+    if one_of is not None:
+        if value not in one_of:
+            raise UserError(f'unknown {key} "{value}": {nearest(value, one_of)}')
+        return
+    limits = ((at_least, ge), (above, gt), (at_most, le), (below, lt))
+    if all(holds(value, limit) for limit, holds in limits if limit is not None):  # NaN holds none
+        return
+    words = f"a number above {above}" if at_least is None else f"{at_least}"
+    if at_most is not None:
+        words += f" to {at_most}" if above is None else f", up to {at_most}"
+    elif below is not None:
+        words += f" to below {below}"
+    elif above is None:
+        words += " or more"
+    raise UserError(f"{key} is {value}: give {words}" + (f", {note}" if note else ""))
 
 
 def _merge_tree(cfg, tree, parents, source):

@@ -3,7 +3,7 @@
 import pytest
 from yacs.config import CfgNode
 
-from dassl.config import clean_cfg, get_cfg_default, merge_from_file, merge_from_list
+from dassl.config import clean_cfg, get_cfg_default, merge_from_file, merge_from_list, require
 from dassl.utils import UserError
 
 KEYS = {
@@ -136,3 +136,27 @@ def test_missing_file_is_a_user_error(tmp_path):
 def test_bad_arguments_are_a_user_error(opts, words):
     with pytest.raises(UserError, match=words):
         merge_from_list(get_cfg_default(), opts)
+
+
+@pytest.mark.parametrize(
+    ("limits", "taken", "refused", "message"),
+    [
+        ({"at_least": 0}, (0, 0.5), (-0.1, float("nan")), "give 0 or more"),
+        ({"above": 0}, (1e-9,), (0, -1), "give a number above 0"),
+        ({"at_least": 1, "at_most": 4, "note": "the number of groups"}, (1, 4), (0, 5), "give 1 to 4, the number of"),
+        ({"at_least": 0, "below": 1}, (0, 0.99), (1, -1), "give 0 to below 1"),
+        ({"above": 0, "at_most": 1}, (1,), (0, 1.01), "give a number above 0, up to 1"),
+        ({"one_of": ("end", "front")}, ("end",), ("emd",), 'unknown TRAINER.X.KEY "emd": did you mean end?'),
+    ],
+)
+def test_require(limits, taken, refused, message):
+    cfg = get_cfg_default()
+    for value in (*taken, *refused):
+        cfg.TRAINER.X = CfgNode({"KEY": value})
+        if value in taken:
+            require(cfg, "TRAINER.X.KEY", **limits)
+        else:
+            with pytest.raises(UserError) as error:
+                require(cfg, "TRAINER.X.KEY", **limits)
+            told = message if "one_of" in limits else f"TRAINER.X.KEY is {value}: {message}"
+            assert str(error.value).startswith(told)

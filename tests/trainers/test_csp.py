@@ -335,9 +335,9 @@ def test_word_vectors_decide_feasibility(tmp_path, run):
 @pytest.mark.parametrize(
     "keys, message",
     [
-        (("TRAINER.CSP.ATTR_DROPOUT", 1.0), "TRAINER.CSP.ATTR_DROPOUT is 1.0: give a share"),
-        (("TRAINER.CSP.MIX", 0.0), "TRAINER.CSP.MIX is 0.0: give a share above 0"),
-        (("TRAINER.CSP.ACCUMULATE", 0), "TRAINER.CSP.ACCUMULATE is 0: give at least one batch"),
+        (("TRAINER.CSP.ATTR_DROPOUT", 1.0), "TRAINER.CSP.ATTR_DROPOUT is 1.0: give 0 to below 1"),
+        (("TRAINER.CSP.MIX", 0.0), "TRAINER.CSP.MIX is 0.0: give a number above 0, up to 1"),
+        (("TRAINER.CSP.ACCUMULATE", 0), "TRAINER.CSP.ACCUMULATE is 0: give 1 or more"),
         (("TRAINER.CSP.CHOOSE_BY", "acu"), 'unknown TRAINER.CSP.CHOOSE_BY "acu": did you mean auc?'),
         (("TRAINER.CSP.THRESHOLD", "high"), "TRAINER.CSP.THRESHOLD is 'high': give a number, or None"),
         ((*OPEN, "TEST.EVALUATOR", "Classification"), "OPEN_WORLD needs TEST.EVALUATOR Compositional"),

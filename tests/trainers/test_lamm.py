@@ -335,7 +335,7 @@ def test_an_interrupted_run_of_more_classes_resumes(tmp_path, run):
         ({"BASE": "coops"}, "did you mean coop"),
         ({"TEMPLATE": "a photo"}, "one {}"),
         ({"BASE": "coop", "CTX_INIT": " "}, "no word"),
-        ({"BASE": "coop", "CTX_INIT": "", "N_CTX": 0}, "at least one"),
+        ({"BASE": "coop", "CTX_INIT": "", "N_CTX": 0}, "N_CTX is 0: give 1 or more"),
         ({"KD_WEIGHT": -1.0}, "0 or more"),
         ({"KD_TEMPERATURE": 0.0}, "above 0"),
         ({"PREC": "fp8"}, "fp16"),

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 
 from dassl.config import get_cfg_default
 from dassl.utils import UserError, load_checkpoint
+from prompting.prompted_clip import DeepPromptedCLIP
 from prompting.text_encoder import TextEncoder
 from tests.reference import encode_image_in_full, encode_in_full, relative_error, tiny_clip
 from trainers import extend_cfg
-from trainers.base import DeepPromptedCLIP
 from trainers.maple import PromptLearner
 
 NAMES = ["cat", "yin_yang", "flamingo head", "St. Bernard's dog No. 5."]

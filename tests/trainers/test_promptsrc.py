@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from dassl.config import get_cfg_default
 from dassl.utils import UserError
 from prompting.backbone import load_backbone
+from prompting.prompted_clip import DeepPromptedCLIP
 from prompting.templates import IMAGENET
 from prompting.text_encoder import TextEncoder
 from tests.conftest import TOY_CLASSES
 from tests.reference import encode_image_in_full, encode_in_full, relative_error, tiny_clip
 from trainers import extend_cfg, promptsrc
-from trainers.base import DeepPromptedCLIP
 from trainers.promptsrc import PromptSRC
 
 NAMES = ["cat", "yin_yang", "St. Bernard's dog No. 5."]

@@ -1,0 +1,76 @@
+"""Context vectors among the words of a prompt: where they start from, and CoOp's prompts of them."""
+
+import logging
+
+import torch
+from torch import nn
+
+from dassl.config import require
+from dassl.utils import UserError
+from prompting.prompts import Prompts, sequence, soft, token_ids
+
+logger = logging.getLogger("dassl.prompting")
+
+POSITIONS = ("end", "middle", "front")
+"""Where CLASS_TOKEN_POSITION may put the class name among the context vectors."""
+
+
+def check_context(cfg, section):
+    """Raises UserError where cfg.TRAINER.<section> makes no context vector, or puts the class name in no place."""
+    options = cfg.TRAINER[section]
+    if "CLASS_TOKEN_POSITION" in options:
+        require(cfg, f"TRAINER.{section}.CLASS_TOKEN_POSITION", one_of=POSITIONS)
+    if not options.CTX_INIT:
+        require(cfg, f"TRAINER.{section}.N_CTX", at_least=1)
+    elif not token_ids(options.CTX_INIT):
+        raise UserError(f"TRAINER.{section}.CTX_INIT holds no word: give words, or leave it empty for N_CTX vectors")
+
+
+def initial_context(options, text_encoder, *copies):
+    """The values that context vectors start from: the words of CTX_INIT, or noise for N_CTX of them.
+
+    Returns:
+        (*copies, n_ctx, d) float32 tensor.
+    """
+    embedding = text_encoder.token_embedding
+    if options.CTX_INIT:
+        ids = torch.tensor(token_ids(options.CTX_INIT), device=embedding.weight.device)
+        ctx = embedding(ids).detach().float().expand(*copies, -1, -1).clone()
+    else:
+        ctx = nn.init.normal_(torch.empty(*copies, options.N_CTX, embedding.weight.shape[1]), std=0.02)
+    text = options.CTX_INIT.replace("_", " ") or " ".join(["X"] * options.N_CTX)
+    logger.info('Initial context: "%s"', text)
+    logger.info("Number of context words (tokens): %d", ctx.shape[-2])
+    return ctx
+
+
+class PromptLearner(nn.Module):
+    """N prompts of context vectors, class name and full stop.
+
+    Args:
+        options: N_CTX, CSC, CTX_INIT and CLASS_TOKEN_POSITION, as in cfg.TRAINER.COOP.
+        classnames: N class names.
+        text_encoder: the TextEncoder, for its token embeddings.
+
+    Attributes:
+        ctx: the context vectors, (n_ctx, d) or, class-specific, (N, n_ctx, d).
+    """
+
+    def __init__(self, options, classnames, text_encoder):
+        super().__init__()
+        ctx = initial_context(options, text_encoder, *([len(classnames)] if options.CSC else []))
+        n_ctx = ctx.shape[-2]
+        self.ctx = nn.Parameter(ctx)
+
+        sequences = []
+        for n, name in enumerate(classnames):
+            first = n * n_ctx if options.CSC else 0
+            words = soft(range(first, first + n_ctx))
+            before = {"end": n_ctx, "middle": n_ctx // 2, "front": 0}[options.CLASS_TOKEN_POSITION]
+            ids, length = token_ids(f"{name}."), len(token_ids(name))  # a name's own last dot joins the full stop
+            sequences.append(sequence(words[:before], ids[:length], words[before:], ids[length:]))
+        self.prompts = Prompts(text_encoder, [sequences], classnames)
+
+    def forward(self):
+        """The text encoder's arguments for one row of N prompts."""
+        return self.prompts(self.ctx.flatten(0, -2))

@@ -1,0 +1,33 @@
+"""Losses that several methods add to their cross-entropy on images."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+
+def distillation_loss(logits, zero_shot_logits, temperature):
+    """KL(softmax(z_0 / temperature) || softmax(z / temperature)), the mean over images; (B, N) twice -> scalar.
+
+    z_0 are zero-shot CLIP's logits, z the learned prompts'.
+    """
+    target = F.log_softmax(zero_shot_logits / temperature, dim=-1)
+    return F.kl_div(F.log_softmax(logits / temperature, dim=-1), target, reduction="batchmean", log_target=True)
+
+
+def text_loss(text_features, hard_features, logit_scale):
+    """Grouped text-to-text cross-entropy: the mean over groups g and classes y of -log mean_i P_i(y | t_g).
+
+    P_i(y | t_g) is the softmax over classes c of logit_scale * cos(t_g(y), h_i(c)), i over the group's templates
+    (LASP, section 3.2 and 3.3; MoCoOp's semantically grouped text supervision).
+
+    Args:
+        text_features: (G, N, e), normalised, of each group's learned prompts.
+        hard_features: G tensors (n_g, N, e), normalised, of each group's templates.
+    """
+    losses = []
+    for soft_features, hard in zip(text_features, hard_features, strict=True):
+        logits = logit_scale * torch.einsum("ye,ice->iyc", soft_features, hard)
+        log_p = logits.diagonal(dim1=1, dim2=2) - logits.logsumexp(dim=-1)  # (n_g, N): log P_i(y | t_g(y))
+        losses.append(math.log(len(hard)) - log_p.logsumexp(dim=0).mean())
+    return torch.stack(losses).mean()

@@ -1,0 +1,62 @@
+"""A frozen CLIP with a prompt learner: from images and prompts to logits."""
+
+import torch.nn.functional as F
+from torch import nn
+
+from prompting.deep_prompts import encode_with_prompts
+
+
+class PromptedCLIP(nn.Module):
+    """A frozen CLIP whose text features come from a prompt learner.
+
+    Args:
+        clip_model: as `load_backbone` gives it.
+        prompt_learner: an nn.Module; called without arguments it gives the text encoder's arguments. It may have an
+            `offset`, (e,) or None: a learned vector added to all text features.
+        text_encoder: the TextEncoder of clip_model.
+    """
+
+    def __init__(self, clip_model, prompt_learner, text_encoder):
+        super().__init__()
+        self.image_encoder = clip_model.visual
+        self.text_encoder = text_encoder
+        self.prompt_learner = prompt_learner
+        self.dtype = clip_model.dtype
+        self.register_buffer("logit_scale", clip_model.logit_scale.detach().float().exp())
+
+    def encode_image(self, images):
+        """(B, 3, H, W) images -> (B, e) image features, not normalised."""
+        return self.image_encoder(images.to(self.dtype))
+
+    def image_encoding(self):
+        """`encode_image` for many batches: what does not depend on images is computed now."""
+        return self.encode_image
+
+    def encode_prompts(self, *args):
+        """(B, N, e) normalised text features of what the prompt learner gives when called with `args`."""
+        features = self.text_encoder(*self.prompt_learner(*args))
+        offset = getattr(self.prompt_learner, "offset", None)
+        return F.normalize((features if offset is None else features + offset).float(), dim=-1)
+
+    def encode_text(self):
+        """The text features that `logits` takes. Default: (N, e), normalised."""
+        return self.encode_prompts()[0]
+
+    def logits(self, image_features, text_features):
+        """(B, e) normalised image features, text features -> (B, N) logits."""
+        return self.logit_scale * image_features @ text_features.t()
+
+    def forward(self, images):
+        image_features = F.normalize(self.encode_image(images).float(), dim=-1)
+        return self.logits(image_features, self.encode_text())
+
+
+class DeepPromptedCLIP(PromptedCLIP):
+    """A frozen CLIP with prompts in both towers; the learner's `vision_prompts()` are the image encoder's."""
+
+    def encode_image(self, images):
+        return self.image_encoding()(images)
+
+    def image_encoding(self):
+        prompts = self.prompt_learner.vision_prompts()
+        return lambda images: encode_with_prompts(self.image_encoder, images.to(self.dtype), prompts)
