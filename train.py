@@ -76,8 +76,9 @@ def _set_input(cfg, default):
     name = cfg.MODEL.BACKBONE.NAME
     wanted = (default.SIZE, default.PIXEL_MEAN, default.PIXEL_STD)
     if backbone.is_clip(name):  # others are the trainer's business
-        size = backbone.image_size(name)
-        wanted = ((size, size), list(backbone.PIXEL_MEAN), list(backbone.PIXEL_STD))
+        size, family = backbone.image_size(name), backbone.family_of(name, cfg.MODEL.BACKBONE.FAMILY)
+        cfg.MODEL.BACKBONE.FAMILY = family.name
+        wanted = ((size, size), list(family.pixel_mean), list(family.pixel_std))
     for key, value in zip(("SIZE", "PIXEL_MEAN", "PIXEL_STD"), wanted, strict=True):
         given = cfg.INPUT[key]
         if given and not (len(given) == len(value) and all(isinstance(x, int | float) for x in given)):
