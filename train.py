@@ -47,6 +47,8 @@ def setup_cfg(args):
 
     cfg = get_cfg_default()
     extend_cfg(cfg)
+    if args.trainer:
+        TRAINER_REGISTRY.get(args.trainer)  # before a config speaks of keys that an unknown one would have declared
     default_input = cfg.INPUT.clone()
     cfg.INPUT.SIZE, cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD = (), [], []  # not set: follow the backbone
     for path in (args.dataset_config_file, args.config_file):
@@ -105,6 +107,8 @@ def main(argv=None):
     logger.info("***************\n** Arguments **\n***************")
     logger.info("\n".join(f"{key}: {value}" for key, value in sorted(vars(args).items())))
     logger.info("************\n** Config **\n************\n%s", cfg)
+    for reason in TRAINER_REGISTRY.left_out:
+        logger.warning("Left out, as it failed: %s", reason)
     logger.info("Collecting env info ...\n** System info **\n%s\n", collect_env_info())
 
     trainer = build_trainer(cfg)
