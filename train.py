@@ -56,6 +56,8 @@ def setup_cfg(args):
 
     cfg = get_cfg_default()
     extend_cfg(cfg)
+    if args.trainer:
+        TRAINER_REGISTRY.get(args.trainer)  # before a config speaks of keys that an unknown one would have declared
     default_input = cfg.INPUT.clone()
     cfg.INPUT.SIZE, cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD = (), [], []  # not set: follow the backbone
     for path in (args.dataset_config_file, args.config_file):
@@ -87,8 +89,9 @@ def _set_input(cfg, default):
     name = cfg.MODEL.BACKBONE.NAME
     wanted = (default.SIZE, default.PIXEL_MEAN, default.PIXEL_STD)
     if backbone.is_clip(name):  # others are the trainer's business
-        size = backbone.image_size(name)
-        wanted = ((size, size), list(backbone.PIXEL_MEAN), list(backbone.PIXEL_STD))
+        size, family = backbone.image_size(name), backbone.family_of(name, cfg.MODEL.BACKBONE.FAMILY)
+        cfg.MODEL.BACKBONE.FAMILY = family.name
+        wanted = ((size, size), list(family.pixel_mean), list(family.pixel_std))
     for key, value in zip(("SIZE", "PIXEL_MEAN", "PIXEL_STD"), wanted, strict=True):
         given = cfg.INPUT[key]
         if given and not (len(given) == len(value) and all(isinstance(x, int | float) for x in given)):
@@ -120,6 +123,8 @@ def main(argv=None):
     logger.info("***************\n** Arguments **\n***************")
     logger.info("\n".join(f"{key}: {value}" for key, value in sorted(vars(args).items())))
     logger.info("************\n** Config **\n************\n%s", cfg)
+    for reason in TRAINER_REGISTRY.left_out:
+        logger.warning("Left out, as it failed: %s", reason)
     logger.info("Collecting env info ...\n** System info **\n%s\n", collect_env_info())
 
     trainer = build_trainer(cfg)

@@ -26,18 +26,18 @@ import time
 import zipfile
 from pathlib import Path
 
-import clip
 import numpy as np
 import torch
 import torch.nn.functional as F
-from clip.model import CLIP, VisionTransformer
 from PIL import Image
 from torch import nn
 
 from dassl.errors import UserError, exit_status
 from dassl.utils import atomic_path, read_image, set_random_seed, setup_logger
 from embedded.concepts import COMMON
-from prompting.backbone import PIXEL_MEAN, PIXEL_STD, load_backbone
+from prompting.backbone import OPENAI, load_backbone
+from prompting.openai_clip import clip
+from prompting.openai_clip import model as openai_model
 from prompting.prompts import tokenizer
 from prompting.templates import IMAGENET
 
@@ -168,7 +168,7 @@ def augment(pixels):
 
 def normalized(images):
     """(*, 3, 64, 64) in [0, 1] -> what the model takes."""
-    return (images - torch.tensor(PIXEL_MEAN)[:, None, None]) / torch.tensor(PIXEL_STD)[:, None, None]
+    return (images - torch.tensor(OPENAI.pixel_mean)[:, None, None]) / torch.tensor(OPENAI.pixel_std)[:, None, None]
 
 
 class Captions:
@@ -232,10 +232,10 @@ def build_model(teacher=None):
     With a teacher, a ViT of width 192 with 6 layers and patches of 8 pixels; the text tower is the teacher's, frozen.
     """
     if teacher is None:
-        model = CLIP(128, 64, (2, 2, 2, 2), 32, None, 77, 49408, 128, 2, 3)
+        model = openai_model.CLIP(128, 64, (2, 2, 2, 2), 32, None, 77, 49408, 128, 2, 3)
         model.visual.to(memory_format=torch.channels_last)
         return model.float()
-    model = CLIP(128, 64, 6, 192, 8, 77, 49408, 128, 2, 3).float()
+    model = openai_model.CLIP(128, 64, 6, 192, 8, 77, 49408, 128, 2, 3).float()
     of_images = ("visual.", "logit_scale")
     text = {k: v for k, v in teacher.state_dict().items() if not k.startswith(of_images)}
     model.load_state_dict(text, strict=False)
@@ -263,7 +263,7 @@ def contrastive_loss(logits, concepts):
 
 def image_features(visual, images, halved=False):
     """(B, e), not normalised. `halved`: a ViT sees half of each image's patches, blank ones if others are too few."""
-    if not isinstance(visual, VisionTransformer):
+    if not isinstance(visual, openai_model.VisionTransformer):
         return visual(images)
     x = visual.conv1(images).flatten(2).transpose(1, 2) + visual.positional_embedding[1:]
     if halved:
@@ -325,6 +325,7 @@ def export(model, known, path):
     else:
         weights["token_embedding.rows"] = torch.tensor(known, dtype=torch.int32)
         weights["token_embedding.weight"] = weights["token_embedding.weight"][known].contiguous()
+    weights["family"] = OPENAI.name  # names and shapes do not tell it
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         torch.save(weights, file)  # to a path it would write the temporary name into the archive
     logger.info("%s: %.1f MB", path, path.stat().st_size / 1e6)

@@ -1,21 +1,49 @@
-"""CLIP backbones by name: OpenAI's models, a checkpoint's path, or one shipped with the project."""
+"""CLIP backbones by name: OpenAI's models, a checkpoint's path, or one shipped with the project.
+
+open_clip's weights (LAION's, DataComp's) have the names and shapes of OpenAI's, but most have another activation and
+some have heads of another width. Computed as OpenAI's, their features are off by some percent and nothing fails. So
+weights load only where it is known whose they are: by OpenAI's own marks, by what the file says, or the user.
+"""
 
 import hashlib
 import os
 import tempfile
 import warnings
 import zipfile
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import torch
-from clip import clip as openai
-from clip.model import build_model
 
 from dassl.utils import UserError, nearest
+from prompting.openai_clip import clip as openai
+from prompting.openai_clip import model as openai_model
 
-PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
-PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
+
+@dataclass(frozen=True)
+class Family:
+    """What weights are computed with and do not tell: those of other families have the same names and shapes.
+
+    Attributes:
+        name: what MODEL.BACKBONE.FAMILY says, or the entry "family" in a file of weights.
+        activation: of the transformers' MLPs.
+        head_width: of every attention head, in both towers.
+        pixel_mean, pixel_std: of the images' normalisation, by channel.
+    """
+
+    name: str
+    activation: str
+    head_width: int
+    pixel_mean: tuple[float, float, float]
+    pixel_std: tuple[float, float, float]
+
+
+OPENAI = Family("openai", "QuickGELU", 64, (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+FAMILIES = {family.name: family for family in (OPENAI,)}
+
+FAMILY = "family"  # in a file of weights: the name of their family
+OPENAI_MARKS = {"input_resolution", "context_length", "vocab_size"}  # in the state dicts of OpenAI's archives alone
 
 VOCABULARY = 49408  # tokens of OpenAI's tokenizer
 KNOWN_TOKENS = "token_embedding.rows"  # in an embedded backbone's file: which of them its embeddings are of
@@ -58,6 +86,37 @@ def image_size(name):
     return patch * round((positions.shape[0] - 1) ** 0.5)
 
 
+def family_of(name, declared=""):
+    """The Family of a backbone.
+
+    Args:
+        name: as `load_backbone` takes it.
+        declared: what the user says (MODEL.BACKBONE.FAMILY); "": nothing.
+
+    Raises:
+        UserError: as `load_backbone` does; or nothing tells the family, it is not known here, or the file and the user
+            say different things.
+    """
+    told = OPENAI.name if name in known_names() else _told_family(_read(_locate(name)))
+    if declared and told and declared != told:
+        raise UserError(f"MODEL.BACKBONE.FAMILY is {declared}, but the weights of {name} are of the family {told}")
+    known = declared or told
+    if not known:
+        raise UserError(
+            f"{name} does not tell whether its weights are OpenAI's or have their names alone, as open_clip's, which "
+            f"compute otherwise: if they are OpenAI's ({OPENAI.activation}, heads {OPENAI.head_width} wide), give "
+            f'MODEL.BACKBONE.FAMILY {OPENAI.name}, or add the entry "{FAMILY}": "{OPENAI.name}" to the file'
+        )
+    if known not in FAMILIES:
+        raise UserError(f'{name}: weights of the family "{known}" cannot be loaded ({nearest(known, FAMILIES)})')
+    return FAMILIES[known]
+
+
+def _told_family(weights):
+    """The name of the family that a file's weights tell, or None."""
+    return OPENAI.name if weights.keys() >= OPENAI_MARKS else weights.get(FAMILY)
+
+
 def known_tokens(name):
     """Ids of the tokens whose embeddings a backbone was trained with; an embedded one draws the others at random.
 
@@ -73,23 +132,26 @@ def fetch(name):
     _locate(name)
 
 
-def load_backbone(name, precision="fp32", device="cpu"):
+def load_backbone(name, precision="fp32", device="cpu", family=""):
     """A frozen CLIP model in evaluation mode.
 
     Args:
         name: a name of OpenAI's, a path to OpenAI's archive or to a plain state dict, or an embedded backbone.
         precision: "fp32" and "amp" give float32 weights; "fp16" and "bf16" give half-precision ones with float32
             normalisation layers, as OpenAI's models have them.
+        family: of a file's weights, as `family_of` takes it.
 
     Raises:
-        UserError: unknown name, no such file, no network, or a file that holds no CLIP model.
+        UserError: unknown name, no such file, no network, a file that holds no CLIP model, or one of an architecture
+            that is not known.
     """
     path = _locate(name)
-    weights = dict(_read(path))
-    weights.pop(KNOWN_TOKENS, None)
     try:
-        model = build_model(weights)
-    except (KeyError, RuntimeError, AttributeError) as error:
+        known = family_of(name, family)
+        weights = {key: value for key, value in _read(path).items() if key not in (KNOWN_TOKENS, FAMILY)}
+        _check_widths(weights, known, path)
+        model = openai_model.build_model(weights)
+    except (KeyError, RuntimeError, AttributeError, AssertionError, IndexError) as error:
         raise UserError(f"{path} does not hold a CLIP model of OpenAI's architecture: {_first_line(error)}") from error
     finally:
         _read.cache_clear()  # the model has its own copy
@@ -100,6 +162,20 @@ def load_backbone(name, precision="fp32", device="cpu"):
             {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision, torch.float32)
         )
     return model.requires_grad_(False).to(device).eval()
+
+
+def _check_widths(weights, family, path):
+    """Raises UserError where weights do not go with their family's heads or with the tokenizer."""
+    image = weights.get("visual.class_embedding", weights.get("visual.attnpool.positional_embedding"))
+    for tower, width in (("image", image.shape[-1]), ("text", weights["ln_final.weight"].shape[0])):
+        if width % family.head_width:
+            raise UserError(
+                f"the {tower} encoder in {path} is {width} wide, which makes no heads of {family.head_width}: it is "
+                f"not of the family {family.name}"
+            )
+    tokens = weights["token_embedding.weight"].shape[0]
+    if tokens != VOCABULARY:
+        raise UserError(f"{path} has embeddings of {tokens} tokens, OpenAI's tokenizer has {VOCABULARY}")
 
 
 def _locate(name):
@@ -144,15 +220,19 @@ def _at_hand():
 @lru_cache(maxsize=1)
 def _read(path):
     """The state dict in a file: OpenAI's TorchScript archive or a plain state dict."""
+    code = _torchscript(path)
+    if code and (b"torch.gelu(" in code or b"torch.sigmoid(" not in code):
+        raise UserError(f"{path} is no model of OpenAI's: its code does not compute {OPENAI.activation}")
     try:
-        if _is_torchscript(path):
+        if code:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # OpenAI's archives are what they are
                 return torch.jit.load(path, map_location="cpu").state_dict()
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise UserError(f"{path} is neither a TorchScript archive nor a state dict: {_first_line(error)}") from error
-    weights = weights.get("state_dict", weights) if isinstance(weights, dict) else {}
+    weights = weights if isinstance(weights, dict) else {}
+    weights = {FAMILY: weights.get(FAMILY)} | weights.get("state_dict", weights)
     if KNOWN_TOKENS in weights:  # an embedded backbone: the tokens that it knows, and their numbers
         weights = dict(weights)
         rows, known = weights[KNOWN_TOKENS].long(), weights["token_embedding.weight"]
@@ -171,9 +251,12 @@ def _read(path):
     return weights
 
 
-def _is_torchscript(path):
-    """Whether a file is a TorchScript archive: it holds code, a state dict holds none."""
-    return zipfile.is_zipfile(path) and any("/code/" in name for name in zipfile.ZipFile(path).namelist())
+def _torchscript(path):
+    """The code in a TorchScript archive; empty for other files, as state dicts hold none."""
+    if not zipfile.is_zipfile(path):
+        return b""
+    with zipfile.ZipFile(path) as archive:
+        return b"".join(archive.read(n) for n in archive.namelist() if "/code/" in n and n.endswith(".py"))
 
 
 def _sha256(path):

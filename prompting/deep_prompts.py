@@ -3,12 +3,12 @@
 import logging
 
 import torch
-from clip.model import VisionTransformer
 from torch import nn
 
 from dassl.config import require
 from dassl.utils import UserError
 from prompting.backbone import known_names
+from prompting.openai_clip import model as openai_model
 from prompting.prompts import soft, token_ids
 
 logger = logging.getLogger("dassl.prompting")
@@ -48,7 +48,7 @@ class DeepContext(nn.Module):
 
 def check_vision_transformer(visual):
     """Raises UserError where an image encoder has no layers of tokens to put prompts into: CLIP's ResNets."""
-    if not isinstance(visual, VisionTransformer):
+    if not isinstance(visual, openai_model.VisionTransformer):
         names = ", ".join(name for name in known_names() if "vit" in name.lower())
         raise UserError(
             "prompts in the image encoder need a vision transformer, this backbone has a ResNet: set "

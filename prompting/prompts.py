@@ -8,12 +8,12 @@ from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
-from clip.simple_tokenizer import SimpleTokenizer
 from torch import nn
 
 from dassl.utils import UserError
+from prompting.openai_clip import simple_tokenizer
 
-tokenizer = lru_cache(maxsize=1)(SimpleTokenizer)
+tokenizer = lru_cache(maxsize=1)(simple_tokenizer.SimpleTokenizer)
 
 
 def token_ids(text):

@@ -12,7 +12,7 @@ from PIL import Image
 
 import train
 from dassl.utils import setup_logger
-from tests.reference import tiny_clip
+from tests.reference import openai_weights, tiny_clip
 
 # On models this small threads cost more than they give; processes that tests start must compute alike.
 torch.set_num_threads(1)
@@ -97,7 +97,7 @@ def toy_pairs_root(tmp_path_factory):
 def toy_backbone(tmp_path_factory):
     """The path of a random CLIP's state dict: ViT, 32 x 32 pixels."""
     path = tmp_path_factory.mktemp("backbone") / "tiny.pt"
-    torch.save(tiny_clip().state_dict(), path)
+    torch.save(openai_weights(tiny_clip()), path)
     return str(path)
 
 

@@ -23,6 +23,13 @@ def tiny_clip(kind="vit", width=64, layers=2, seed=0, vit=(2, 64, 16)):
     return model.requires_grad_(False)
 
 
+def openai_weights(model):
+    """The state dict of a CLIP model as those in OpenAI's archives are, with three entries that no other has."""
+    size, (length, vocabulary) = model.visual.input_resolution, (model.context_length, model.vocab_size)
+    marks = {"input_resolution": size, "context_length": length, "vocab_size": vocabulary}
+    return model.state_dict() | {name: torch.tensor(value) for name, value in marks.items()}
+
+
 def encode_in_full(model, embeddings, eot, deep=()):
     """Text features (B, N, e) of (B, N, 77, d) token embeddings: every prompt whole, with CLIP's own transformer.
 

@@ -245,6 +245,7 @@ def test_zero_shot_on_the_real_caltech101(tmp_path, caltech_root, icon_clip, toy
     """81 and 147 right: counted once with the clip package alone, image by image."""
     for half, correct, total in (("base", 81, 1549), ("new", 147, 916)):
         keys = ("DATASET.SUBSAMPLE_CLASSES", half, "DATASET.ROOT", caltech_root, "MODEL.BACKBONE.NAME", icon_clip)
+        keys += ("MODEL.BACKBONE.FAMILY", "openai")
         toy_run("ZeroshotCLIP", tmp_path / half, *keys, config="vit_b16", flags=["--eval-only"])
         found = metrics(tmp_path / half)
         assert (found["correct"], found["total"]) == (correct, total)

@@ -2,19 +2,72 @@
 
 Dropping a file into this folder is enough for `--trainer Name` to find what it registers. A package elsewhere joins
 through an entry point of the group "mocoop.trainers" that names its module. A module's function
-`extend_cfg(cfg)`, if it has one, declares the trainer's config defaults.
+`extend_cfg(cfg)`, if it has one, declares the trainer's config defaults. A module that fails is left out, and told of
+where a trainer is asked for that is not there; the others work without it.
 """
 
 import pkgutil
+from functools import partial
 from importlib import import_module
 from importlib.metadata import entry_points
 
-modules = [import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__)]
-modules += [point.load() for point in entry_points(group="mocoop.trainers")]
+from yacs.config import CfgNode
+
+from dassl.engine import TRAINER_REGISTRY
+
+modules = []
+
+
+def _load():
+    found = {
+        f"trainers/{info.name}" + (not info.ispkg) * ".py": partial(import_module, f"{__name__}.{info.name}")
+        for info in pkgutil.iter_modules(__path__)
+    }
+    for point in entry_points(group="mocoop.trainers"):
+        found[f"the entry point {point.name} = {point.value}"] = point.load
+    for source, load in found.items():
+        try:
+            modules.append(load())
+        except Exception as error:  # whatever is in the file
+            TRAINER_REGISTRY.leave_out(_told(source, error))
+
+
+def _told(source, error):
+    return f"{source} ({type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0]})"
+
+
+_load()
 
 
 def extend_cfg(cfg):
-    """Add every trainer's config defaults: a dataset's config may speak to any of them."""
-    for module in modules:
-        if hasattr(module, "extend_cfg"):
-            module.extend_cfg(cfg)
+    """Add every trainer's config defaults: a dataset's config may speak to any of them.
+
+    What a module declares that is there already stays as it was: releases declare the blocks of methods that they build
+    on again. A trainer's own module has the last word on the block of its name.
+    """
+    own_blocks = {name.upper(): TRAINER_REGISTRY.get(name).__module__ for name in TRAINER_REGISTRY.registered_names()}
+    for module in [m for m in modules if hasattr(m, "extend_cfg")]:
+        declared = cfg.clone()
+        try:
+            module.extend_cfg(declared)
+        except Exception as error:
+            modules.remove(module)
+            reason = _told(f"extend_cfg of {module.__name__}", error)
+            TRAINER_REGISTRY.leave_out(reason, module.__name__)
+            continue
+        for block, owner in own_blocks.items():
+            if owner == module.__name__ and block in declared.TRAINER and block in cfg.TRAINER:
+                _add_missing(declared.TRAINER[block], cfg.TRAINER[block])
+                cfg.TRAINER[block] = declared.TRAINER[block]
+        _add_missing(cfg, declared)
+    if TRAINER_REGISTRY.left_out:  # configs may speak to those too
+        cfg.TRAINER.__dict__[CfgNode.NEW_ALLOWED] = True
+
+
+def _add_missing(node, other):
+    """Add to a config node what another one has more, at any depth."""
+    for key, value in other.items():
+        if key not in node:
+            node[key] = value
+        elif isinstance(node[key], CfgNode) and isinstance(value, CfgNode):
+            _add_missing(node[key], value)

@@ -117,7 +117,8 @@ class PromptTrainer(TrainerX):
             logger.info("PREC %s is meant for GPUs: computing in fp32 on the CPU", self.precision)
             self.precision = "fp32"
         logger.info("Loading CLIP (backbone: %s)", cfg.MODEL.BACKBONE.NAME)
-        clip_model = load_backbone(cfg.MODEL.BACKBONE.NAME, self.precision, self.device)
+        options = cfg.MODEL.BACKBONE
+        clip_model = load_backbone(options.NAME, self.precision, self.device, options.FAMILY)
         text_encoder = TextEncoder(clip_model)
         self.model = self.build_prompted_clip(clip_model, text_encoder, self.dm.dataset.classnames).to(self.device)
         learner = self.model.prompt_learner

@@ -78,7 +78,11 @@ DEFAULTS = CfgNode(
         },
         "MODEL": {
             "INIT_WEIGHTS": "",  # a checkpoint whose fitting layers are loaded
-            "BACKBONE": {"NAME": "", "PRETRAINED": True},
+            "BACKBONE": {
+                "NAME": "",
+                "PRETRAINED": True,
+                "FAMILY": "",  # ours: whose architecture a file's weights are of, where it does not say
+            },
             "HEAD": {"NAME": "", "HIDDEN_LAYERS": (), "ACTIVATION": "relu", "BN": True, "DROPOUT": 0.0},
         },
         "OPTIM": {

@@ -1,5 +1,7 @@
 """A table of classes or functions by name, which anyone may extend."""
 
+import sys
+
 from dassl.errors import UserError, nearest
 
 
@@ -15,11 +17,16 @@ class Registry:
 
     Args:
         name: what it holds, for messages.
+
+    Attributes:
+        left_out: what failed and is therefore not in the table, and why; a text each.
     """
 
     def __init__(self, name):
         self._name = name
         self._objects = {}
+        self._claimed_twice = {}  # name -> what is wrong
+        self.left_out = []
 
     def register(self, obj=None, force=False):
         """Enter an object under its __name__; without `obj`, a decorator that does so.
@@ -32,26 +39,42 @@ class Registry:
             The object.
 
         Raises:
-            UserError: the name is taken, and `force` is false.
+            UserError: the name is taken, and `force` is false. Neither object is given out then.
         """
         if obj is None:
             return lambda obj: self.register(obj, force)
         name = obj.__name__
         if name in self._objects and not force:
             modules = f"{self._objects[name].__module__} and {obj.__module__}"
-            raise UserError(
+            self._claimed_twice[name] = (
                 f'two objects named "{name}" in the {self._name} registry, from {modules}: rename one, '
                 "or register with force=True"
             )
+            raise UserError(self._claimed_twice[name])
+        self._claimed_twice.pop(name, None)
         self._objects[name] = obj
         return obj
 
+    def leave_out(self, reason, module=None):
+        """Note that a module failed, and take out what it had registered till then.
+
+        Args:
+            reason: what failed and why, told by `get` where a name is not found.
+            module: its name; None: it failed as it was imported, and Python has dropped it.
+        """
+        self.left_out.append(reason)
+        whole = sys.modules.keys() - {module}
+        self._objects = {name: obj for name, obj in self._objects.items() if obj.__module__ in whole}
+
     def get(self, name):
-        """The object of that name. Raises UserError with the nearest names if there is none."""
+        """The object of that name. Raises UserError with the nearest names if there is none, or if there are two."""
+        if name in self._claimed_twice:
+            raise UserError(self._claimed_twice[name])
         if name not in self._objects:
-            raise UserError(f'no "{name}" in the {self._name} registry: {nearest(name, self._objects)}')
+            failed = f"; left out as they failed: {', '.join(self.left_out)}" if self.left_out else ""
+            raise UserError(f'no "{name}" in the {self._name} registry: {nearest(name, self._objects)}{failed}')
         return self._objects[name]
 
     def registered_names(self):
-        """All names, as a list."""
-        return list(self._objects)
+        """All names that `get` takes, as a list."""
+        return [name for name in self._objects if name not in self._claimed_twice]

@@ -20,9 +20,8 @@ from tabulate import tabulate
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from clip.model import CLIP  # noqa: E402
-
 from dassl.config import get_cfg_default  # noqa: E402
+from prompting.openai_clip import model as openai_model  # noqa: E402
 from prompting.prompts import encode_templates  # noqa: E402
 from prompting.text_encoder import TextEncoder  # noqa: E402
 from tests.reference import encode_in_full, relative_error, whole_prompts  # noqa: E402
@@ -108,7 +107,7 @@ def main():
     args = parser.parse_args()
     device, names = args.device, NAMES[: args.classes]
     torch.manual_seed(0)
-    clip_model = CLIP(512, 224, 12, 768, 32, 77, 49408, 512, 8, 12).float().eval().requires_grad_(False).to(device)
+    clip_model = openai_model.CLIP(512, 224, 12, 768, 32, 77, 49408, 512, 8, 12).float().eval().requires_grad_(False).to(device)
     fast, plain = TextEncoder(clip_model), PlainEncoder(clip_model)
     labels = torch.randint(len(names), (32,), device=device)
     train = F.normalize(torch.randn(32, 512, device=device), dim=-1)

@@ -9,8 +9,8 @@ import torch
 
 from dassl.utils import UserError
 from prompting import backbone
-from prompting.backbone import image_size, load_backbone
-from tests.reference import tiny_clip
+from prompting.backbone import OPENAI, family_of, image_size, load_backbone
+from tests.reference import openai_weights, tiny_clip
 
 
 @pytest.fixture
@@ -25,22 +25,101 @@ def home(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:`torch.jit.:FutureWarning")
+def save_archive(model, path, marked=True):
+    """A traced model, as OpenAI publishes them, with the entries that only theirs have; or without."""
+    if marked:
+        for name, value in openai_weights(model).items():
+            if name not in model.state_dict():
+                vars(model).pop(name, None)
+                model.register_buffer(name, value)
+    arguments = torch.zeros(1, 3, 32, 32), torch.zeros(1, 77, dtype=torch.int)
+    torch.jit.trace(model, arguments, check_trace=False).save(path)
+
+
+def with_gelu(model):
+    for module in model.modules():
+        if hasattr(module, "mlp"):
+            module.mlp.gelu = torch.nn.GELU()
+    return model
+
+
+tracing = pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:`torch.jit.:FutureWarning")
+
+
+@tracing
 @pytest.mark.parametrize("kind", ["vit", "resnet"])
-@pytest.mark.parametrize("file", ["state dict", "nested", "archive"])
+@pytest.mark.parametrize("file", ["state dict", "nested", "archive", "archive's state dict"])
 def test_files(kind, file, tmp_path):
-    model, path = tiny_clip(kind), str(tmp_path / "model.pt")
-    if file == "archive":  # as OpenAI publishes them: a traced model
-        arguments = torch.zeros(1, 3, 32, 32), torch.zeros(1, 77, dtype=torch.int)
-        torch.jit.trace(model, arguments, check_trace=False).save(path)
+    """Those that tell whose they are, and those of which the user tells it."""
+    model, path, family = tiny_clip(kind), str(tmp_path / "model.pt"), ""
+    if file == "archive":
+        save_archive(model, path)
+    elif file == "archive's state dict":
+        torch.save(openai_weights(model), path)
+    elif file == "nested":
+        torch.save({"state_dict": model.state_dict(), "family": "openai"}, path)
     else:
-        torch.save(model.state_dict() if file == "state dict" else {"state_dict": model.state_dict()}, path)
-    loaded = load_backbone(path)
-    assert image_size(path) == 32
+        torch.save(model.state_dict(), path)
+        family = "openai"
+    loaded = load_backbone(path, family=family)
+    assert image_size(path) == 32 and family_of(path, family) == OPENAI
     assert not loaded.training and not any(p.requires_grad for p in loaded.parameters())
     assert loaded.dtype == torch.float32
     images = torch.randn(2, 3, 32, 32)
     assert torch.equal(loaded.encode_image(images), model.encode_image(images)), "float32 weights are not rounded"
+
+
+def test_weights_that_do_not_tell_whose_they_are(tmp_path, toy_backbone):
+    """open_clip's have OpenAI's names and shapes: read as OpenAI's, a model with GELU gives other features."""
+    foreign, path = with_gelu(tiny_clip()), str(tmp_path / "model.pt")
+    torch.save(foreign.state_dict(), path)
+    images = torch.randn(2, 3, 32, 32)
+    wrong = load_backbone(path, family="openai").encode_image(images)
+    assert not torch.allclose(wrong, foreign.encode_image(images), rtol=1e-2), "nothing in the file tells"
+    with pytest.raises(UserError, match=r"does not tell whether .*MODEL\.BACKBONE\.FAMILY openai") as caught:
+        load_backbone(path)
+    assert len(str(caught.value).splitlines()) == 1
+    with pytest.raises(UserError, match='family "open_clip" cannot be loaded.*openai'):
+        load_backbone(path, family="open_clip")
+    torch.save(foreign.state_dict() | {"family": "open_clip"}, path)
+    with pytest.raises(UserError, match='family "open_clip" cannot be loaded'):
+        load_backbone(path)
+    for file in (path, "ViT-B/16", "icon-clip", toy_backbone):
+        with pytest.raises(UserError, match="FAMILY is siglip, but the weights of .* are of the family open"):
+            family_of(file, "siglip")
+
+
+@tracing
+@pytest.mark.parametrize("marked", [True, False])
+def test_an_archive_that_computes_something_else(marked, tmp_path):
+    """Its code tells, whatever the user says; where it is OpenAI's, nothing tells the width of the heads."""
+    save_archive(with_gelu(tiny_clip()), tmp_path / "model.pt", marked)
+    with pytest.raises(UserError, match="is no model of OpenAI's: its code does not compute QuickGELU"):
+        load_backbone(str(tmp_path / "model.pt"), family="openai")
+    save_archive(tiny_clip(), tmp_path / "again.pt", marked=False)
+    with pytest.raises(UserError, match="does not tell"):
+        load_backbone(str(tmp_path / "again.pt"))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"width": 96}, "text encoder in .* is 96 wide.*heads of 64"),
+        ({"vit": (2, 96, 16)}, "image encoder in .* is 96 wide.*heads of 64"),
+    ],
+)
+def test_heads_of_another_width(wrong, message, tmp_path):
+    torch.save(openai_weights(tiny_clip(**wrong)), tmp_path / "model.pt")
+    with pytest.raises(UserError, match=message):
+        load_backbone(str(tmp_path / "model.pt"))
+
+
+def test_another_tokenizer(tmp_path):
+    weights = openai_weights(tiny_clip())
+    weights["token_embedding.weight"] = weights["token_embedding.weight"][:-1]
+    torch.save(weights, tmp_path / "model.pt")
+    with pytest.raises(UserError, match="embeddings of 49407 tokens.*49408"):
+        load_backbone(str(tmp_path / "model.pt"))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from dassl.utils import UserError, load_checkpoint
 from prompting.backbone import load_backbone
 from prompting.text_encoder import TextEncoder
 from tests.conftest import TOY_CLASSES
-from tests.reference import encode_image_in_full, encode_in_full, relative_error, tiny_clip
+from tests.reference import encode_image_in_full, encode_in_full, openai_weights, relative_error, tiny_clip
 from trainers import extend_cfg, lamm
 from trainers.lamm import BASES, PromptLearner
 
@@ -372,8 +372,8 @@ def test_mistakes_with_weights(tmp_path, run, toy_run):
     with pytest.raises(UserError, match="FREEZE_EARLIER False"):
         run("b", "base", earlier="a")
     wide = tmp_path / "wide.pt"
-    torch.save(tiny_clip(width=96).state_dict(), wide)
-    with pytest.raises(UserError, match=r"vectors.ant of size \(64,\), here it is \(96,\)"):
+    torch.save(openai_weights(tiny_clip(width=128)), wide)
+    with pytest.raises(UserError, match=r"vectors.ant of size \(64,\), here it is \(128,\)"):
         run("b", "base", "MODEL.BACKBONE.NAME", wide, earlier="a")
     with pytest.raises(UserError, match="vectors of other classes"):
         run("b", "new", "RESUME", folder_of(tmp_path, "a"))

@@ -9,7 +9,7 @@ import torch
 from dassl.utils import UserError, load_checkpoint
 from prompting.backbone import load_backbone
 from tests.conftest import TOY_CLASSES
-from tests.reference import in_double, learned_in_full, relative_error, tiny_clip, written_in_full
+from tests.reference import in_double, learned_in_full, openai_weights, relative_error, tiny_clip, written_in_full
 
 TEMPLATES = ["a {}.", "the {}.", "my {} texture.", "a bad {}.", "itap of {}."]
 KEYS = ("TRAINER.LASP.N_GROUPS", 2, "TRAINER.LASP.TEMPLATES", str(TEMPLATES))
@@ -139,6 +139,6 @@ def test_mistakes_in_the_config(key, value, message, run):
 
 
 def test_a_resnet_has_no_layernorms(tmp_path, run):
-    torch.save(tiny_clip("resnet").state_dict(), tmp_path / "resnet.pt")
+    torch.save(openai_weights(tiny_clip("resnet")), tmp_path / "resnet.pt")
     with pytest.raises(UserError, match="no LayerNorms; choose a ViT backbone, or set it False"):
         run("a", "MODEL.BACKBONE.NAME", tmp_path / "resnet.pt")

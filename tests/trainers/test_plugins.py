@@ -1,5 +1,6 @@
 """Trainers join without a change to the project: a file in trainers/, a package elsewhere, the README's example."""
 
+import importlib
 import json
 import os
 import re
@@ -9,7 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from yacs.config import CfgNode
 
+import train
+import trainers
+from dassl.config import get_cfg_default
+from dassl.engine import TRAINER_REGISTRY
+from dassl.utils import UserError
 from tests.conftest import REPO
 
 THIRD_PARTY = Path(__file__).with_name("third_party.py")
@@ -46,13 +53,104 @@ def test_a_file_dropped_into_trainers(source, tmp_path, toy_args):
     repo = copy_of_the_project(tmp_path / "repo")
     code = THIRD_PARTY.read_text() if source == "third party" else readme_example()
     (repo / "trainers" / "mine.py").write_text(code)
+    if source == "README":  # neither a broken file nor a release's own clip is in its way
+        (repo / "trainers" / "broken.py").write_text("import nowhere_to_be_found")
+        (repo / "clip").mkdir()
+        (repo / "clip" / "__init__.py").write_text("raise ImportError('of another release')")
     name, key = ("Shifter", "TRAINER.SHIFTER.SCALE") if source == "third party" else ("Shift", "TRAINER.SHIFT.PREC")
     keys = (key, 2.0) if source == "third party" else (key, "fp32")
     args = as_trainer(toy_args("CoOp", tmp_path / "run"), name, *map(str, keys), "OPTIM.LR", "0.05")
     log = run(repo, args)
     losses = [float(x) for x in re.findall(r" loss ([\d.]+) ", log)]
     assert losses[-1] < losses[0] and "=> result" in log
+    warned = "Left out, as it failed: trainers/broken.py (ModuleNotFoundError: No module named 'nowhere_to_be_found')"
+    assert log.count(warned) == (source == "README")
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["trainer"] == name
+
+
+REGISTERED = """
+from dassl.engine import TRAINER_REGISTRY, TrainerX
+from yacs.config import CfgNode as CN
+
+
+@TRAINER_REGISTRY.register()
+class {name}(TrainerX):
+    pass
+
+
+def extend_cfg(cfg):
+    {extend}
+
+
+{end}
+"""
+
+
+@pytest.fixture
+def dropped(tmp_path, monkeypatch):
+    """dropped(file, end="", name=, extend=): put a file beside our trainers, and let them be found again."""
+    for attribute, value in (("_objects", dict(TRAINER_REGISTRY._objects)), ("_claimed_twice", {}), ("left_out", [])):
+        monkeypatch.setattr(TRAINER_REGISTRY, attribute, value)
+    monkeypatch.setattr(trainers, "__path__", [*trainers.__path__, str(tmp_path)])
+    monkeypatch.setattr(trainers, "modules", list(trainers.modules))
+
+    def drop(file, end="", name="Mine", extend="pass"):
+        (tmp_path / f"{file}.py").write_text(REGISTERED.format(name=name, extend=extend, end=end))
+        trainers.modules.clear()
+        importlib.invalidate_caches()
+        trainers._load()
+
+    yield drop
+    for path in tmp_path.iterdir():
+        sys.modules.pop(f"trainers.{path.stem}", None)
+        vars(trainers).pop(path.stem, None)
+
+
+def config():
+    cfg = get_cfg_default()
+    trainers.extend_cfg(cfg)
+    return cfg
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ({"end": "import nowhere_to_be_found"}, r"trainers/mine\.py \(ModuleNotFoundError: No module named 'nowhere"),
+        ({"end": "def"}, r"trainers/mine\.py \(SyntaxError: invalid syntax"),
+        ({"extend": "cfg.TRAINER.MINE.PREC = 'fp32'"}, r"extend_cfg of trainers\.mine \(AttributeError: MINE\)"),
+    ],
+)
+def test_a_broken_file_is_told_where_it_is_asked_for(broken, message, dropped, toy_args, tmp_path):
+    dropped("mine", **broken)
+    assert train.setup_cfg(train.parse_args(toy_args("CoOp", tmp_path))).TRAINER.COOP.N_CTX == 16, "others work"
+    asked = as_trainer(toy_args("CoOp", tmp_path), "Mine", "TRAINER.MINE.PREC", "fp16")
+    with pytest.raises(UserError, match='no "Mine" .*left out as they failed: ' + message) as caught:
+        train.setup_cfg(train.parse_args(asked))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_broken_files_keys_in_a_dataset_config_do_not_matter_to_others(dropped, toy_args, tmp_path):
+    dropped("mine", "import nowhere_to_be_found")
+    (tmp_path / "data.yaml").write_text("DATASET: {NAME: Caltech101}\nTRAINER: {MINE: {GROUPS: [a]}}")
+    flags = ["--dataset-config-file", str(tmp_path / "data.yaml")]
+    train.setup_cfg(train.parse_args(toy_args("CoOp", tmp_path, flags=flags)))
+
+
+def test_a_name_that_two_files_register_is_neithers(dropped):
+    dropped("mine", name="CoOp")
+    config()
+    with pytest.raises(UserError, match=r'two objects named "CoOp".* from trainers\.coop and trainers\.mine'):
+        TRAINER_REGISTRY.get("CoOp")
+    assert TRAINER_REGISTRY.get("KgCoOp") and "CoOp" not in TRAINER_REGISTRY.registered_names()
+
+
+@pytest.mark.parametrize("file", ["aaa", "zzz"])
+def test_another_trainers_block_declared_again(file, dropped):
+    """As in KgCoOp's and ProGrad's releases; whether the file comes before ours or after it."""
+    own = config().TRAINER.COOP
+    dropped(file, extend="cfg.TRAINER.COOP = CN({'N_CTX': 99, 'W': 8.0, 'MORE': {'A': 1}}); cfg.TRAINER.MINE = CN()")
+    assert config().TRAINER.COOP == CfgNode({**own, "W": 8.0, "MORE": {"A": 1}})
+    assert config().TRAINER.MINE == {}
 
 
 def test_a_package_joins_through_an_entry_point(tmp_path, toy_args):

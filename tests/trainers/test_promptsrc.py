@@ -14,7 +14,7 @@ from prompting.prompted_clip import DeepPromptedCLIP
 from prompting.templates import IMAGENET
 from prompting.text_encoder import TextEncoder
 from tests.conftest import TOY_CLASSES
-from tests.reference import encode_image_in_full, encode_in_full, relative_error, tiny_clip
+from tests.reference import encode_image_in_full, encode_in_full, openai_weights, relative_error, tiny_clip
 from trainers import extend_cfg, promptsrc
 from trainers.promptsrc import PromptSRC
 
@@ -178,6 +178,6 @@ def test_mistakes_in_the_config(options, message, tmp_path, toy_run):
 
 
 def test_a_resnet_is_refused(tmp_path, toy_run):
-    torch.save(tiny_clip("resnet").state_dict(), tmp_path / "resnet.pt")
+    torch.save(openai_weights(tiny_clip("resnet")), tmp_path / "resnet.pt")
     with pytest.raises(UserError, match="vision transformer.* ViT-B/32, ViT-B/16"):
         toy_run("PromptSRC", tmp_path / "run", "MODEL.BACKBONE.NAME", tmp_path / "resnet.pt", config=CONFIG)
