@@ -52,6 +52,7 @@ def setup_cfg(args):
     """The frozen config: defaults, dataset config, trainer config, arguments, KEY VALUE; the last word wins."""
     import datasets  # noqa: F401  registers every dataset; here, so that a broken plug-in is a mistake like others
     from dassl.config import get_cfg_default, merge_from_file, merge_from_list
+    from dassl.engine import TRAINER_REGISTRY
     from trainers import extend_cfg
 
     cfg = get_cfg_default()

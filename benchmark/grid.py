@@ -59,9 +59,9 @@ def read_grid(path):
         UserError: the file is missing or no yaml; a key is unknown or missing; the protocol suits a method not; or two
             runs would share a folder, or a place in a table.
     """
-    own = CONFIGS / "grids" / f"{path}.yaml"
+    own = _own(path)
     try:
-        with open(path if os.path.exists(path) or not own.is_file() else own, encoding="utf-8") as file:
+        with open(own if own.is_file() and not os.path.exists(path) else path, encoding="utf-8") as file:
             documents = [document for document in yaml.safe_load_all(file) if document is not None]
     except OSError as error:
         known = nearest(path, [file.stem for file in CONFIGS.glob("grids/*.yaml")])
@@ -72,6 +72,15 @@ def read_grid(path):
         return _grid(documents)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+
+
+def is_grid(name):
+    """Whether a name is that of a grid's file, or of a grid in configs/grids/, rather than of a folder."""
+    return name.endswith((".yaml", ".yml")) or (_own(name).is_file() and not os.path.isdir(name))
+
+
+def _own(name):
+    return CONFIGS / "grids" / f"{name}.yaml"
 
 
 def _grid(documents):

@@ -134,7 +134,7 @@ class Protocol:
 
     def derived(self, figures: Any) -> Any:
         """A DataFrame of the protocol's columns with those that are made of them."""
-        return figures if self.derive is None else self.derive(figures)
+        return self.derive(figures) if self.derive and len(figures.columns) else figures
 
     def source_of(self, target: str) -> str:
         """The data set that was trained on where `target` is tested on."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import jinja2
 
-from benchmark.grid import read_grid
+from benchmark.grid import is_grid, read_grid
 from benchmark.protocols import PROTOCOLS
 from dassl.utils import UserError, atomic_path, mkdir_if_missing
 from mocoop.command import Command
@@ -168,7 +168,7 @@ class Report(Command):
         add("--root", help="where the datasets of the examples are (default: as the runs' configs say)")
 
     def run(self, args: argparse.Namespace) -> int:
-        if Path(args.runs).is_dir():
+        if not is_grid(args.runs):
             runs, folder = results.read(args.runs), Path(args.runs, "report")
         else:
             grid = read_grid(args.runs)

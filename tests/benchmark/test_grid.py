@@ -86,7 +86,7 @@ def test_several_documents_share_runs(grid):
         ({"methods": [{"trainer": "CoOp", "overrides": {"A": 1}}]}, "need a label"),
         ({"methods": ["CoOp", {"trainer": "CoOp", "config": "vit_b16", "name": "CoOp (vit_b16_ep50)"}]}, "a name"),
         ({"methods": ["CoOp"], "exclude": [{"trainers": "CoOp"}]}, "unknown key trainers in a exclusion"),
-        ({"exclude": [{"trainer": "CoOp"}]}, "comes to no run"),
+        ({"exclude": [{"trainer": "CoOp"}]}, "produces no runs"),
         ({"overrides": {"DATASET.SUBSAMPLE_CLASSES": "new"}}, "DATASET.SUBSAMPLE_CLASSES cannot be overridden"),
         ({"methods": [3]}, "not 3"),
     ],

@@ -1,29 +1,40 @@
 """The runs of each protocol, by hand: folders, arguments, needs; and what a folder tells."""
 
+import shutil
+
 import pytest
 import yaml
 
 import datasets.icons
 import train
-from benchmark import protocols
-from benchmark.protocols import METHODS, PROTOCOLS, TARGETS, Place, Point, command, identify, runs_of
+from benchmark import facts
+from benchmark.place import Place, command
+from benchmark.protocol import Point
+from benchmark.protocols import PROTOCOLS, identify, runs_of
 from dassl.errors import UserError
 
+CONFIGS, METHODS = facts.CONFIGS, facts.methods()
 IMAGENET = {"TRAINER": {"MOCOOP": {"GROUPS": [["a {}."]]}}}
 
 
 @pytest.fixture(autouse=True)
 def configs(tmp_path, monkeypatch):
     """Config files of all datasets, and of all trainers one named c; they hold nothing but the groups of ImageNet."""
-    targets = [name for sources in TARGETS.values() for pair in sources.items() for name in (pair[0], *pair[1])]
-    for path in ["datasets/icons_common", "datasets/icons_rare", "datasets/mit_states"] + [
-        *(f"datasets/{name}" for name in targets),
-        *(f"trainers/{trainer}/c" for trainer in METHODS),
-    ]:
+    targets = [protocol.targets.items() for protocol in PROTOCOLS.values()]
+    names = {name for pairs in targets for source, tested in pairs for name in (source, *tested)}
+    for path in ["datasets/mit_states", *(f"datasets/{name}" for name in names), *(f"trainers/{m.name}/c" for m in METHODS)]:
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / f"{path}.yaml").write_text(yaml.dump(IMAGENET if path.endswith("/imagenet") else {}))
-    monkeypatch.setattr(protocols, "CONFIGS", tmp_path)
-    return tmp_path
+    kept = [*CONFIGS.glob("datasets/icons_*.yaml"), *CONFIGS.glob("trainers/*/method.yaml")]
+    for file in kept:
+        shutil.copy(file, tmp_path / file.relative_to(CONFIGS))
+    monkeypatch.setattr(facts, "CONFIGS", tmp_path)
+    for cached in (facts.method_of, facts.read_yaml, facts.styles, facts.styled):
+        cached.cache_clear()
+    yield tmp_path
+    monkeypatch.undo()
+    for cached in (facts.method_of, facts.read_yaml, facts.styles, facts.styled):
+        cached.cache_clear()
 
 
 def told(run, configs):
@@ -127,7 +138,7 @@ def test_overrides_have_a_folder_of_their_own(configs):
 
 
 def test_the_config_of_a_trainer_without_one(configs):
-    point = Point("dtd", 16, "Shift", protocols.default_config("Shift", "base2new"), 1)
+    point = Point("dtd", 16, "Shift", facts.method_of("Shift").config("base2new"), 1)
     with pytest.raises(UserError, match="trainers/default.yaml"):
         runs_of("base2new", [point])
     (configs / "trainers/default.yaml").touch()
@@ -145,10 +156,10 @@ def test_the_config_of_a_trainer_without_one(configs):
     [("c", ""), ("c-csc", "csc"), ("c-two-words", "two-words"), ("c-MAX_EPOCH2", "MAX_EPOCH2"), ("other-csc", "csc")],
 )
 def test_the_label_in_a_folders_config(config, label, configs):
-    assert protocols.label_in("CoOp", config) == label
+    assert facts.label_in("CoOp", config) == label
     (configs / f"trainers/CoOp/{config}.yaml").touch()
-    assert protocols.label_in("CoOp", config) == ""
-    assert protocols.label_in("CoOp", f"{config}-x") == "x"
+    assert facts.label_in("CoOp", config) == ""
+    assert facts.label_in("CoOp", f"{config}-x") == "x"
 
 
 def test_the_device_has_the_last_word(configs):
@@ -160,10 +171,9 @@ def test_the_device_has_the_last_word(configs):
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_folder_tells_its_run(protocol):
     dataset = {"cross_dataset": "imagenet", "domain_generalization": "icons_common"}.get(protocol, "mit_states")
-    trainers = [trainer for trainer in METHODS if protocol in METHODS[trainer]]
-    for trainer in trainers:
-        shots = None if protocol == "czsl" or protocols.is_zero_shot(trainer) else 16
-        for run in runs_of(protocol, [Point(dataset, shots, trainer, "c", 1)]):
+    for method in (method for method in METHODS if method.suits(protocol)):
+        shots = 16 if "SHOTS" in PROTOCOLS[protocol].takes and method.trains else None
+        for run in runs_of(protocol, [Point(dataset, shots, method.name, "c", 1)]):
             told = identify(run.folder)
             assert told == {key: getattr(run, key) for key in told} and len(told) == 7
 

@@ -56,7 +56,7 @@ def test_report(runs, capsys):
     assert out.startswith("protocol,dataset,") and out.strip() == (folder / "tables.csv").read_text().strip()
     assert "MoCoOp against CoOp" in err and f"written: {folder / 'report.html'}" in err
     names = {str(path.relative_to(folder)) for path in folder.rglob("*.*")}
-    drawn = {f"figures/{name}.{kind}" for name in ("base_new", "base2new_experts") for kind in ("svg", "png")}
+    drawn = {f"figures/{name}.{kind}" for name in ("base_new", "base2new_expert_usage") for kind in ("svg", "png")}
     assert names == {"report.html", "tables.csv", "tables.md", "tables.tex"} | drawn
 
     page = (folder / "report.html").read_text(encoding="utf-8")

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from benchmark.protocols import METHODS, PROTOCOLS
+from benchmark.facts import methods
+from benchmark.protocols import PROTOCOLS
 from tests.conftest import REPO
 
 SCRIPTS = sorted(path.relative_to(REPO) for path in REPO.glob("scripts/*/*.sh"))
@@ -24,7 +25,7 @@ def bash(script, *args, **environment):
 def test_every_protocol_of_every_trainer_has_its_script():
     wanted = {
         f"scripts/{FOLDERS.get(trainer, trainer.lower())}/{protocol}.sh": (protocol, trainer)
-        for trainer, protocols in METHODS.items()
+        for trainer, protocols in ((method.name, method.configs) for method in methods())
         for protocol in protocols
         if (trainer, protocol) not in BY_ENVIRONMENT
     }
