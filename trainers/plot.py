@@ -126,6 +126,10 @@ class PLOT(coop.CoOp):
 
     section = "PLOT"
 
+    @property
+    def class_axes(self):
+        return {"ctx": 1} if self.cfg.TRAINER.PLOT.CSC else {}
+
     def check_cfg(self, cfg):
         super().check_cfg(cfg)
         options = cfg.TRAINER.PLOT
