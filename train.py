@@ -133,6 +133,7 @@ def main(argv=None):
     if args.eval_only:
         if trainer.has_weights() and not (args.model_dir or cfg.MODEL.INIT_WEIGHTS):
             raise UserError("--eval-only needs --model-dir: nothing is trained yet")
+        trainer.check_classes(args.model_dir)
         trainer.load_model(args.model_dir, epoch=args.load_epoch)
         trainer.test()
     elif not args.no_train:

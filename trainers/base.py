@@ -36,6 +36,7 @@ class PromptTrainer(TrainerX):
 
     Attributes:
         section: the name of the method's config block, cfg.TRAINER.<section>; it may hold PREC.
+        class_axes, new_classes_as_started: as SimpleTrainer has them; to be set where something is learned per class.
         frozen_image_encoder: whether image features are the same before and after training.
         layernorms: the image encoder's LayerNorms where they are trained too (`tune_layernorms`), else None.
     """
@@ -123,7 +124,8 @@ class PromptTrainer(TrainerX):
         self.model = self.build_prompted_clip(clip_model, text_encoder, self.dm.dataset.classnames).to(self.device)
         learner = self.model.prompt_learner
         if cfg.MODEL.INIT_WEIGHTS:
-            load_pretrained_weights(learner, cfg.MODEL.INIT_WEIGHTS)
+            path = cfg.MODEL.INIT_WEIGHTS
+            load_pretrained_weights(learner, path, lambda weights: self.for_own_classes(learner, weights, path))
         self.scaler = torch.amp.GradScaler("cuda") if self.precision == "amp" else None
         optim = sched = None
         if any(p.requires_grad for p in learner.parameters()):

@@ -91,6 +91,7 @@ class CoCoOp(PromptTrainer):
     """Conditional Context Optimization: cross-entropy on context vectors and Meta-Net."""
 
     section = "COCOOP"
+    class_axes = {}
 
     def check_cfg(self, cfg):
         super().check_cfg(cfg)

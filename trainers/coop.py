@@ -23,6 +23,10 @@ class CoOp(PromptTrainer):
 
     section = "COOP"
 
+    @property
+    def class_axes(self):
+        return {"ctx": 0} if self.cfg.TRAINER[self.section].CSC else {}
+
     def check_cfg(self, cfg):
         super().check_cfg(cfg)
         check_context(cfg, "COOP")

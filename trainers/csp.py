@@ -175,6 +175,7 @@ class CSP(PromptTrainer):
     """Compositional soft prompting."""
 
     section = "CSP"
+    class_axes = {}
 
     def check_cfg(self, cfg):
         super().check_cfg(cfg)

@@ -191,6 +191,7 @@ class LAMM(PromptTrainer):
     """Label Alignment for Multi-Modal prompt learning: class vectors under a hierarchical loss."""
 
     section = "LAMM"
+    class_axes = {}
 
     def check_cfg(self, cfg):
         super().check_cfg(cfg)

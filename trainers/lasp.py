@@ -101,6 +101,7 @@ class LASP(PromptTrainer):
     """Language-Aware Soft Prompting: cross-entropy on images, and on hand-written templates."""
 
     section = "LASP"
+    class_axes = {}
 
     def check_cfg(self, cfg):
         super().check_cfg(cfg)

@@ -47,6 +47,7 @@ class LinearProbe(PromptTrainer):
     """Logistic regression on image features under the test transform."""
 
     section = "LINEARPROBE"
+    class_axes = {"weight": 0, "bias": 0}
 
     def build_prompted_clip(self, clip_model, text_encoder, classnames):
         probe = nn.Linear(clip_model.text_projection.shape[1], len(classnames))

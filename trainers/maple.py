@@ -51,6 +51,7 @@ class MaPLe(PromptTrainer):
     """Multi-modal Prompt Learning: cross-entropy on context vectors and coupling functions."""
 
     section = "MAPLE"
+    class_axes = {}
     frozen_image_encoder = False
 
     def check_cfg(self, cfg):

@@ -205,6 +205,7 @@ class MoCoOp(PromptTrainer):
     """Mixture of Context Optimization."""
 
     section = "MOCOOP"
+    class_axes = {}
 
     def check_cfg(self, cfg):
         super().check_cfg(cfg)

@@ -127,6 +127,10 @@ class PLOT(PromptTrainer):
 
     section = "PLOT"
 
+    @property
+    def class_axes(self):
+        return {"ctx": 1} if self.cfg.TRAINER.PLOT.CSC else {}
+
     def check_cfg(self, cfg):
         super().check_cfg(cfg)
         context.check_context(cfg, "PLOT")

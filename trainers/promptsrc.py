@@ -89,6 +89,7 @@ class PromptSRC(PromptTrainer):
     """Prompting with self-regulating constraints."""
 
     section = "PROMPTSRC"
+    class_axes = {}
     frozen_image_encoder = False
 
     def check_cfg(self, cfg):

@@ -21,7 +21,7 @@ class TrainedModel:
     """What a run has learned, as a classifier of images.
 
     Args:
-        trainer: a trainer with its weights loaded, built for these classes or for these and more.
+        trainer: a trainer with its weights loaded, built for these classes.
         classnames: N class names.
 
     Attributes:
@@ -45,10 +45,8 @@ class TrainedModel:
         images = images.to(self.trainer.device)
         if self._plain:
             features = F.normalize(self._encode_image(images).float(), dim=-1)
-            logits = self.trainer.model.logits(features, self.text_features)
-        else:
-            logits = self.trainer.model_inference(images)
-        return logits[:, : len(self.classnames)]
+            return self.trainer.model.logits(features, self.text_features)
+        return self.trainer.model_inference(images)
 
     def probabilities(self, images):
         """(B, 3, H, W) transformed images -> (B, N), on the CPU."""
@@ -70,7 +68,7 @@ class TrainedModel:
             raise UserError(f"{cfg.TRAINER.NAME} does not score images by one text feature per class: use predict.py")
         if overrides("encode_image") or not self.trainer.frozen_image_encoder:
             raise UserError(f"this run of {cfg.TRAINER.NAME} has changed CLIP's image encoder: use predict.py")
-        return self.text_features[: len(self.classnames)].float().cpu().contiguous(), model.logit_scale.float().cpu()
+        return self.text_features.float().cpu().contiguous(), model.logit_scale.float().cpu()
 
 
 def load_run(model_dir, classnames=None, device=None, epoch=None):
@@ -86,7 +84,8 @@ def load_run(model_dir, classnames=None, device=None, epoch=None):
 
     Raises:
         UserError: there is no run, or no weights, in the folder; it does not tell its classes and none are given; or
-            they are other ones and the weights hold something of every class (class-specific context, a probe).
+            they are other ones and the weights hold something of every class (class-specific context, a probe), but
+            nothing of one of these.
     """
     cfg = read_cfg(model_dir)
     if device is not None:
@@ -101,21 +100,22 @@ def load_run(model_dir, classnames=None, device=None, epoch=None):
             "the order of the labels with --classnames, or the run's train.py command again, which writes the file"
         )
     names = classes["classnames"] if classnames is None else list(classnames)
-    classes = classes or {"classnames": names}
-    changed, n_own, built = names != classes["classnames"], len(classes["classnames"]), names
+    untold, classes = classes is None, classes or {"classnames": names}
+    changed, n_own = names != classes["classnames"], len(classes["classnames"])
     if changed:
-        # weights that hold something of every class fit no other number of classes; so let the number differ
-        built = [*names, names[0]] if len(names) == n_own else names
         words = {key: classes[key] for key in ("attributes", "objects") if key in classes}
         classes = words | {"num_seen": 0} if words else {}
     weights, epoch = _weights(model_dir, epoch)
     if weights is not None:
         cfg.MODEL.INIT_WEIGHTS = ""  # what it gave is in the weights, and the file may be gone
-    trainer = build_for(cfg, classes | {"classnames": built})
+    trainer = build_for(cfg, classes | {"classnames": names})
+    if untold:
+        trainer.told_classes = names
     if trainer.has_weights():
         if weights is None and not cfg.MODEL.INIT_WEIGHTS:
             raise UserError(f"no weights in {model_dir}: did the run finish its first epoch?")
         try:
+            trainer.check_classes(weights)
             trainer.load_model(weights, epoch=epoch)
         except OSError as error:  # of a trainer from elsewhere, like the RuntimeError
             raise UserError(error) from error

@@ -38,6 +38,8 @@ class FixedCLIP(PromptedCLIP):
 class ZeroshotCLIP(PromptTrainer):
     """Zero-shot CLIP with the dataset's own template."""
 
+    class_axes = {}
+
     def templates(self):
         return [custom_template(self.cfg.DATASET.NAME)]
 

@@ -19,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from dassl.data import DataManager
-from dassl.engine import run_folder
+from dassl.engine import class_axes, run_folder
 from dassl.engine.simple_net import SimpleNet
 from dassl.evaluation import build_evaluator
 from dassl.optim import build_lr_scheduler, build_optimizer
@@ -159,7 +159,11 @@ class TrainerBase:
                 checkpoint.get("epoch"),
                 checkpoint.get("val_result"),
             )
-            self.load_weights(name, checkpoint["state_dict"], path)
+            self.load_weights(name, self.for_own_classes(self._models[name], checkpoint["state_dict"], path), path)
+
+    def for_own_classes(self, model, state_dict, path):
+        """What `load_weights` is given of a checkpoint, where its classes are others. Default: all as it is."""
+        return state_dict
 
     def model_folder(self, directory, name):
         """Where `load_model` looks for a registered model's checkpoints."""
@@ -293,10 +297,19 @@ class SimpleTrainer(TrainerBase):
     """One model on one data manager: builds both from the config, trains, tests and reports.
 
     Attributes:
+        class_axes: {key of a registered model's state dict: axis of the classes} of what holds something of every
+            class, {} where nothing does. Weights of other classes are then matched by class name, and refused where a
+            class has none. None, where the trainer does not say: they are refused if they look as if they did.
+        new_classes_as_started: a class that weights do not know may stay as the trainer starts it.
+        told_classes: class names of weights without a classes.json.
         dm: the DataManager; train_loader_x, train_loader_u, val_loader, test_loader, num_classes and lab2cname of it.
         device: where the model computes.
         evaluator: what `test` feeds.
     """
+
+    class_axes = None
+    new_classes_as_started = False
+    told_classes = None
 
     def __init__(self, cfg):
         super().__init__()
@@ -314,6 +327,8 @@ class SimpleTrainer(TrainerBase):
         self.train_seconds = 0.0
         self.build_data_loader()
         self.build_model()
+        if cfg.MODEL.INIT_WEIGHTS:
+            self.check_classes(_run_of(cfg.MODEL.INIT_WEIGHTS))
         self.build_evaluator()
 
     def check_cfg(self, cfg):
@@ -450,6 +465,39 @@ class SimpleTrainer(TrainerBase):
         if directory:
             self.loaded_from = {"model_dir": str(directory), "load_epoch": epoch}
 
+    def for_own_classes(self, model, state_dict, path):
+        if self.class_axes is None:
+            self.check_classes(_run_of(path))
+        if not self.class_axes:
+            return state_dict
+        theirs = self._classes_of(_run_of(path))
+        if theirs is None and os.path.realpath(_run_of(path)) == os.path.realpath(self.output_dir):
+            return state_dict  # this run's own
+        ours, start = self.dm.dataset.classnames, model.state_dict()
+        return class_axes.match(
+            state_dict, start, self.class_axes, theirs, ours, path, as_started=self.new_classes_as_started
+        )
+
+    def check_classes(self, directory):
+        """Raise UserError where weights of a run would be put on other classes without anybody knowing.
+
+        That is where the trainer has no `class_axes`, the run's classes are others and as many, and a parameter has an
+        axis of that length. To be called before a `load_model` that may be the trainer's own.
+        """
+        theirs = self._classes_of(directory) if self.class_axes is None and directory else None
+        for model in self._models.values() if theirs else ():
+            for name in class_axes.doubtful(model, theirs, self.dm.dataset.classnames):
+                raise UserError(
+                    f"{directory} knows other classes than this run's, and {self.cfg.TRAINER.NAME} does not say whether "
+                    f"its parameter {name} holds something of each, which its size {tuple(model.get_parameter(name).shape)} "
+                    f"suggests: set the trainer's class_axes to {{}} if not, or to {{{name!r}: axis of the classes}}"
+                )
+
+    def _classes_of(self, directory):
+        """Class names of a run's weights in the order of labels, or None."""
+        classes = run_folder.read_classes(directory)
+        return self.told_classes if classes is None else classes["classnames"]
+
     @torch.no_grad()
     def test(self, split=None):
         """Evaluate on a split (default cfg.TEST.SPLIT) and return its first metric, in percent.
@@ -574,6 +622,11 @@ class TrainerXU(TrainerX):
 def progress(iterable=None, **kwargs):
     """A progress bar on the terminal's stderr; nothing where stderr is a file or a pipe."""
     return tqdm(iterable, disable=None, leave=False, dynamic_ncols=True, file=sys.stderr, **kwargs)
+
+
+def _run_of(path):
+    """The run that a checkpoint is of: <run>/<model name>/<file>."""
+    return os.path.dirname(os.path.dirname(os.path.abspath(path)))
 
 
 def _cycle(loader, n):

@@ -110,16 +110,20 @@ def resume_from_checkpoint(fdir, model, optimizer=None, scheduler=None):
     return checkpoint["epoch"]
 
 
-def load_pretrained_weights(model, weight_path):
+def load_pretrained_weights(model, weight_path, adapt=None):
     """Load the layers of a checkpoint or bare state dict that the model has under the same name and size.
 
     What is left out is logged.
+
+    Args:
+        adapt: what the state dict is passed through first, or None.
 
     Raises:
         UserError: the file cannot be loaded, or not a single layer fits.
     """
     checkpoint = load_checkpoint(weight_path)
     given = _without_module(checkpoint.get("state_dict", checkpoint))
+    given = given if adapt is None else adapt(given)
     own = model.state_dict()
     fitting = {k: v for k, v in given.items() if k in own and own[k].shape == v.shape}
     if not fitting:

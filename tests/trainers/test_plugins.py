@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+import torch.nn.functional as F
 from yacs.config import CfgNode
 
 import train
@@ -17,7 +19,8 @@ import trainers
 from dassl.config import get_cfg_default
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import UserError
-from tests.conftest import REPO
+from prompting.prompts import encode_templates
+from tests.conftest import REPO, TOY_CLASSES
 
 THIRD_PARTY = Path(__file__).with_name("third_party.py")
 
@@ -151,6 +154,28 @@ def test_another_trainers_block_declared_again(file, dropped):
     dropped(file, extend="cfg.TRAINER.COOP = CN({'N_CTX': 99, 'W': 8.0, 'MORE': {'A': 1}}); cfg.TRAINER.MINE = CN()")
     assert config().TRAINER.COOP == CfgNode({**own, "W": 8.0, "MORE": {"A": 1}})
     assert config().TRAINER.MINE == {}
+
+
+def test_the_readmes_example_on_new_classes(dropped, toy_args, closing_logger, tmp_path):
+    """As many as it was trained on: zero-shot CLIP's features; among all of them its own are shifted."""
+    (tmp_path / "shift.py").write_text(readme_example())
+    sys.modules.pop("trainers.shift", None)
+    dropped("other")
+
+    def run(part, *keys, flags=()):
+        half = ("DATASET.SUBSAMPLE_CLASSES", part, "DATALOADER.NUM_WORKERS", 0)
+        args = as_trainer(toy_args("CoOp", tmp_path / part, *half, *keys, flags=flags), "Shift")
+        return train.main(args)
+
+    base = run("base", "OPTIM.LR", 0.05)
+    shift = base.model.prompt_learner.shift
+    assert shift.abs().sum(dim=1).min() > 0
+    flags = ["--eval-only", "--model-dir", str(tmp_path / "base")]
+    new, whole = run("new", flags=flags), run("all", flags=flags)
+    features = encode_templates(new.model.text_encoder, ["a photo of a {}."], TOY_CLASSES[2:])[0]
+    assert torch.equal(new.model.encode_text(), F.normalize(F.normalize(features, dim=-1), dim=-1))
+    assert torch.equal(whole.model.prompt_learner.shift, torch.cat([shift, torch.zeros_like(shift)]))
+    assert torch.allclose(whole.model.encode_text()[:2], base.model.encode_text(), atol=1e-6)
 
 
 def test_a_package_joins_through_an_entry_point(tmp_path, toy_args):

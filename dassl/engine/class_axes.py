@@ -1,0 +1,72 @@
+"""Weights that hold something of every class, for a run on other classes: matched by class name, or refused.
+
+Class i here is another one than class i there; where both have as many, a state dict loads and nobody notices.
+"""
+
+from dassl.utils import UserError
+
+
+def match(weights, own, axes, theirs, ours, source, as_started=False):
+    """A state dict of some classes as one of others: each class takes what is there under its name.
+
+    Args:
+        weights: a state dict.
+        own: the state dict of the model that it is for, as it started.
+        axes: {key: axis of the classes} of the entries that hold something of every class.
+        theirs: the class names of `weights` in the order of labels, or None where nobody knows.
+        ours: those of `own`. Underscores count as spaces.
+        source: where the weights come from, for messages.
+        as_started: a class that the weights do not know keeps what is in `own`.
+
+    Returns:
+        A state dict; `weights` itself where the classes are the same or no entry is theirs.
+
+    Raises:
+        UserError: the classes of the weights are not known, or a class has nothing there, or it has it twice.
+    """
+    axes = {key: axis for key, axis in axes.items() if key in weights and key in own}
+    if not axes:
+        return weights
+    what = " and ".join(axes)
+    if theirs is None:
+        raise UserError(
+            f"{source} holds something of every class ({what}) and no classes.json beside it tells which: give its run's "
+            'train.py command again, which writes the file, or write it: {"classnames": [names in the order of labels]}'
+        )
+    theirs, ours = ([name.replace("_", " ") for name in names] for names in (theirs, ours))
+    if theirs == ours:
+        return weights
+    lacking = [name for name in ours if name not in theirs]
+    if lacking and not as_started:
+        raise UserError(
+            f"{source} holds something of each of its {len(theirs)} classes ({what}) and nothing of "
+            f'{len(lacking)} of the {len(ours)} classes here ("{lacking[0]}"): it serves classes that it knows alone'
+        )
+    twice = next((name for name in ours if theirs.count(name) > 1), None)
+    if twice:
+        raise UserError(f'{source} knows two classes named "{twice}": by name it serves no other classes than its own')
+    here = [i for i, name in enumerate(ours) if name in theirs]
+    there = [theirs.index(ours[i]) for i in here]
+    matched = {}
+    for key, axis in axes.items():
+        given, start = weights[key].movedim(axis, 0), own[key].detach().movedim(axis, 0)
+        if len(given) != len(theirs) or given.shape[1:] != start.shape[1:]:
+            raise UserError(
+                f"{source}: {key} is {tuple(weights[key].shape)}, which does not go with the {len(theirs)} classes of "
+                f"its classes.json, or with this config's {tuple(own[key].shape)}"
+            )
+        value = start.to(given).clone()
+        value[here] = given[there]
+        matched[key] = value.movedim(0, axis)
+    return {**weights, **matched}
+
+
+def doubtful(model, theirs, ours):
+    """The names of the learned parameters that may hold something of each of these classes or of those, or of neither.
+
+    They have an axis as long as both lists, which are of different classes.
+    """
+    theirs, ours = ([name.replace("_", " ") for name in names] for names in (theirs, ours))
+    if theirs == ours or len(theirs) != len(ours):  # another length does not load
+        return []
+    return [name for name, p in model.named_parameters() if p.requires_grad and len(ours) in p.shape]
