@@ -55,17 +55,24 @@ class PromptTrainer(TrainerX):
         """
         raise NotImplementedError
 
+    @property
+    def num_seen(self):
+        """How many classes, the first ones, are trained on: the seen ones of attribute-object pairs, otherwise all.
+
+        Every loss knows these alone. A softmax over unseen pairs would learn that they never occur; and the other
+        losses leave them out as those of a base-to-new run leave out the new classes, so that what is learned does
+        not depend on which pairs it is tried on. Only a method that takes names without images where it is told to
+        (TEXT_CLASSES all) takes theirs, too.
+        """
+        return getattr(self.dm.dataset, "num_seen", self.num_classes)
+
     def loss(self, images, labels):
         """(scalar loss, {name: number to log}) of images (B, 3, H, W) and labels (B,). Default: `cross_entropy`."""
         return self.cross_entropy(self.model(images), labels)
 
     def cross_entropy(self, logits, labels):
-        """(scalar loss, {name: number to log}) of logits (B, N) and labels (B,).
-
-        Of attribute-object pairs the seen ones alone count, which are the first: a softmax over the others would learn
-        that they never occur.
-        """
-        logits = logits[:, : getattr(self.dm.dataset, "num_seen", None)]
+        """(scalar loss, {name: number to log}) of logits (B, N), of which `num_seen` count, and labels (B,)."""
+        logits = logits[:, : self.num_seen]
         loss = F.cross_entropy(logits, labels)
         return loss, {"acc": compute_accuracy(logits, labels)[0].item()}
 
@@ -76,9 +83,9 @@ class PromptTrainer(TrainerX):
         return [name for name in known if name not in own]
 
     def zero_shot_features(self, template=None):
-        """(N, e) normalised text features of the classes in a hand-written template; default: the dataset's own."""
+        """(num_seen, e) normalised text features of a hand-written template; default: the dataset's own."""
         template = template or custom_template(self.cfg.DATASET.NAME)
-        features = encode_templates(self.model.text_encoder, [template], self.dm.dataset.classnames)[0]
+        features = encode_templates(self.model.text_encoder, [template], self.dm.dataset.classnames[: self.num_seen])[0]
         return F.normalize(features.float(), dim=-1)
 
     def tune_layernorms(self, clip_model, learner):

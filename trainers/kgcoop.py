@@ -59,7 +59,7 @@ class KgCoOp(PromptTrainer):
     def loss(self, images, labels):
         model = self.model
         image_features = F.normalize(model.encode_image(images).float(), dim=-1)
-        text_features = model.encode_text()
+        text_features = model.encode_text()[: self.num_seen]
         ce, summary = self.cross_entropy(model.logits(image_features, text_features), labels)
         kg = knowledge_loss(text_features, self.frozen_features)
         loss = ce + self.cfg.TRAINER.KGCOOP.W * kg

@@ -1,8 +1,9 @@
 """LAMM: a learned vector per class in place of its name (Gao et al., AAAI 2024, arXiv 2312.08212).
 
 The prompt of class i is "a photo of <M_i>.", M_i one vector that starts as the mean of the token embeddings of the
-class's name; all else is frozen. A hierarchical loss keeps the vectors near the names they came from, in the space of
-parameters, of features and of logits:
+class's name; all else is frozen. Of attribute-object pairs the seen ones have a vector, the unseen ones go by their
+names. A hierarchical loss keeps the vectors near the names they came from, in the space of parameters, of features and
+of logits:
 
     L = L_ce + WC_WEIGHT * L_wc + COS_WEIGHT * L_cos + KD_WEIGHT * L_kd
 
@@ -27,7 +28,6 @@ from yacs.config import CfgNode as CN
 
 from dassl.config import require
 from dassl.engine import TRAINER_REGISTRY
-from dassl.metrics import compute_accuracy
 from dassl.utils import UserError, load_checkpoint
 from prompting.context import check_context, initial_context
 from prompting.deep_prompts import CoupledPrompts, check_deep_context
@@ -212,7 +212,7 @@ class LAMM(PromptTrainer):
         if path:
             earlier = load_checkpoint(path)
             earlier = earlier.get("state_dict", earlier)
-        ours = list(dict.fromkeys(map(plain, classnames)))
+        ours = list(dict.fromkeys(map(plain, classnames[: self.num_seen])))  # unseen pairs go by their names
         kept = [n for n in vector_names(earlier) if cfg.TRAINER.LAMM.FREEZE_EARLIER or n not in ours]
 
         def build_learner(learned, kept=()):
@@ -256,7 +256,7 @@ class LAMM(PromptTrainer):
     def loss(self, images, labels):
         options, model = self.cfg.TRAINER.LAMM, self.model
         image_features = F.normalize(model.encode_image(images).float(), dim=-1)
-        text_features = model.encode_text()
+        text_features = model.encode_text()[: self.num_seen]
         logits = model.logits(image_features, text_features)
 
         def zero_shot_logits():
@@ -265,8 +265,8 @@ class LAMM(PromptTrainer):
                 features = F.normalize(model.image_encoder(images.to(model.dtype)).float(), dim=-1)
             return model.logits(features, self.frozen_features)
 
-        loss = ce = F.cross_entropy(logits, labels)
-        summary = {"loss_ce": ce.item()}
+        loss, accuracy = self.cross_entropy(logits, labels)
+        summary = {"loss_ce": loss.item()}
         vectors = model.prompt_learner.vectors.learned
         terms = {
             "wc": lambda: parameter_loss(vectors, model.prompt_learner.initial),
@@ -279,4 +279,4 @@ class LAMM(PromptTrainer):
                 value = term()
                 loss = loss + weight * value
                 summary[f"loss_{name}"] = value.item()
-        return loss, summary | {"acc": compute_accuracy(logits, labels)[0].item()}
+        return loss, summary | accuracy

@@ -127,15 +127,18 @@ class LASP(PromptTrainer):
     def before_train(self):
         super().before_train()
         templates, groups = self.templates(self.cfg), self.cfg.TRAINER.LASP.N_GROUPS
-        features = F.normalize(encode_templates(self.model.text_encoder, templates, self.names).float(), dim=-1)
+        # Unseen pairs are names without images, like virtual classes.
+        self.num_text = len(self.names) if self.cfg.TRAINER.LASP.TEXT_CLASSES == "all" else self.num_seen
+        names = self.names[: self.num_text]
+        features = F.normalize(encode_templates(self.model.text_encoder, templates, names).float(), dim=-1)
         self.hard_features = [features[g::groups] for g in range(groups)]
-        logger.info("L_TT: %d templates in %d groups, %d class names", len(templates), groups, len(self.names))
+        logger.info("L_TT: %d templates in %d groups, %d class names", len(templates), groups, len(names))
 
     def loss(self, images, labels):
         model = self.model
         image_features = F.normalize(model.encode_image(images).float(), dim=-1)
         text_features = model.encode_text()
         ce, summary = self.cross_entropy(model.logits(image_features, text_features), labels)
-        text = text_loss(text_features, self.hard_features, model.logit_scale)
+        text = text_loss(text_features[:, : self.num_text], self.hard_features, model.logit_scale)
         loss = ce + self.cfg.TRAINER.LASP.TEXT_WEIGHT * text
         return loss, {"loss_ce": ce.item(), "loss_text": text.item()} | summary

@@ -65,6 +65,12 @@ class LinearProbe(PromptTrainer):
         if self.num_classes < 2:
             raise UserError("a linear probe needs two classes")
         dataset = self.dm.dataset
+        without = set(range(self.num_classes)) - {item.label for item in dataset.train_x}
+        if without:  # such as unseen pairs
+            name = dataset.classnames[min(without)]
+            raise UserError(
+                f'a linear probe needs training images of every class: {self.cfg.DATASET.NAME} has none of "{name}"'
+            )
         x, y = self.features(dataset.train_x)
         c = search(x, y, *self.features(dataset.val), self.cfg.TRAINER.LINEARPROBE.STEPS) if dataset.val else 1.0
         logger.info("Fitting with C = %.3g", c)

@@ -21,7 +21,6 @@ from yacs.config import CfgNode as CN
 
 from dassl.config import require
 from dassl.engine import TRAINER_REGISTRY
-from dassl.metrics import compute_accuracy
 from dassl.utils import UserError
 from prompting.losses import text_loss
 from prompting.prompted_clip import PromptedCLIP
@@ -231,7 +230,8 @@ class MoCoOp(PromptTrainer):
         options, dataset = self.cfg.TRAINER.MOCOOP, self.dm.dataset
         known = getattr(dataset, "all_classnames", classnames)
         extra = self.virtual_classes() if options.TEXT_CLASSES == "all" else []
-        self.text_loss_names = [*classnames, *extra]
+        # Unseen pairs are names without images, like new classes.
+        self.text_loss_names = [*classnames, *extra] if options.TEXT_CLASSES == "all" else classnames[: self.num_seen]
         self.groups = options.GROUPS or SHARED_GROUPS
         if self.groups == "auto":
             self.groups = auto_groups(text_encoder, _auto_templates(self.cfg), list(known), options.N_GROUPS)
@@ -276,7 +276,7 @@ class MoCoOp(PromptTrainer):
         if self.model.prompt_learner.layout.tolist() != self.layout:
             raise UserError("the run to resume has experts of other groups than TRAINER.MOCOOP.GROUPS here")
         with torch.no_grad():
-            encoder, names, n = self.model.text_encoder, self.text_loss_names, self.num_classes
+            encoder, names, n = self.model.text_encoder, self.text_loss_names, self.num_seen
             self.hard_features = [
                 F.normalize(encode_templates(encoder, group, names).float(), dim=-1) for group in self.groups
             ]
@@ -296,10 +296,10 @@ class MoCoOp(PromptTrainer):
         image_features = F.normalize(model.encode_image(images).float(), dim=-1)
         text_features = model.encode_text(with_extra=options.TEXT_WEIGHT > 0)
         router_logits, weights = model.prompt_learner.gates(image_features, model.top_k)
-        logits = model.mix(image_features, text_features[:, : self.num_classes], weights)
+        logits = model.mix(image_features, text_features[:, : self.num_seen], weights)
 
-        loss = ce = F.cross_entropy(logits, labels)
-        summary = {"loss_ce": ce.item()}
+        loss, accuracy = self.cross_entropy(logits, labels)
+        summary = {"loss_ce": loss.item()}
         if options.ROUTER_WEIGHT > 0:
             if options.ROUTER_TARGET == "paper":
                 router = router_loss(router_logits, image_features, self.group_features, options.ROUTER_TEMPERATURE)
@@ -308,7 +308,7 @@ class MoCoOp(PromptTrainer):
             loss = loss + options.ROUTER_WEIGHT * router
             summary["loss_router"] = router.item()
         if options.TEXT_WEIGHT > 0:
-            text = text_loss(text_features, self.hard_features, model.logit_scale)
+            text = text_loss(text_features[:, : len(self.text_loss_names)], self.hard_features, model.logit_scale)
             loss = loss + options.TEXT_WEIGHT * text
             summary["loss_text"] = text.item()
 
@@ -317,7 +317,7 @@ class MoCoOp(PromptTrainer):
             self.chosen += (weights > 0).sum(dim=0)
             self.entropy += -(log_gates.exp() * log_gates).sum().item()
             self.seen += len(labels)
-        return loss, summary | {"acc": compute_accuracy(logits, labels)[0].item()}
+        return loss, summary | accuracy
 
     def clip_gradients(self):
         limit = self.cfg.TRAINER.MOCOOP.GRAD_CLIP

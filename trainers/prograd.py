@@ -67,7 +67,7 @@ class ProGrad(PromptTrainer):
     def loss(self, images, labels):
         model, temperature = self.model, self.cfg.TRAINER.PROGRAD.T
         image_features = F.normalize(model.encode_image(images).float(), dim=-1)
-        logits = model.logits(image_features, model.encode_text())
+        logits = model.logits(image_features, model.encode_text()[: self.num_seen])
         zero_shot = model.logits(image_features, self.frozen_features)
         self.kl = distillation_loss(logits, zero_shot, temperature)
         loss, summary = self.cross_entropy(logits, labels)

@@ -110,14 +110,15 @@ class PromptSRC(PromptTrainer):
 
     def before_train(self):
         super().before_train()
-        features = encode_templates(self.model.text_encoder, IMAGENET, self.dm.dataset.classnames)
+        names = self.dm.dataset.classnames[: self.num_seen]
+        features = encode_templates(self.model.text_encoder, IMAGENET, names)
         self.frozen_text_features = F.normalize(features.float().mean(dim=0), dim=-1)
 
     def loss(self, images, labels):
         options, model = self.cfg.TRAINER.PROMPTSRC, self.model
         image_features = F.normalize(model.encode_image(images).float(), dim=-1)
         frozen_image_features = F.normalize(model.image_encoder(images.to(model.dtype)).float(), dim=-1)
-        text_features = model.encode_text()
+        text_features = model.encode_text()[: self.num_seen]
         logits = model.logits(image_features, text_features)
         frozen_logits = model.logits(frozen_image_features, self.frozen_text_features)
 

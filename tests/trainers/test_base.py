@@ -3,8 +3,11 @@
 import ast
 
 import pytest
+import torch
 
-from tests.conftest import REPO
+from dassl.utils import UserError
+from tests.conftest import REPO, TOY_PAIRS, write_pairs
+from tests.reference import relative_error
 
 
 @pytest.mark.parametrize("path", sorted((REPO / "trainers").glob("*.py")), ids=lambda path: path.stem)
@@ -19,3 +22,89 @@ def test_a_trainer_imports_no_other(path):
             names = [f"trainers.{alias.name}" for alias in node.names]
             found |= set(names if node.module == "trainers" else [node.module])
     assert {name for name in found if name.startswith("trainers.")} <= {"trainers.base"}
+
+
+# Pairs
+
+PAIRS = ["--dataset-config-file", str(REPO / "configs/datasets/mit_states.yaml")]
+TRAIN = {"train": TOY_PAIRS["train"]}
+UNSEEN = [  # the same words, other pairs of them
+    {"val": ["Faux.Leather dog"], "test": ["dark dog", "Faux.Leather sea_shell"]},
+    {"val": ["pale boat"], "test": ["dark dog", "dark sea_shell"]},
+]
+
+
+@pytest.fixture(scope="module")
+def roots(tmp_path_factory):
+    """Two DATASET.ROOTs that differ in their unseen pairs alone."""
+    found = []
+    for unseen in UNSEEN:
+        found.append(tmp_path_factory.mktemp("pairs"))
+        write_pairs(found[-1] / "mit-states", TRAIN | unseen)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("trainer", "config", "keys"),
+    [
+        ("CoOp", "vit_b16_ep50", {}),
+        ("CoCoOp", "vit_b16_c4_ep10_batch1", {}),
+        ("KgCoOp", "vit_b16_ep100_ctxv1", {}),
+        ("ProGrad", "vit_b16_ep50_ctxv1", {}),
+        ("LAMM", "vit_b16_ep50", {"BASE": "coop", "N_CTX": 4, "KD_WEIGHT": 5.0}),
+        ("LASP", "vit_b16_ep50", {}),
+        ("MaPLe", "vit_b16_c2_ep5_batch4_2ctx", {}),
+        ("MoCoOp", "vit_b16_ep50", {"TEXT_CLASSES": "train", "ROUTER_TARGET": "paper"}),
+        ("MoCoOp", "vit_b16_ep50", {"TEXT_CLASSES": "train", "ROUTER_TARGET": "class", "TEXT_TARGET": "group_mean"}),
+        ("PLOT", "vit_b16_ep50", {"N": 2}),
+        ("PromptSRC", "vit_b16_c2_ep20_batch4_4+4ctx", {}),
+        ("CSP", "vit_l14", {"ATTR_DROPOUT": 0.0}),
+    ],
+)
+def test_what_is_learned_does_not_depend_on_unseen_pairs(trainer, config, keys, tmp_path, toy_run, roots):
+    keys = [x for key, value in keys.items() for x in (f"TRAINER.{trainer.upper()}.{key}", value)]
+    found = []
+    for i, root in enumerate(roots):
+        flags = ["--root", str(root), *PAIRS]
+        short = ("OPTIM.LR", 0.02, "OPTIM.MAX_EPOCH", 2, "TEST.NO_TEST", True)
+        run = toy_run(trainer, tmp_path / str(i), *keys, *short, flags=flags, config=config)
+        assert run.num_classes == 7 and run.num_seen == 5
+        found.append(run.model.prompt_learner.state_dict())
+    start = toy_run(trainer, tmp_path / "start", *keys, flags=[*flags, "--no-train"], config=config)
+    start = start.model.prompt_learner.state_dict()
+    assert found[0].keys() == found[1].keys() == start.keys()
+    learned = [name for name in start if not torch.equal(start[name], found[0][name])]
+    assert learned
+    for name in learned:
+        moved, difference = (found[0][name] - start[name]).abs().max(), (found[0][name] - found[1][name]).abs().max()
+        assert difference < 1e-2 * moved, name
+
+
+@pytest.mark.parametrize(("trainer", "name"), [("MoCoOp", "loss_text"), ("LASP", "loss_text")])
+def test_names_of_unseen_pairs_serve_the_text_loss_where_all_do(trainer, name, tmp_path, toy_run, roots):
+    """Over C classes of chance a cross-entropy is log C: the more names, the larger."""
+    losses = []
+    for classes in ("train", "all"):
+        keys = (f"TRAINER.{trainer.upper()}.TEXT_CLASSES", classes, "OPTIM.MAX_EPOCH", 1)
+        run = toy_run(trainer, tmp_path / classes, *keys, flags=["--root", str(roots[0]), *PAIRS])
+        assert run.hard_features[0].shape[1] == {"train": 5, "all": 7}[classes]
+        batch = next(iter(run.train_loader_x))
+        losses.append(run.loss(batch["img"], batch["label"])[1][name])
+    assert losses[0] < losses[1]
+
+
+def test_lamm_tells_unseen_pairs_by_their_names(tmp_path, toy_run, roots):
+    run = toy_run("LAMM", tmp_path / "a", "OPTIM.LR", 10.0, flags=["--root", str(roots[0]), *PAIRS])
+    seen, names = run.num_seen, run.dm.dataset.classnames
+    assert run.model.prompt_learner.vectors.names == names[:seen]
+    by_name = toy_run("LAMM", tmp_path / "b", flags=["--root", str(roots[0]), *PAIRS, "--no-train"])
+    text, start = run.model.encode_text(), by_name.model.encode_text()
+    assert relative_error(text[seen:], start[seen:]) < 1e-5 and relative_error(text[:seen], start[:seen]) > 1e-3
+    flags = ["--root", str(roots[1]), *PAIRS, "--eval-only", "--model-dir", str(tmp_path / "a")]
+    elsewhere = toy_run("LAMM", tmp_path / "c", flags=flags)
+    assert torch.equal(elsewhere.model.prompt_learner.vectors(), run.model.prompt_learner.vectors())
+
+
+def test_a_linear_probe_says_which_class_it_has_no_image_of(tmp_path, toy_run, roots):
+    with pytest.raises(UserError, match="training images of every class: MITStates has none of"):
+        toy_run("LinearProbe", tmp_path, flags=["--root", str(roots[0]), *PAIRS], config="vit_b16")
