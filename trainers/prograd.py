@@ -15,6 +15,7 @@ from yacs.config import CfgNode as CN
 
 from dassl.config import require
 from dassl.engine import TRAINER_REGISTRY
+from dassl.optim.prograd import prograd
 from prompting.context import PromptLearner, check_context
 from prompting.losses import distillation_loss
 from prompting.prompted_clip import PromptedCLIP
@@ -30,18 +31,6 @@ def extend_cfg(cfg):
     cfg.TRAINER.PROGRAD.CLASS_TOKEN_POSITION = "end"  # end, middle or front
     cfg.TRAINER.PROGRAD.LAMBDA = 1.0  # share of the projection that is taken away; 0: CoOp
     cfg.TRAINER.PROGRAD.T = 1.0  # temperature of the KL divergence: divides both models' logits
-
-
-def prograd(domain, general, weight):
-    """The gradient to step along: G_d without `weight` times its projection on G_g, where their angle is obtuse.
-
-    Args:
-        domain: G_d, of any shape.
-        general: G_g, of the same shape. Its length does not matter; without any, G_d stays as it is.
-        weight: LAMBDA.
-    """
-    product = (domain * general).sum().clamp(max=0)  # no branch: infinite gradients become NaN, and amp skips the step
-    return domain - weight * product / general.square().sum().clamp_min(torch.finfo(general.dtype).tiny) * general
 
 
 @TRAINER_REGISTRY.register()

@@ -95,6 +95,7 @@ DEFAULTS = CfgNode(
             "RMSPROP_ALPHA": 0.99,
             "ADAM_BETA1": 0.9,  # for adam, amsgrad, adamw and radam
             "ADAM_BETA2": 0.999,
+            "ADAM_EPS": 1e-8,  # ours, for the same four; half-precision parameters need more, TCP's 1e-3
             "STAGED_LR": False,  # layers outside NEW_LAYERS learn at LR * BASE_LR_MULT
             "NEW_LAYERS": (),
             "BASE_LR_MULT": 0.1,

@@ -16,6 +16,7 @@ from collections import OrderedDict
 
 import numpy as np
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from dassl.data import DataManager
@@ -23,6 +24,7 @@ from dassl.engine import class_axes, run_folder
 from dassl.engine.simple_net import SimpleNet
 from dassl.evaluation import build_evaluator
 from dassl.optim import build_lr_scheduler, build_optimizer
+from dassl.optim.prograd import prograd
 from dassl.utils import (
     AverageMeter,
     MetricMeter,
@@ -43,6 +45,15 @@ from dassl.utils import (
 logger = logging.getLogger(__name__)
 
 BEST = "model-best.pth.tar"
+
+
+def __getattr__(name):
+    """SummaryWriter, which Dassl imports at once."""
+    if name == "SummaryWriter":
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 class NonFiniteLossError(UserError, FloatingPointError):
@@ -118,7 +129,7 @@ class TrainerBase:
         """Load the last epoch that all registered models have in a folder; return the epoch to start with (0: none)."""
         names = self.get_model_names()
         last = [_last_epoch(os.path.join(directory, name)) for name in names]
-        if None in last:
+        if None in last or not last:
             logger.info("No checkpoint found, train from scratch")
             return 0
         epoch = min(last)  # a kill between two models' files leaves one of them an epoch ahead
@@ -133,7 +144,7 @@ class TrainerBase:
             self.load_run_state(checkpoint["run_state"])
         return epoch
 
-    def load_model(self, directory, epoch=None):
+    def load_model(self, directory="", epoch=None):
         """Load weights of all registered models: of an epoch, else the best on val, else the last.
 
         Raises:
@@ -290,6 +301,30 @@ class TrainerBase:
         """One optimizer step of the named models on a scalar loss."""
         self.model_zero_grad(names)
         self.model_backward(loss)
+        self.model_update(names)
+
+    def prograd_backward_and_update(
+        self, loss_a: torch.Tensor, loss_b: torch.Tensor, lambda_: float = 1, names: str | list[str] | None = None
+    ) -> None:
+        """One optimizer step of the named models on loss_a that takes no step back on loss_b (ProGrad's release).
+
+        Each parameter tensor by itself: see `dassl.optim.prograd`.
+
+        Args:
+            loss_a: a scalar, to decrease.
+            loss_b: a scalar, not to increase.
+            lambda_: the share of the opposing part that is taken away.
+            names: as in `model_backward_and_update`.
+        """
+        models = [self._models[name] for name in self.get_model_names(names)]
+        parameters = [p for p in nn.ModuleList(models).parameters() if p.requires_grad]
+        self.detect_anomaly(loss_b)
+        general = torch.autograd.grad(loss_b, parameters, retain_graph=True, allow_unused=True)
+        self.model_zero_grad(names)
+        self.model_backward(loss_a)
+        for p, gradient in zip(parameters, general, strict=True):
+            if p.grad is not None and gradient is not None:
+                p.grad = prograd(p.grad, gradient, lambda_)
         self.model_update(names)
 
 
@@ -460,7 +495,7 @@ class SimpleTrainer(TrainerBase):
         """Seconds of training so far, those before a resume included."""
         return self.train_seconds + (time.time() - self.time_start if hasattr(self, "time_start") else 0.0)
 
-    def load_model(self, directory, epoch=None):
+    def load_model(self, directory="", epoch=None):
         super().load_model(directory, epoch)
         if directory:
             self.loaded_from = {"model_dir": str(directory), "load_epoch": epoch}

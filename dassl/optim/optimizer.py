@@ -4,19 +4,20 @@ import logging
 
 from torch import nn, optim
 
+from dassl.optim.radam import RAdam
 from dassl.utils import UserError, nearest
 
 logger = logging.getLogger(__name__)
 
 BUILDERS = {
-    "adam": lambda p, cfg: optim.Adam(p, **_common(cfg), betas=_betas(cfg)),
-    "amsgrad": lambda p, cfg: optim.Adam(p, **_common(cfg), betas=_betas(cfg), amsgrad=True),
+    "adam": lambda p, cfg: optim.Adam(p, **_adam(cfg)),
+    "amsgrad": lambda p, cfg: optim.Adam(p, **_adam(cfg), amsgrad=True),
     "sgd": lambda p, cfg: optim.SGD(
         p, **_common(cfg), momentum=cfg.MOMENTUM, dampening=cfg.SGD_DAMPNING, nesterov=cfg.SGD_NESTEROV
     ),
     "rmsprop": lambda p, cfg: optim.RMSprop(p, **_common(cfg), momentum=cfg.MOMENTUM, alpha=cfg.RMSPROP_ALPHA),
-    "radam": lambda p, cfg: optim.RAdam(p, **_common(cfg), betas=_betas(cfg)),
-    "adamw": lambda p, cfg: optim.AdamW(p, **_common(cfg), betas=_betas(cfg)),
+    "radam": lambda p, cfg: RAdam(p, **_adam(cfg)),
+    "adamw": lambda p, cfg: optim.AdamW(p, **_adam(cfg)),
 }
 AVAI_OPTIMS = list(BUILDERS)
 
@@ -53,8 +54,8 @@ def _common(cfg):
     return {"lr": cfg.LR, "weight_decay": cfg.WEIGHT_DECAY}
 
 
-def _betas(cfg):
-    return cfg.ADAM_BETA1, cfg.ADAM_BETA2
+def _adam(cfg):
+    return _common(cfg) | {"betas": (cfg.ADAM_BETA1, cfg.ADAM_BETA2), "eps": cfg.ADAM_EPS}
 
 
 def _staged(model, cfg):

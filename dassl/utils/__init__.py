@@ -20,26 +20,36 @@ from dassl.utils.files import (
     remove_half_written,
     write_json,
 )
-from dassl.utils.layers import count_num_param, open_all_layers, open_specified_layers
-from dassl.utils.logger import setup_logger
+from dassl.utils.layers import count_num_param, init_network_weights, open_all_layers, open_specified_layers
+from dassl.utils.logger import Logger, setup_logger
 from dassl.utils.meters import AverageMeter, MetricMeter
 from dassl.utils.numerics import numerics, set_numerics
 from dassl.utils.random_state import get_rng_state, set_random_seed, set_rng_state
 from dassl.utils.registry import Registry
-from dassl.utils.tools import tolist_if_not
+from dassl.utils.tools import (
+    check_availability,
+    download_url,
+    get_most_similar_str_to_a_from_b,
+    tolist_if_not,
+)
 
 __all__ = [
     "AverageMeter",
+    "Logger",
     "MetricMeter",
     "Registry",
     "UserError",
     "atomic_folder",
     "atomic_path",
     "cache_dir",
+    "check_availability",
     "check_isfile",
     "collect_env_info",
     "count_num_param",
+    "download_url",
+    "get_most_similar_str_to_a_from_b",
     "get_rng_state",
+    "init_network_weights",
     "listdir_nohidden",
     "load_checkpoint",
     "load_pretrained_weights",

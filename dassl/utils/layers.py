@@ -1,4 +1,4 @@
-"""Which layers of a model learn, and how many parameters it has."""
+"""Which layers of a model learn, what they start from, and how many parameters it has."""
 
 from torch import nn
 
@@ -31,6 +31,38 @@ def open_specified_layers(model, open_layers):
     for name, module in children.items():
         module.train(name in open_layers)
         module.requires_grad_(name in open_layers)
+
+
+def init_network_weights(model: nn.Module, init_type: str = "normal", gain: float = 0.02) -> None:
+    """Start a model anew: random weights and no bias in convolutions and linear layers, norms as the identity.
+
+    Args:
+        model: its layers are changed in place.
+        init_type: normal, of standard deviation `gain`; xavier or orthogonal, scaled by `gain`; or kaiming.
+        gain: see there.
+
+    Raises:
+        UserError: an unknown init_type.
+    """
+    draw = {
+        "normal": lambda weight: nn.init.normal_(weight, std=gain),
+        "xavier": lambda weight: nn.init.xavier_normal_(weight, gain=gain),
+        "kaiming": nn.init.kaiming_normal_,
+        "orthogonal": lambda weight: nn.init.orthogonal_(weight, gain=gain),
+    }
+    if init_type not in draw:
+        raise UserError(f'unknown init_type "{init_type}": {nearest(init_type, draw)}')
+    for layer in model.modules():
+        kind = type(layer).__name__
+        weight, bias = getattr(layer, "weight", None), getattr(layer, "bias", None)
+        if weight is None or not any(word in kind for word in ("Conv", "Linear", "BatchNorm", "InstanceNorm")):
+            continue
+        if "Norm" in kind:
+            nn.init.ones_(weight)
+        else:
+            draw[init_type](weight)
+        if bias is not None:
+            nn.init.zeros_(bias)
 
 
 def count_num_param(model=None, params=None):

@@ -59,6 +59,22 @@ class Tee:
         return getattr(self.console, name)
 
 
+class Logger(Tee):
+    """Dassl's name for one on a file of its own: sys.stdout = Logger("run/printed.txt").
+
+    Args:
+        fpath: the file, begun anew; its folder is created where missing. None: the console alone.
+    """
+
+    def __init__(self, fpath: str | None = None) -> None:
+        if fpath is not None:
+            mkdir_if_missing(os.path.dirname(fpath) or ".")
+        super().__init__(sys.stdout, open(fpath or os.devnull, "w", encoding="utf-8", buffering=1))
+
+    def close(self) -> None:
+        self.file.close()
+
+
 class ConsoleHandler(logging.Handler):
     """Writes records to standard output, above a progress bar that may be on the terminal."""
 

@@ -1,6 +1,58 @@
-"""Helpers too small for a file of their own."""
+"""Dassl's module of that name: helpers too small for a file of their own, and what has one here."""
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+
+from dassl.errors import UserError, nearest
+from dassl.utils.environment import collect_env_info
+from dassl.utils.files import (
+    check_isfile,
+    listdir_nohidden,
+    mkdir_if_missing,
+    read_image,
+    read_json,
+    write_json,
+)
+from dassl.utils.random_state import set_random_seed
+
+__all__ = [
+    "check_availability",
+    "check_isfile",
+    "collect_env_info",
+    "download_url",
+    "get_most_similar_str_to_a_from_b",
+    "listdir_nohidden",
+    "mkdir_if_missing",
+    "read_image",
+    "read_json",
+    "set_random_seed",
+    "tolist_if_not",
+    "write_json",
+]
 
 
 def tolist_if_not(x):
     """x itself if it is a list, else [x]."""
     return x if isinstance(x, list) else [x]
+
+
+def download_url(url: str, dst: str | Path) -> None:
+    """Download a file, whole or not at all, with a progress bar. Raises UserError where it cannot be had."""
+    from torch.hub import download_url_to_file
+
+    try:
+        download_url_to_file(url, str(dst))
+    except OSError as error:  # urllib's errors are such
+        raise UserError(f"cannot download {url} to {dst}: {error}") from error
+
+
+def get_most_similar_str_to_a_from_b(a: str, b: Iterable[str]) -> str:
+    """The string of b that is most like a, the first of several."""
+    return max(b, key=lambda other: difflib.SequenceMatcher(None, str(a), str(other)).ratio())
+
+
+def check_availability(requested: str, available: Iterable[str]) -> None:
+    """Raises UserError, with the nearest names, where `requested` is not in `available`."""
+    if requested not in available:
+        raise UserError(f'no "{requested}": {nearest(requested, available)}')

@@ -5,6 +5,8 @@ import json
 import math
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from dassl.engine import trainer as engine
 from dassl.engine.trainer import NonFiniteLossError
 from dassl.metrics import compute_accuracy
 from dassl.utils import UserError, set_random_seed
+from tests.conftest import REPO
 
 
 @pytest.fixture
@@ -128,6 +131,65 @@ def test_modes_steps_and_rates_by_name(cfg):
     assert torch.equal(body, trainer.body.weight) and not torch.equal(head, trainer.head.weight)
     trainer.update_lr("head")
     assert trainer.get_current_lr("head") == 0.05 and trainer.get_current_lr() == 0.1
+
+
+def test_the_step_of_prograds_release_by_hand():
+    """At rate 1 a parameter loses its gradient: 3 and 4 on loss_a, and what loss_b says against it, tensor by tensor."""
+    for half in (torch.float32, torch.float16):
+        model = nn.ParameterDict({name: nn.Parameter(torch.zeros(2, dtype=half)) for name in ("obtuse", "acute", "own")})
+        model["frozen"] = nn.Parameter(torch.zeros(2), requires_grad=False)
+        other = nn.Linear(1, 1)
+        trainer = TrainerBase()
+        for name, part in (("model", model), ("other", other)):
+            learned = [p for p in part.parameters() if p.requires_grad]
+            trainer.register_model(name, part, torch.optim.SGD(learned, lr=1.0))
+        small = 2.0**-15  # squares of such gradients vanish in half precision
+        before = other.weight.clone()
+
+        def losses(model=model, small=small):
+            a, b = small * torch.tensor([3.0, 4.0]), small * torch.tensor([0.0, -2.0])
+            loss_a = sum((model[name] * a).sum() for name in ("obtuse", "acute", "own"))
+            return loss_a, (model["obtuse"] * b).sum() - (model["acute"] * b).sum()
+
+        for weight, left in ((1, 0.0), (0.25, 3.0)):
+            for p in model.values():
+                p.data.zero_()
+            trainer.prograd_backward_and_update(*losses(), weight, names="model")
+            moved = {name: (-p / small).tolist() for name, p in model.items()}
+            assert moved == {"obtuse": [3, left], "acute": [3, 4], "own": [3, 4], "frozen": [0, 0]}
+        assert torch.equal(other.weight, before)
+        with pytest.raises(NonFiniteLossError):
+            trainer.prograd_backward_and_update(losses()[0], losses()[1] * math.nan)
+
+
+def test_a_trainer_that_registers_nothing(cfg):
+    """As zero-shot ones do: there is nothing to load or to go on from, and all the rest goes as ever."""
+
+    class Bare(TrainerX):
+        def build_model(self):
+            pass
+
+        def model_inference(self, image):
+            return image.mean(dim=(2, 3)) @ torch.ones(3, self.num_classes)
+
+        def forward_backward(self, batch):
+            raise AssertionError("no epoch was asked for")
+
+    trainer = Bare(cfg)
+    trainer.load_model()
+    trainer.load_model(cfg.OUTPUT_DIR, epoch=3)
+    assert not trainer.has_weights() and trainer.resume_model_if_exist(cfg.OUTPUT_DIR) == 0
+    trainer.max_epoch = 0
+    trainer.train()
+    assert Path(cfg.OUTPUT_DIR, "metrics.json").is_file()
+
+
+def test_tensorboard_waits_until_it_is_asked_for():
+    code = "import sys; from dassl.engine import trainer; assert 'tensorboard' not in sys.modules; trainer.SummaryWriter"
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": str(REPO)})
+    assert engine.SummaryWriter is torch.utils.tensorboard.SummaryWriter
+    with pytest.raises(AttributeError, match="'SummaryWritter'"):
+        _ = engine.SummaryWritter
 
 
 def test_training_learns_and_reports(cfg):

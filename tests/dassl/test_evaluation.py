@@ -7,7 +7,7 @@ import torch
 
 from dassl.config import get_cfg_default
 from dassl.evaluation import EVALUATOR_REGISTRY, Classification, build_evaluator
-from dassl.metrics import compute_accuracy
+from dassl.metrics import compute_accuracy, compute_distance_matrix
 from dassl.utils import UserError
 
 # true -> predicted: 0 -> 0, 0; 1 -> 0, 1; 3 -> 3, 2, 3, 3. Class 2 does not occur.
@@ -97,3 +97,12 @@ def test_compute_accuracy():
     top1, top2 = compute_accuracy(logits, target, topk=(1, 2))
     assert (top1.shape, top1.item(), top2.item()) == ((1,), 50.0, 75.0)
     assert compute_accuracy((logits, None), target)[0].item() == 50.0
+
+
+def test_distances_by_hand():
+    a, b = torch.tensor([[3.0, 4.0], [1.0, 0.0]]), torch.tensor([[0.0, 2.0], [-1.0, 0.0], [3.0, 4.0]])
+    assert compute_distance_matrix(a, b).tolist() == [[13, 32, 0], [5, 4, 20]]
+    cosine = [[1 - 0.8, 1 + 0.6, 0], [1, 2, 1 - 0.6]]
+    assert torch.allclose(compute_distance_matrix(a, b, "cosine"), torch.tensor(cosine), atol=1e-6)
+    with pytest.raises(UserError, match="did you mean cosine"):
+        compute_distance_matrix(a, b, "cosin")

@@ -15,6 +15,7 @@ from dassl.optim import (
     build_lr_scheduler,
     build_optimizer,
 )
+from dassl.optim.radam import RAdam
 from dassl.utils import UserError, load_checkpoint, save_checkpoint
 
 
@@ -56,21 +57,49 @@ def _curve(epochs, groups=None, **settings):
     ("name", "kind", "settings"),
     [
         ("sgd", torch.optim.SGD, {"momentum": 0.8, "dampening": 0, "nesterov": True}),
-        ("adam", torch.optim.Adam, {"betas": (0.7, 0.8), "amsgrad": False}),
-        ("amsgrad", torch.optim.Adam, {"betas": (0.7, 0.8), "amsgrad": True}),
-        ("adamw", torch.optim.AdamW, {"betas": (0.7, 0.8)}),
-        ("radam", torch.optim.RAdam, {"betas": (0.7, 0.8)}),
+        ("adam", torch.optim.Adam, {"betas": (0.7, 0.8), "eps": 1e-3, "amsgrad": False}),
+        ("amsgrad", torch.optim.Adam, {"betas": (0.7, 0.8), "eps": 1e-3, "amsgrad": True}),
+        ("adamw", torch.optim.AdamW, {"betas": (0.7, 0.8), "eps": 1e-3}),
+        ("radam", RAdam, {"betas": (0.7, 0.8), "eps": 1e-3, "decoupled_weight_decay": True}),
         ("rmsprop", torch.optim.RMSprop, {"momentum": 0.8, "alpha": 0.6}),
     ],
 )
 def test_every_optimizer(name, kind, settings):
     cfg = _cfg(NAME=name, LR=0.1, WEIGHT_DECAY=0.2, MOMENTUM=0.8, SGD_NESTEROV=True, RMSPROP_ALPHA=0.6)
-    cfg.ADAM_BETA1, cfg.ADAM_BETA2 = 0.7, 0.8
+    assert cfg.ADAM_EPS == 1e-8, "Dassl's, which has no key for it"
+    cfg.ADAM_BETA1, cfg.ADAM_BETA2, cfg.ADAM_EPS = 0.7, 0.8, 1e-3
     optim = build_optimizer(Model(), cfg)
     (group,) = optim.param_groups
     assert type(optim) is kind and len(group["params"]) == 5
     expected = {"lr": 0.1, "weight_decay": 0.2, **settings}
     assert {k: group[k] for k in expected} == expected
+
+
+def test_radam_against_the_published_algorithm():
+    """Algorithm 2 of Liu et al. 2020 on numbers, the weight shrunk beside the step; both of its branches are taken."""
+    lr, beta1, beta2, eps, decay = 0.1, 0.9, 0.99, 1e-3, 0.05
+    gradients = [math.sin(3 * t) + 0.2 for t in range(1, 13)]
+    parameter = nn.Parameter(torch.tensor([2.0], dtype=torch.double))
+    optim = RAdam([parameter], lr, (beta1, beta2), eps, decay)
+    x, m, v, rectified = 2.0, 0.0, 0.0, 0
+    longest = 2 / (1 - beta2) - 1
+    for t, g in enumerate(gradients, start=1):
+        parameter.grad = torch.tensor([g], dtype=torch.double)
+        optim.step()
+        m, v = beta1 * m + (1 - beta1) * g, beta2 * v + (1 - beta2) * g * g
+        mean = m / (1 - beta1**t)
+        length = longest - 2 * t * beta2**t / (1 - beta2**t)
+        x -= lr * decay * x
+        if length > 5:
+            rectified += 1
+            share = (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
+            x -= lr * math.sqrt(share) * mean * math.sqrt(1 - beta2**t) / (math.sqrt(v) + eps)
+        else:
+            x -= lr * mean
+        assert parameter.item() == pytest.approx(x, rel=1e-12)
+    assert 0 < rectified < len(gradients)
+    with pytest.raises(NotImplementedError):
+        RAdam([parameter], degenerated_to_sgd=False)
 
 
 def test_all_optimizers_are_named():

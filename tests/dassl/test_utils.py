@@ -1,5 +1,6 @@
 """Errors, registry, log, files, random state, checkpoints, layers, meters."""
 
+import importlib
 import io
 import json
 import logging
@@ -101,6 +102,16 @@ def test_log_without_file_closes_the_last_one(tmp_path, capsys, closing_logger):
     assert (tmp_path / "log.txt").read_text() == ""
 
 
+def test_logger_of_dassl(tmp_path, monkeypatch, capsys):
+    for file in (tmp_path / "new" / "printed.txt", None):
+        monkeypatch.setattr(sys, "stdout", utils.Logger(file))
+        print("a line")
+        sys.stdout.close()
+        monkeypatch.undo()
+        assert capsys.readouterr().out == "a line\n"
+    assert (tmp_path / "new" / "printed.txt").read_text() == "a line\n"
+
+
 def test_log_line_does_not_tear_a_progress_bar(tmp_path, monkeypatch, closing_logger):
     from tqdm import tqdm
 
@@ -198,6 +209,35 @@ def test_folders_and_lists(tmp_path, caplog):
     assert utils.check_isfile(tmp_path / "a") and not caplog.records
     assert not utils.check_isfile(tmp_path / "b") and caplog.records
     assert utils.tolist_if_not("ab") == ["ab"] and utils.tolist_if_not([1]) == [1]
+
+
+def test_dassls_modules_have_dassls_names():
+    """What trainers written for Dassl import from its modules, and from the package."""
+    tools = """mkdir_if_missing check_isfile read_json write_json set_random_seed download_url read_image collect_env_info
+        listdir_nohidden get_most_similar_str_to_a_from_b check_availability tolist_if_not"""
+    torchtools = """save_checkpoint load_checkpoint resume_from_checkpoint open_all_layers open_specified_layers
+        count_num_param load_pretrained_weights init_network_weights"""
+    others = {"logger": "Logger setup_logger", "meters": "AverageMeter MetricMeter", "registry": "Registry"}
+    for module, names in {"tools": tools, "torchtools": torchtools, **others}.items():
+        for name in names.split():
+            found = getattr(importlib.import_module(f"dassl.utils.{module}"), name)
+            assert callable(found) and found is getattr(utils, name)
+
+
+def test_download(tmp_path):
+    (tmp_path / "a").write_text("content")
+    utils.download_url((tmp_path / "a").as_uri(), tmp_path / "b")
+    assert (tmp_path / "b").read_text() == "content"
+    with pytest.raises(UserError, match="cannot download file:.*nowhere"):
+        utils.download_url((tmp_path / "nowhere").as_uri(), tmp_path / "c")
+    assert sorted(os.listdir(tmp_path)) == ["a", "b"]
+
+
+def test_availability():
+    assert utils.get_most_similar_str_to_a_from_b("resnet5", ["vit", "resnet50", "resnet101"]) == "resnet50"
+    utils.check_availability("vit", ["vit", "resnet50"])
+    with pytest.raises(UserError, match='no "resnet5": did you mean resnet50'):
+        utils.check_availability("resnet5", ["vit", "resnet50"])
 
 
 # Random state
@@ -349,6 +389,30 @@ def test_open_layers():
     assert model["b"].training and all(p.requires_grad for p in model.parameters())
     with pytest.raises(UserError, match='"c"'):
         utils.open_specified_layers(model, ["c"])
+
+
+def test_weights_anew():
+    def model():
+        layers = [nn.Conv2d(8, 64, 5), nn.BatchNorm2d(64), nn.InstanceNorm2d(64), nn.Linear(64, 64), nn.LayerNorm(64)]
+        for layer in layers:
+            for p in layer.parameters():
+                nn.init.constant_(p, 7.0)
+        return nn.Sequential(*layers)
+
+    torch.manual_seed(0)
+    fan_in, fan_out = 8 * 25, 64 * 25
+    spread = {"normal": 0.5, "xavier": 0.5 * (2 / (fan_in + fan_out)) ** 0.5, "kaiming": (2 / fan_in) ** 0.5}
+    for kind in (*spread, "orthogonal"):
+        conv, norm, _, linear, layernorm = changed = model()
+        utils.init_network_weights(changed, kind, gain=0.5)
+        for p, value in ((conv.bias, 0), (linear.bias, 0), (norm.weight, 1), (norm.bias, 0), (layernorm.weight, 7)):
+            assert (p == value).all()
+        if kind == "orthogonal":
+            assert torch.allclose(linear.weight @ linear.weight.t(), 0.25 * torch.eye(64), atol=1e-5)
+        else:
+            assert conv.weight.std().item() == pytest.approx(spread[kind], rel=0.05)
+    with pytest.raises(UserError, match="did you mean kaiming"):
+        utils.init_network_weights(model(), "kaimin")
 
 
 def test_count_num_param():

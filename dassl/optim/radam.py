@@ -1,0 +1,22 @@
+"""RAdam as Dassl has it, on torch's: the published algorithm with weight decay apart from the gradient, as AdamW's."""
+
+from torch import optim
+
+
+class RAdam(optim.RAdam):
+    """Rectified Adam (Liu et al., ICLR 2020), with Dassl's signature.
+
+    Args:
+        degenerated_to_sgd: step by the mean gradient alone while the variance is not to be trusted; always so here.
+    """
+
+    def __init__(
+        self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0, degenerated_to_sgd: bool = True
+    ) -> None:
+        if not degenerated_to_sgd:
+            raise NotImplementedError("RAdam with degenerated_to_sgd=False")
+        super().__init__(params, lr, betas, eps, weight_decay, decoupled_weight_decay=True)
+
+
+PlainRAdam = RAdam
+"""The same algorithm, which Dassl spells out a second time."""
