@@ -38,7 +38,7 @@ class PromptTrainer(TrainerX):
         section: the name of the method's config block, cfg.TRAINER.<section>; it may hold PREC.
         class_axes, new_classes_as_started: as SimpleTrainer has them; to be set where something is learned per class.
         frozen_image_encoder: whether image features are the same before and after training.
-        layernorms: the image encoder's LayerNorms where they are trained too (`tune_layernorms`), else None.
+        layernorms: those LayerNorms of the image encoder that are trained too (`tune_layernorms`), else None.
     """
 
     section = None
@@ -89,12 +89,14 @@ class PromptTrainer(TrainerX):
         return F.normalize(features.float(), dim=-1)
 
     def tune_layernorms(self, clip_model, learner):
-        """Train the image encoder's LayerNorms too, at a tenth of OPTIM.LR; the prompt learner saves and loads them.
+        """Train the LayerNorms of the image encoder's blocks too, at a tenth of OPTIM.LR, as LASP's release does; not
+        ln_pre and ln_post. The prompt learner saves and loads them.
 
         Raises:
             UserError: it has none, as ResNets do not.
         """
-        self.layernorms = nn.ModuleList(m for m in clip_model.visual.modules() if isinstance(m, nn.LayerNorm))
+        modules = clip_model.visual.named_modules()
+        self.layernorms = nn.ModuleList(m for name, m in modules if name.endswith((".ln_1", ".ln_2")))
         if not self.layernorms:
             raise UserError(
                 f"TRAINER.{self.section}.TUNE_LAYERNORM: the image encoder of {self.cfg.MODEL.BACKBONE.NAME} has no "

@@ -10,8 +10,8 @@ P_l(y | t) is the softmax over the classes of the logit scale times cos(t, h_l(c
 
 - Grouped (3.3): N_GROUPS sets of context vectors, each with its own share of the templates in L_TT. A class's logit is
   the mean over the groups of their scaled cosines.
-- Re-aligned (3.4): the image encoder's LayerNorms are trained too (TUNE_LAYERNORM), and a learned vector is added to
-  all text features (TEXT_OFFSET).
+- Re-aligned (3.4): the LayerNorms of the image encoder's blocks are trained too (TUNE_LAYERNORM), and a learned vector
+  is added to all text features (TEXT_OFFSET).
 - LASP-V (3.5): L_TT needs no images, so class names without any take part in it as well (TEXT_CLASSES all).
 """
 
@@ -45,7 +45,7 @@ def extend_cfg(cfg):
     cfg.TRAINER.LASP.TEMPLATES = ()  # dealt out to the groups; (): CLIP's eighty for ImageNet and the dataset's own
     cfg.TRAINER.LASP.TEXT_WEIGHT = 20.0  # of L_TT
     cfg.TRAINER.LASP.TEXT_CLASSES = "train"  # train: L_TT over the classes with images; all: LASP-V, new ones too
-    cfg.TRAINER.LASP.TUNE_LAYERNORM = True  # train the image encoder's LayerNorms at a tenth of OPTIM.LR
+    cfg.TRAINER.LASP.TUNE_LAYERNORM = True  # the image encoder's ln_1, ln_2 learn at a tenth of OPTIM.LR
     cfg.TRAINER.LASP.TEXT_OFFSET = True  # a learned vector added to all text features
 
 

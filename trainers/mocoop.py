@@ -9,7 +9,8 @@ feature is not normalised again unless RENORMALIZE says so.
     L = L_ce + ROUTER_WEIGHT * L_router + TEXT_WEIGHT * L_text
 
 L_router guides the router by the hard prompts, L_text keeps each expert near its group's templates; both come in the
-paper's form and in that of the released code.
+paper's form and in that of the released code. The latter's L_text tells experts among the groups' means by their
+cosines as they are, without the logit scale.
 """
 
 import logging
@@ -56,10 +57,10 @@ def extend_cfg(cfg):
     cfg.TRAINER.MOCOOP.ROUTER_TARGET = "paper"  # paper: KL to hard prompts' softmax; class: as the released code
     cfg.TRAINER.MOCOOP.ROUTER_TEMPERATURE = 1.0  # of the hard prompts' softmax
     cfg.TRAINER.MOCOOP.TEXT_WEIGHT = 5.0
-    cfg.TRAINER.MOCOOP.TEXT_TARGET = "template"  # template: each one; group_mean: their mean, as the released code
+    cfg.TRAINER.MOCOOP.TEXT_TARGET = "template"  # template: each one; group_mean: as the released code
     cfg.TRAINER.MOCOOP.TEXT_CLASSES = "all"  # all: names of base and new classes serve L_text; train: base only
     cfg.TRAINER.MOCOOP.TEXT_OFFSET = False  # released code: a learned vector added to all text features
-    cfg.TRAINER.MOCOOP.TUNE_LAYERNORM = False  # released code: train the image encoder's LayerNorms
+    cfg.TRAINER.MOCOOP.TUNE_LAYERNORM = False  # released code: train the image encoder's ln_1, ln_2
     cfg.TRAINER.MOCOOP.GRAD_CLIP = 1.0  # largest gradient norm; 0: no limit
 
 
@@ -308,7 +309,8 @@ class MoCoOp(PromptTrainer):
             loss = loss + options.ROUTER_WEIGHT * router
             summary["loss_router"] = router.item()
         if options.TEXT_WEIGHT > 0:
-            text = text_loss(text_features[:, : len(self.text_loss_names)], self.hard_features, model.logit_scale)
+            scale = 1.0 if options.TEXT_TARGET == "group_mean" else model.logit_scale
+            text = text_loss(text_features[:, : len(self.text_loss_names)], self.hard_features, scale)
             loss = loss + options.TEXT_WEIGHT * text
             summary["loss_text"] = text.item()
 

@@ -2,15 +2,18 @@
 
 import math
 
+import clip
 import pytest
 import torch
 import torch.nn.functional as F
 
 import train
 from dassl.utils import UserError
+from prompting.backbone import load_backbone
 from prompting.prompts import encode_templates
 from prompting.text_encoder import TextEncoder
-from tests.reference import relative_error, tiny_clip
+from tests.conftest import TOY_CLASSES
+from tests.reference import encode_in_full, in_double, relative_error, tiny_clip, written_in_full
 from trainers import mocoop
 from trainers.mocoop import MoCoOpCLIP, PromptLearner, auto_groups, template_ids
 
@@ -93,6 +96,52 @@ def test_text_loss():
             p = [softmax([SCALE * (experts[g, y] @ h[c]).item() for c in range(N)])[y] for h in hard[g]]
             expected -= math.log(sum(p) / len(p)) / (G * N)
     assert math.isclose(mocoop.text_loss(experts, hard, SCALE).item(), expected, rel_tol=1e-9)
+
+
+@pytest.mark.parametrize("target", ["template", "group_mean"])
+def test_text_loss_of_a_run_and_its_gradient(target, tmp_path, toy_run, toy_backbone):
+    """By loops over whole prompts; the released code's group_mean has no logit scale."""
+    groups = [["a {} b."], ["the {}.", "my bad {}.", "art of the {}."]]
+    keys = ("TRAINER.MOCOOP.GROUPS", str(groups), "TRAINER.MOCOOP.TEXT_TARGET", target, "TRAINER.MOCOOP.TOP_K", 1)
+    keys += ("TRAINER.MOCOOP.ROUTER_WEIGHT", 0, "TRAINER.MOCOOP.TEXT_WEIGHT", 3.0, "DATASET.SUBSAMPLE_CLASSES", "base")
+    trainer = toy_run("MoCoOp", tmp_path, *keys, "OPTIM.MAX_EPOCH", 1)
+    learner, batch = in_double(trainer.model).prompt_learner, next(iter(trainer.train_loader_x))
+    learner.router.float()  # like the features that it is given
+    torch.manual_seed(1)
+    torch.nn.init.normal_(learner.ctx, std=0.02)
+    trainer.before_train()  # the hard features in double, too
+    trainer.before_epoch()
+    learner.zero_grad()
+    batch["img"] = batch["img"].double()
+    loss, told = trainer.loss(batch["img"], batch["label"])
+    ce = trainer.cross_entropy(trainer.model(batch["img"]), batch["label"])[0]
+    (loss - ce).backward()  # what is left is the text loss
+
+    model = in_double(load_backbone(toy_backbone))
+    assert learner.layout.tolist() == [[1, 2], [1, 1]]
+    ctx = [v.detach().clone().requires_grad_(True) for v in learner.ctx]
+    text = 0.0
+    for (before, *after), group in zip((ctx[:3], ctx[3:]), groups, strict=True):
+        hard = [[h / h.norm() for h in written_in_full(model, template, TOY_CLASSES)] for template in group]
+        if target == "group_mean":
+            means = [sum(h[c] for h in hard) / len(hard) for c in range(4)]
+            hard = [[mean / mean.norm() for mean in means]]
+        scale = 1.0 if target == "group_mean" else model.logit_scale.exp()
+        for y, name in enumerate(TOY_CLASSES):
+            tokens = clip.tokenize(f"X {name.replace('_', ' ')}")
+            whole, end = model.token_embedding(tokens)[0], tokens.argmax().item()
+            whole = torch.cat([whole[:1], before[None], whole[2:end], torch.stack(after), whole[end : 77 - len(after)]])
+            t = encode_in_full(model, whole[None, None], torch.tensor([[end + len(after)]]))[0, 0]
+            t = t / t.norm()
+            p = []  # of y under each of the group's templates, or under their mean
+            for h in hard:
+                exps = [(scale * t @ h[c]).exp() for c in range(4)]
+                p.append(exps[y] / sum(exps))
+            text = text - (sum(p) / len(p)).log() / (2 * 4)
+    (3 * text).backward()
+    assert math.isclose(told["loss_text"], text.item(), rel_tol=1e-5)
+    assert math.isclose((loss - ce).item(), 3 * text.item(), rel_tol=1e-5)
+    assert relative_error(learner.ctx.grad, torch.stack([v.grad for v in ctx])) < 1e-4
 
 
 @pytest.mark.parametrize("name", ["router_loss", "router_loss_class", "text_loss"])
@@ -198,7 +247,9 @@ def test_layernorms_learn_at_a_tenth_of_the_rate(tmp_path, toy_run):
     assert norms["initial_lr"] == pytest.approx(0.1 * rest["initial_lr"])
     assert {id(p) for p in norms["params"]} == {id(p) for p in trainer.layernorms.parameters()}
     assert any((m.weight != 1).any() for m in trainer.layernorms), "they moved"
-    assert not any(p.requires_grad for n, p in trainer.model.image_encoder.named_parameters() if "ln_" not in n)
+    tuned = {name for name, p in trainer.model.image_encoder.named_parameters() if p.requires_grad}
+    blocks = {f"transformer.resblocks.{i}.ln_{k}.{p}" for i in (0, 1) for k in (1, 2) for p in ("weight", "bias")}
+    assert tuned == blocks, "not ln_pre, not ln_post"
 
 
 def test_a_run_of_other_groups_is_not_resumed_nor_short_of_experts(tmp_path, toy_args, toy_run, capsys):
