@@ -6,7 +6,15 @@ prepares and shows data sets: python -m datasets --help.
 
 import importlib
 import pkgutil
+import sys
 
-for _module in pkgutil.iter_modules(__path__):
-    if _module.name != "__main__":
-        importlib.import_module(f"{__name__}.{_module.name}")
+
+def register():
+    """Import all readers, which register themselves."""
+    for module in pkgutil.iter_modules(__path__):
+        if module.name != "__main__":
+            importlib.import_module(f"{__name__}.{module.name}")
+
+
+if sys.argv[:1] != ["-m"]:  # so Python calls it until it has found __main__.py, which answers --help before it registers
+    register()

@@ -9,9 +9,10 @@ NAME is a file in configs/datasets, without .yaml.
 
 import argparse
 import sys
+from importlib import import_module
 
+import datasets
 from dassl.errors import exit_status
-from datasets.tools import check, prepare, show
 
 EXAMPLES = """\
 examples:
@@ -27,16 +28,25 @@ def main(argv=None):
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="check | prepare | show")
-    for tool in (check, prepare, show):
-        name = tool.__name__.rpartition(".")[2]
-        command = commands.add_parser(name, help=tool.__doc__.splitlines()[0], description=tool.__doc__)
-        command.add_argument("name", metavar="NAME", nargs="?" if tool is check else None, help="such as caltech101")
-        command.add_argument("--root", default="data", help="folder of the datasets (%(default)s)")
-        tool.add_arguments(command)
-        command.set_defaults(run=tool.run)
-    args = parser.parse_args(argv)
+    commands = parser.add_subparsers(required=True, metavar="check | prepare | show")
+    words = sys.argv[1:] if argv is None else list(argv)
+    for name in ("check", "prepare", "show"):
+        command = commands.add_parser(name, formatter_class=argparse.RawDescriptionHelpFormatter)
+        if words[:1] == [name]:
+            _add_arguments(command, name)
+    args = parser.parse_args(words)
     return exit_status(lambda: int(not args.run(args)))
+
+
+def _add_arguments(command, name):
+    """Those of one command; its module imports torch."""
+    datasets.register()
+    tool = import_module(f"datasets.tools.{name}")
+    command.description = tool.__doc__
+    command.add_argument("name", metavar="NAME", nargs="?" if name == "check" else None, help="such as caltech101")
+    command.add_argument("--root", default="data", help="folder of the datasets (%(default)s)")
+    tool.add_arguments(command)
+    command.set_defaults(run=tool.run)
 
 
 if __name__ == "__main__":

@@ -13,46 +13,41 @@ from datasets import __main__ as datasets_command
 from datasets.tools import check, config_names, prepare, show
 from tests.conftest import REPO
 
-HELP = """
-import runpy, sys
-try:
-    runpy.{how}({what!r}, run_name="__main__")
-except SystemExit as end:
-    assert not end.code
-print([name for name in ("torch", "torchvision") if name in sys.modules])
-"""
+REPORTING = "import atexit, sys; atexit.register(lambda: print('torch' in sys.modules))"
 
 
-def text_and_imports(how, what, *words):
-    """What --help prints, and which of the heavy packages it imports."""
-    code = f"import sys; sys.argv = {[what, *words, '--help']!r}{HELP.format(how=how, what=what)}"
-    environment = os.environ | {"PYTHONPATH": str(REPO), "COLUMNS": "100"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=REPO, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    *lines, imported = done.stdout.splitlines()
-    return lines, imported
+@pytest.fixture
+def usage(tmp_path):
+    """usage(*command): the first line that --help prints, and whether torch was imported for it."""
+
+    def usage(*command):
+        (tmp_path / "sitecustomize.py").write_text(REPORTING)  # Python runs it at its start
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(REPO)]), "COLUMNS": "100"}
+        command = [sys.executable, *command, "--help"]
+        done = subprocess.run(command, env=environment, cwd=REPO, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        first, *_, torch = done.stdout.splitlines()
+        return first, {"True": True, "False": False}[torch]
+
+    return usage
 
 
 @pytest.mark.parametrize(
-    ("how", "what", "words", "name"),
+    ("command", "name"),
     [
-        ("run_path", "train.py", (), "train.py"),
-        ("run_path", "predict.py", (), "predict.py"),
-        ("run_path", "parse_test_res.py", (), "parse_test_res.py"),
-        ("run_module", "benchmark", (), "python -m benchmark"),
-        ("run_module", "benchmark", ("run",), "python -m benchmark run"),
-        ("run_module", "benchmark", ("table",), "python -m benchmark table"),
+        *((f"{name}.py", f"{name}.py") for name in ("train", "predict", "parse_test_res")),
+        *((words, f"python {words}") for words in ("-m benchmark", "-m benchmark run", "-m benchmark table")),
+        ("-m datasets", "python -m datasets"),
     ],
 )
-def test_help_does_without_torch(how, what, words, name):
-    lines, imported = text_and_imports(how, what, *words)
-    assert lines[0].startswith(f"usage: {name} [-h]") and imported == "[]"
+def test_help_does_without_torch(command, name, usage):
+    first, torch = usage(*command.split())
+    assert first.startswith(f"usage: {name} [-h]") and not torch
 
 
-@pytest.mark.parametrize("command", ["report", "explain", "export"])
-def test_usage_names_the_command(command):
-    lines, _ = text_and_imports("run_module", "benchmark", command)
-    assert lines[0].startswith(f"usage: python -m benchmark {command} [-h]")
+@pytest.mark.parametrize("command", ["benchmark report", "benchmark explain", "benchmark export", "datasets check"])
+def test_usage_names_the_command(command, usage):
+    assert usage("-m", *command.split())[0].startswith(f"usage: python -m {command} [-h]")
 
 
 def commands(examples):
