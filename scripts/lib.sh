@@ -4,16 +4,14 @@
 set -euo pipefail
 
 HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
-export PYTHONPATH="$HERE${PYTHONPATH:+:$PYTHONPATH}"
-
 if [[ -z "${PYTHON:-}" ]]; then
     PYTHON=python
     if [[ -z "${VIRTUAL_ENV:-}" && -x "$HERE/.venv/bin/python" ]]; then PYTHON="$HERE/.venv/bin/python"; fi
 fi
 
-# protocol NAME TRAINER [ARGUMENT ...]: benchmark/protocols.py knows them; what is not set has its default there.
+# protocol NAME TRAINER [ARGUMENT ...]: benchmark/protocols/ knows them; what is not set has its default there.
 protocol() {
-    exec "$PYTHON" -m benchmark protocol "$@" --script "$0" ${DATA:+--root "$DATA"} ${SEEDS:+--seeds $SEEDS} \
+    exec "$PYTHON" "$HERE/mocoop" benchmark protocol "$@" --script "$0" ${DATA:+--root "$DATA"} ${SEEDS:+--seeds $SEEDS} \
         ${CFG:+--config "$CFG"} ${BACKBONE:+--backbone "$BACKBONE"} ${OUTPUT:+--output "$OUTPUT"} \
         ${DEVICE:+--device "$DEVICE"} ${BESIDE:+--beside $BESIDE}
 }
