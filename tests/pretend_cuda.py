@@ -97,7 +97,7 @@ class CudaTensor(torch.Tensor):
     def __repr__(self, **kwargs):
         return f"CudaTensor({self.held})"
 
-    # what these two say is not needed; that they are there has modules keep their parameters when they move, as on a GPU
+    # that there are these two has modules keep their parameters when they move, as on a GPU
 
     def __tensor_flatten__(self):
         return ["held"], None
@@ -107,56 +107,70 @@ class CudaTensor(torch.Tensor):
         return CudaTensor(inner["held"])
 
     def __reduce_ex__(self, protocol):
-        self.gpu.sync("to cpu")
-        return self.held.detach().clone().__reduce_ex__(protocol)
+        return self.cpu().__reduce_ex__(protocol)
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
 
     @classmethod
     def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
         return compute(cls.gpu, function, args, kwargs or {})
 
-    @classmethod
-    def __torch_function__(cls, function, types, args=(), kwargs=None):
-        return call(cls.gpu, function, args, kwargs or {})
+    device, is_cuda, is_cpu = CUDA, True, False
 
-
-def call(gpu, function, args, kwargs):
-    """A function of torch's python interface, where it asks for a device or names one; others go on to `compute`."""
-    first = args[0] if args else None
-    on_gpu = isinstance(first, CudaTensor)
-    if function == torch.Tensor.device.__get__ and on_gpu:
-        return CUDA
-    if function == torch.Tensor.is_cuda.__get__:
-        return on_gpu
-    if function == torch.Tensor.is_cpu.__get__:
-        return not on_gpu
-    if on_gpu and function is torch.Tensor.get_device:
+    def get_device(self):
         return 0
-    if on_gpu and function in (torch.Tensor.numpy, torch.Tensor.__array__):
+
+    def to(self, *args, **kwargs):
+        return _to(self.gpu, self, *args, **kwargs)
+
+    def cpu(self):
+        return _moved(self.gpu, self, torch.device("cpu"))
+
+    def cuda(self, *args, **kwargs):
+        return self
+
+    def pin_memory(self, *args):
+        raise RuntimeError("cannot pin a tensor on cuda:0, only dense CPU tensors can be pinned")
+
+    def numpy(self, *args, **kwargs):
         raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy the tensor first.")
-    if function is torch.Tensor.pin_memory:
-        if on_gpu:
-            raise RuntimeError("cannot pin a tensor on cuda:0, only dense CPU tensors can be pinned")
-        return first
-    if on_gpu and function is torch.Tensor.tolist:
-        gpu.sync("tolist")
-        return first.held.tolist()
-    if function in (torch.Tensor.cpu, torch.Tensor.cuda, torch.Tensor.to):
-        device, dtype = {torch.Tensor.cpu: ("cpu", None), torch.Tensor.cuda: ("cuda", None)}.get(
-            function
-        ) or _device_and_dtype(*args[1:], **kwargs)
-        if dtype is not None:
-            first = _plain(torch.Tensor.to, first, dtype)
-        return first if device is None else _moved(gpu, first, torch.device(device))
-    if "device" in kwargs and not on_gpu and kwargs["device"] is not None:  # a factory
-        device = torch.device(kwargs.pop("device"))
-        needs_grad = kwargs.pop("requires_grad", False)
-        return _moved(gpu, _plain(function, *args, **kwargs), device).requires_grad_(needs_grad)
-    return _plain(function, *args, **kwargs)
+
+    __array__ = numpy
+
+    def tolist(self):
+        self.gpu.sync("tolist")
+        return self.held.tolist()
 
 
-def _plain(function, *args, **kwargs):
-    with torch._C.DisableTorchFunctionSubclass():
+class _Functions(TorchFunctionMode):
+    """Where tensors on the CPU come to the GPU: torch's functions that are told a device."""
+
+    def __init__(self, gpu):
+        super().__init__()
+        self.gpu = gpu
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        if function is torch.Tensor.backward:
+            with self:
+                return _backward(*args, **kwargs)
+        if function is torch.Tensor.pin_memory:
+            return args[0]
+        if function is torch.Tensor.cuda:
+            return _moved(self.gpu, args[0], CUDA)
+        if function is torch.Tensor.to:
+            return _to(self.gpu, *args, **kwargs)
+        if kwargs.get("device") is not None:  # a factory; told so, torch would start CUDA
+            device, needs_grad = torch.device(kwargs.pop("device")), kwargs.pop("requires_grad", False)
+            return _moved(self.gpu, function(*args, **kwargs), device).requires_grad_(needs_grad)
         return function(*args, **kwargs)
+
+
+def _to(gpu, tensor, *args, **kwargs):
+    device, dtype = _device_and_dtype(*args, **kwargs)
+    if dtype is not None:
+        tensor = torch.Tensor.to(tensor, dtype)
+    return tensor if device is None else _moved(gpu, tensor, torch.device(device))
 
 
 def _device_and_dtype(*args, device=None, dtype=None, **how):
@@ -215,18 +229,6 @@ def compute(gpu, function, args, kwargs):
         return held[id(x)] if id(x) in held else x if any(x is y for y in args) else CudaTensor(x)
 
     return tree_map(wrap, result)
-
-
-class _Functions(TorchFunctionMode):
-    def __init__(self, gpu):
-        super().__init__()
-        self.gpu = gpu
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        if function is torch.Tensor.backward:  # of which checkpointing computes again within
-            with self:
-                return _backward(*args, **(kwargs or {}))
-        return call(self.gpu, function, args, dict(kwargs or {}))
 
 
 def _backward(loss, gradient=None, retain_graph=None, create_graph=False, inputs=None):
@@ -297,6 +299,8 @@ def pretend_cuda() -> Iterator[Gpu]:
             stack.enter_context(mock.patch.object(torch.cuda, name, stand_in))
         stack.enter_context(mock.patch.object(torch, "autocast", cuda_autocast))
         stack.enter_context(mock.patch.object(torch.accelerator, "current_accelerator", lambda *args, **kwargs: None))
+        # else torch leaves the function mode for the backward pass, in which checkpointing computes again
+        stack.enter_context(mock.patch.object(torch.autograd, "has_torch_function", lambda *args: False))
         stack.enter_context(mock.patch.object(CudaTensor, "gpu", gpu))
         stack.enter_context(_Functions(gpu))
         yield gpu

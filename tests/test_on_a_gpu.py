@@ -1,23 +1,34 @@
 """Every trainer in every precision on a pretended GPU (tests/pretend_cuda.py), from training to what uses a run."""
 
 import json
+import re
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+import predict
 import train
+from benchmark import explain, export
 from dassl.engine import TRAINER_REGISTRY
 from tests.conftest import REPO
 from tests.pretend_cuda import CudaTensor, pretend_cuda
+from tests.reference import tiny_clip
 from trainers import promptsrc
 from trainers.base import PRECISIONS
 from trainers.trained import load_run
 
 ONE_STEP = ("DATASET.NUM_SHOTS", 1, "DATALOADER.NUM_WORKERS", 0)
 TEMPLATES = ["a photo of a {}.", "a drawing of the {}.", "many {}.", "art of a {}."]
-MORE = {"LASP": ("TRAINER.LASP.TEMPLATES", TEMPLATES, "TRAINER.LASP.N_GROUPS", 2), "LinearProbe": ("TRAINER.LINEARPROBE.STEPS", 1)}
+MORE = {
+    "LASP": ("TRAINER.LASP.TEMPLATES", TEMPLATES, "TRAINER.LASP.N_GROUPS", 2),
+    "LinearProbe": ("TRAINER.LINEARPROBE.STEPS", 1),
+}
 
-pytestmark = pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")  # amp leaves out first steps
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step"),  # amp leaves out first steps
+    pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true but no accelerator is found"),
+]
 
 
 def methods():
@@ -43,6 +54,9 @@ def do(toy_args, toy_pairs_root, closing_logger, tmp_path, monkeypatch):
     return do
 
 
+VIT_ALONE = ("LASP", "MaPLe", "PromptSRC")  # LASP for its LayerNorms
+
+
 def logits_of(trainer):
     trainer.set_model_mode("eval")
     return torch.cat([output.float().cpu() for output, _ in trainer.predict(trainer.test_loader)])
@@ -53,21 +67,77 @@ def logits_of(trainer):
     [(name, p) for name, cls in methods().items() for p in (PRECISIONS if cls.section else ("fp32",))],
 )
 def test_a_run(trainer, precision, do, tmp_path):
-    """A step and its evaluation, in fp32 with the numbers of a CPU; fp16 and amp go on, fp16 and bf16 are used."""
+    """A step and its evaluation, in fp32 with the numbers of a CPU; the amp run goes on, the fp16 run is used.
+
+    The backbone is a ViT; in fp16 and bf16 a ResNet, where the method takes one.
+    """
     section = TRAINER_REGISTRY.get(trainer).section
     keys = (f"TRAINER.{section}.PREC", precision) if section else ()
+    if precision in ("fp16", "bf16") and trainer not in VIT_ALONE:
+        torch.save(tiny_clip("resnet").state_dict(), tmp_path / "resnet.pt")
+        keys += ("MODEL.BACKBONE.NAME", tmp_path / "resnet.pt")
     with pretend_cuda() as gpu:
         run = do(trainer, "run", *keys)
-        if precision in ("fp16", "amp"):
+        if precision == "amp":
             run = do(trainer, "more", *keys, epochs=2, resume="run")
         assert all(isinstance(p, CudaTensor) for p in run.model.parameters()) and gpu.syncs
         metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
         assert metrics["device"] == "pretended GPU"
         logits = logits_of(run)
         assert logits.isfinite().all()
-        if precision in ("fp16", "bf16"):
+        if precision == "fp16":
             images = torch.cat([batch["img"] for batch in run.test_loader])
             again = load_run(run.output_dir, device="cuda").logits(images).float().cpu()
             assert torch.allclose(again, logits, atol=1e-2 * logits.abs().max().item())
     if precision == "fp32":
         assert torch.allclose(logits_of(do(trainer, "cpu", *keys)), logits, atol=1e-3)
+
+
+OPTIONS = {
+    "CoOp": [("COOP.CSC", True), ("COOP.CLASS_TOKEN_POSITION", "middle")],
+    "CoCoOp": [("COCOOP.MEMORY_GB", 1e-6)],
+    "CSP": [("CSP.OPEN_WORLD", True, "CSP.MIX", 0.5), ("CSP.MEMORY_GB", 1e-6)],
+    "LAMM": [("LAMM.BASE", "coop"), ("LAMM.BASE", "maple")],
+    "LASP": [("LASP.TUNE_LAYERNORM", False, "LASP.TEXT_CLASSES", "all")],
+    "MoCoOp": [
+        ("MOCOOP.ROUTER_TARGET", "class", "MOCOOP.TEXT_TARGET", "group_mean", "MOCOOP.TUNE_LAYERNORM", True),
+        ("MOCOOP.GROUPS", "auto", "MOCOOP.N_GROUPS", 2, "MOCOOP.RENORMALIZE", True, "MOCOOP.TEXT_OFFSET", True),
+    ],
+    "PLOT": [("PLOT.CSC", True)],
+}
+"""Options that compute in another way than the defaults."""
+
+
+@pytest.mark.parametrize(("trainer", "options"), [(name, o) for name, options in OPTIONS.items() for o in options])
+def test_options(trainer, options, do):
+    section = TRAINER_REGISTRY.get(trainer).section
+    keys = [x if i % 2 else f"TRAINER.{x}" for i, x in enumerate(options)]
+    evaluation = ("TEST.FINAL_MODEL", "best_val", "TEST.PER_CLASS_RESULT", True, "TEST.COMPUTE_CMAT", True)
+    auto = ("TRAINER.MOCOOP.TEMPLATES", TEMPLATES) if trainer == "MoCoOp" else ()
+    with pretend_cuda():
+        run = do(trainer, "run", f"TRAINER.{section}.PREC", "amp", *keys, *auto, *evaluation)
+        assert all(isinstance(p, CudaTensor) for p in run.model.parameters())
+
+
+def test_what_uses_a_run(do, tmp_path, toy_root, capsys):
+    """predict, explain and export say what they say on a CPU."""
+    with pretend_cuda():
+        do("MoCoOp", "mocoop", "TRAINER.MOCOOP.PREC", "fp32")
+        do("CoOp", "coop", "TRAINER.COOP.PREC", "fp32")
+
+    def said():
+        capsys.readouterr()
+        image = f"{toy_root}/caltech-101/101_ObjectCategories/ant/0.png"
+        assert predict.main([image, "--model-dir", str(tmp_path / "coop"), "--format", "csv"]) == 0
+        assert explain.main([str(tmp_path / "mocoop"), "--out", str(tmp_path / "explained")]) == 0
+        assert export.main([str(tmp_path / "coop"), "--out", str(tmp_path / "coop.safetensors")]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        out = "\n".join(line for line in lines if not line.startswith("Image features"))  # from files of their own
+        return re.sub(r"(\.\d\d)\d+", r"\1", out), load_file(tmp_path / "coop.safetensors")
+
+    with pretend_cuda() as gpu:
+        text, tensors = said()
+        assert gpu.operations
+    plain, expected = said()
+    assert text == plain
+    assert all(torch.allclose(tensors[name], expected[name], atol=1e-5) for name in expected)
