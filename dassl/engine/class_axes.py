@@ -30,8 +30,9 @@ def match(weights, own, axes, theirs, ours, source, as_started=False):
     what = " and ".join(axes)
     if theirs is None:
         raise UserError(
-            f"{source} holds something of every class ({what}) and no classes.json beside it tells which: give its run's "
-            'train.py command again, which writes the file, or write it: {"classnames": [names in the order of labels]}'
+            f"{source} holds something of every class ({what}) and no classes.json beside it tells which: give its "
+            "run's train.py command again, which writes the file, or write it: "
+            '{"classnames": [names in the order of labels]}'
         )
     theirs, ours = ([name.replace("_", " ") for name in names] for names in (theirs, ours))
     if theirs == ours:

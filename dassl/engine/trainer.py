@@ -522,10 +522,11 @@ class SimpleTrainer(TrainerBase):
         theirs = self._classes_of(directory) if self.class_axes is None and directory else None
         for model in self._models.values() if theirs else ():
             for name in class_axes.doubtful(model, theirs, self.dm.dataset.classnames):
+                size = tuple(model.get_parameter(name).shape)
                 raise UserError(
-                    f"{directory} knows other classes than this run's, and {self.cfg.TRAINER.NAME} does not say whether "
-                    f"its parameter {name} holds something of each, which its size {tuple(model.get_parameter(name).shape)} "
-                    f"suggests: set the trainer's class_axes to {{}} if not, or to {{{name!r}: axis of the classes}}"
+                    f"{directory} knows other classes than this run's, and {self.cfg.TRAINER.NAME} does not say "
+                    f"whether its parameter {name} holds something of each, which its size {size} suggests: "
+                    f"set the trainer's class_axes to {{}} if not, or to {{{name!r}: axis of the classes}}"
                 )
 
     def _classes_of(self, directory):

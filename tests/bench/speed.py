@@ -107,7 +107,8 @@ def main():
     args = parser.parse_args()
     device, names = args.device, NAMES[: args.classes]
     torch.manual_seed(0)
-    clip_model = openai_model.CLIP(512, 224, 12, 768, 32, 77, 49408, 512, 8, 12).float().eval().requires_grad_(False).to(device)
+    clip_model = openai_model.CLIP(512, 224, 12, 768, 32, 77, 49408, 512, 8, 12).float().eval()
+    clip_model.requires_grad_(False).to(device)
     fast, plain = TextEncoder(clip_model), PlainEncoder(clip_model)
     labels = torch.randint(len(names), (32,), device=device)
     train = F.normalize(torch.randn(32, 512, device=device), dim=-1)

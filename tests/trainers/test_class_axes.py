@@ -48,7 +48,7 @@ def test_class_axes_are_those_that_grow_with_the_classes(name, keys, toy_backbon
 
 @pytest.fixture
 def run(tmp_path, toy_run):
-    """run(name, *keys, model=name, evaluate=): train CoOp, or evaluate the model of another run or what it starts from."""
+    """run(name, *keys, model=name, evaluate=): train CoOp, evaluate another run's model, or what it starts from."""
 
     def one(name, *keys, model=None, evaluate=False):
         flags = ["--eval-only"] * evaluate + (["--eval-only", "--model-dir", str(tmp_path / model)] if model else [])
