@@ -1,10 +1,16 @@
 """The linear probe: what it saves is what it found."""
 
+import logging
+import math
+import re
+
 import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_info, threadpool_limits
 
 import train
+from trainers import linear_probe
 from trainers.linear_probe import search
 
 
@@ -31,7 +37,8 @@ def test_two_classes(tmp_path, toy_run):
     assert toy_run("LinearProbe", tmp_path, "DATASET.SUBSAMPLE_CLASSES", "base", config="vit_b16").test() > 60
 
 
-def test_search_prefers_strong_regularisation_where_features_are_noise():
+def test_search_prefers_strong_regularisation_where_features_are_noise(caplog):
+    caplog.set_level(logging.INFO, "dassl.trainers")
     rng = np.random.default_rng(0)
     y = np.arange(40) % 2
     x = rng.normal(size=(40, 30))
@@ -42,3 +49,21 @@ def test_search_prefers_strong_regularisation_where_features_are_noise():
     score = LogisticRegression(C=c, max_iter=1000).fit(x, y).score(x_val, y_val)
     others = [LogisticRegression(C=10.0**p, max_iter=1000).fit(x, y).score(x_val, y_val) for p in range(-6, 7, 2)]
     assert score >= max(others)
+    steps = [re.fullmatch(r"C = (\S+): val accuracy (\S+)%, \S+ s", record.message) for record in caplog.records]
+    assert len(steps) == 7 + 2 * 4 and {float(step[1]) for step in steps[:7]} == {10.0**p for p in range(-6, 7, 2)}
+    assert f"{100 * score:.1f}" in {step[2] for step in steps if math.isclose(float(step[1]), c, rel_tol=0.01)}
+
+
+def test_a_fit_takes_one_thread(monkeypatch):
+    """On a busy machine several wait for one another at every product."""
+    seen = []
+
+    class Watched(LogisticRegression):
+        def fit(self, *data):
+            seen.extend(pool["num_threads"] for pool in threadpool_info())
+            return super().fit(*data)
+
+    monkeypatch.setattr(linear_probe, "LogisticRegression", Watched)
+    with threadpool_limits(2):
+        linear_probe.fit(np.eye(4), np.arange(4) % 2, 1.0)
+        assert seen and set(seen) == {1} and {pool["num_threads"] for pool in threadpool_info()} != {1}
