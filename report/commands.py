@@ -67,6 +67,7 @@ class Tables(Command):
             ]
             runs = runs[[args.dataset in pair for pair in zip(trained, runs.dataset, strict=True)]]
         texts = [tables.text(runs, name) for name in ([args.protocol] if args.protocol else PROTOCOLS)]
+        texts += [] if args.protocol else [tables.others(runs)]
         if not any(texts):
             raise UserError(f"no finished run of that kind below {args.output}: python -m benchmark table --help")
         print("\n".join(text for text in texts if text))

@@ -65,6 +65,26 @@ def text(runs, protocol, seeds=True):
     return "\n".join(_text(runs, protocol, part.dropna(axis="columns", how="all"), seeds) for _, part in apart)
 
 
+def others(runs: pd.DataFrame) -> str:
+    """The table of runs outside the protocols, such as those on one's own photos; "" where there is none.
+
+    A row is for runs whose folders differ in their last name alone, if that is seed1 and the like.
+    """
+    runs = runs[runs.protocol == ""]
+    if runs.empty:
+        return ""
+    seeds = runs.seed.astype("string")
+    runs = runs.assign(
+        folder=runs.folder.str.replace(r"/seed\d+$", "", regex=True), shots=runs.shots.fillna(0), seed=seeds.fillna("-")
+    )
+    rows = [
+        [*names[:3], names[3] or "-", " ".join(own.seed), own.accuracy.mean(), own.accuracy.std(ddof=0)]
+        for names, own in runs.groupby(["folder", "trainer", "dataset", "shots"])
+    ]
+    headers = ["folder", "trainer", "dataset", "shots", "seeds", "accuracy", "std"]
+    return f"\nother runs\n{_tabulate(rows, headers)}"
+
+
 def _text(runs, protocol, figures, all_seeds):
     whole = figures.dropna()
     headers = [dataset_and_style(name)[1] or name for name in figures]

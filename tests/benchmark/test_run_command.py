@@ -14,7 +14,7 @@ import yaml
 from benchmark import runner
 from benchmark.__main__ import main
 from benchmark.grid import read_grid
-from benchmark.place import Place
+from benchmark.place import STATES, Place
 from report import results
 from tests.conftest import REPO
 
@@ -57,7 +57,7 @@ def test_run_status_and_run_again(undisturbed, grid_file, toy_root, capsys):
     assert len(found(grid_file, undisturbed)) == 8
     assert main(arguments("status", grid_file, toy_root, undisturbed)) == 0
     head, _, *rows = capsys.readouterr().out.splitlines()
-    assert head.split() == ["method", *place.STATES]
+    assert head.split() == ["method", *STATES]
     assert [row.split() for row in rows] == [
         [name, *counts] for name, counts in (("ZeroshotCLIP", "40000"), ("CoOp", "40000"), ("all", "80000"))
     ]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import datasets  # noqa: F401  registers the reader
 import train
 from dassl.config import get_cfg_default
 from dassl.data.datasets import build_dataset

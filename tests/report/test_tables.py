@@ -135,6 +135,21 @@ def test_worlds_apart(write, tmp_path, capsys):
     assert "open" not in "\n".join(shown(capsys, tmp_path, "--seeds", 2))
 
 
+def test_runs_outside_the_protocols(base2new, write, capsys):
+    for seed, accuracy in ((1, 60.0), (2, 70.0)):
+        write(f"my/own/CoOp/photos/seed{seed}", accuracy, dataset="Folder", shots=4, seed=seed)
+    write("my/own/CoOp/once", 50.0, dataset="Folder", seed=-1)
+    lines = shown(capsys, base2new)
+    title = lines.index("other runs")
+    assert lines[title + 1].split() == ["folder", "trainer", "dataset", "shots", "seeds", "accuracy", "std"]
+    assert [line.split() for line in lines[title + 3 :]] == [
+        [str(base2new / "my/own/CoOp/once"), "CoOp", "Folder", "-", "-", "50.00", "0.00"],
+        [str(base2new / "my/own/CoOp/photos"), "CoOp", "Folder", "4", "1", "2", "65.00", "5.00"],
+    ]
+    assert "other runs" not in shown(capsys, base2new, "--protocol", "base2new")
+    assert shown(capsys, base2new, "--dataset", "Folder", "--shots", 4)[0] == "other runs"
+
+
 def test_nothing_to_print(base2new, tmp_path, capsys):
     assert main(["table", str(base2new), "--trainer", "CoCoOp"]) == 1
     assert capsys.readouterr().err.startswith("error: no finished run of that kind below")
