@@ -8,13 +8,15 @@ import yaml
 
 import datasets  # noqa: F401  registers the readers
 import train
+from benchmark.facts import method_of
+from benchmark.protocols import PROTOCOLS
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.utils import UserError
 from prompting.templates import IMAGENET
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 DATASETS = sorted((CONFIGS / "datasets").glob("*.yaml"))
-TRAINERS = sorted((CONFIGS / "trainers").glob("*/*.yaml"))
+TRAINERS = sorted(path for path in (CONFIGS / "trainers").glob("*/*.yaml") if path.name != "method.yaml")
 GROUP_SIZES = {
     "caltech101": [1, 1, 1, 4, 2],
     "oxford_pets": [1, 2, 1, 1, 4, 2],
@@ -84,3 +86,41 @@ def test_templates_have_one_place_for_the_class_name(dataset):
     templates = [template for group in options.get("GROUPS", []) for template in group]
     assert all(template.count("{}") == 1 for template in templates)
     assert len(set(templates)) == len(templates)
+
+
+def shown_command(path):
+    """The command in a config's first line: the words of its environment, and the others."""
+    words = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("#").split()
+    env = dict(word.split("=", 1) for word in words if re.match(r"[A-Z]+=", word))
+    return env, [word for word in words if not re.match(r"[A-Z]+=", word)]
+
+
+@pytest.mark.parametrize("path", TRAINERS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_a_trainers_config_opens_with_the_command_that_runs_it(path):
+    env, (bash, script, *arguments) = shown_command(path)
+    assert bash == "bash" and (CONFIGS.parent / script).is_file()
+    protocol, method = PROTOCOLS[script.split("/")[-1].removesuffix(".sh")], method_of(path.parent.name)
+    *_, call = (CONFIGS.parent / script).read_text().splitlines()
+    assert env.get("TRAINER", method.name) == method.name and method.name in call + env.get("TRAINER", "")
+    assert method.suits(protocol.name)
+    given = dict(zip(protocol.takes, arguments, strict=False))
+    shots = given.get("SHOTS")
+    assert env.get("CFG") or method.config(protocol.name, given.get("DATASET"), shots and int(shots)) == path.stem
+    assert env.get("CFG", path.stem) == path.stem
+
+
+def test_grids_and_datasets_open_with_the_command_that_runs_them():
+    for kind, command in (("grids", "python -m benchmark run"), ("datasets", "python -m datasets check")):
+        for path in (CONFIGS / kind).glob("*.yaml"):
+            assert path.read_text().startswith(f"#     {command} {path.stem}\n"), path
+
+
+def test_published_figures_in_the_headers():
+    """As report/published has them."""
+    files = (CONFIGS.parent / "report/published").glob("*.csv")
+    known = " ".join(file.read_text() for file in files).replace('"', "")
+    pattern = re.compile(r"^# Published[^:]*:\s(?:# )?([\d., ]+) \(([^()]+)\)\.$", re.MULTILINE)
+    told = [found for path in TRAINERS for found in pattern.findall(path.read_text())]
+    assert len(told) >= 7
+    for figures, source in told:
+        assert f"{figures.replace(' ', '')},{source}" in known, figures
