@@ -271,7 +271,7 @@ def runs_of(protocol, points):
             known = ", ".join(METHODS[point.trainer])
             raise UserError(f"the protocol {protocol} does not suit {point.trainer}: it has {known}")
         for key in SET_BY_PROTOCOL.intersection(point.overrides[::2]):
-            raise UserError(f"{key} cannot be overridden: the protocol sets it, from its dataset, shots, seed and folder")
+            raise UserError(f"{key} cannot be overridden: the protocol sets it, by dataset, shots, seed and folder")
         _trainer_config(point.trainer, point.config)
         for run in PROTOCOLS[protocol].runs(point):
             if runs.setdefault(run.folder, run) != run:
