@@ -16,5 +16,7 @@ def register():
             importlib.import_module(f"{__name__}.{module.name}")
 
 
-if sys.argv[:1] != ["-m"]:  # so Python calls it until it has found __main__.py, which answers --help before it registers
+if sys.argv[:1] != [
+    "-m"
+]:  # so Python calls it until it has found __main__.py, which answers --help before it registers
     register()

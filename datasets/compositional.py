@@ -139,15 +139,14 @@ class CompositionalDataset(DatasetBase):
             The images' folder, and the name of what tells their paths in the metadata.
         """
         self.dataset_dir = os.path.join(os.path.abspath(os.path.expanduser(options.ROOT)), self.dataset_dir)
-        folders = {
-            "image": os.path.join(self.dataset_dir, "images"),
-            "_image": os.path.join(self.dataset_dir, "_images"),
-        }
-        for key, folder in folders.items():  # the second as they are before CSP's script reorganises them
-            if os.path.isdir(folder):
-                return folder, key
+        image_dir = os.path.join(self.dataset_dir, "images")
+        before_reorganising = os.path.join(self.dataset_dir, "_images")
+        if os.path.isdir(image_dir):
+            return image_dir, "image"
+        if os.path.isdir(before_reorganising):
+            return before_reorganising, "_image"
         raise UserError(
-            f"no folder {folders['image']}: {type(self).__name__} needs images/, {SPLIT}/ and metadata_{SPLIT}.t7 in "
+            f"no folder {image_dir}: {type(self).__name__} needs images/, {SPLIT}/ and metadata_{SPLIT}.t7 in "
             f"{self.dataset_dir} (--root)"
         )
 

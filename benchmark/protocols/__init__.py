@@ -47,9 +47,7 @@ def runs_of(protocol: str, points: Iterable[Point]) -> list[Run]:
             known = ", ".join(facts.configs)
             raise UserError(f"the protocol {protocol} does not suit {point.trainer}: it has {known}")
         for key in SET_BY_PROTOCOL.intersection(point.overrides[::2]):
-            raise UserError(
-                f"{key} cannot be overridden: the protocol sets it, from its dataset, shots, seed and folder"
-            )
+            raise UserError(f"{key} cannot be overridden: the protocol sets it, by dataset, shots, seed and folder")
         for run in PROTOCOLS[protocol].runs(point):
             if runs.setdefault(run.folder, run) != run:
                 raise UserError(f"two different runs would share the folder {run.folder}: give one of them a label")
