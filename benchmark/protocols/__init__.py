@@ -1,7 +1,7 @@
 """The protocols, one file each, and those that other packages offer.
 
-A file dropped into this folder is found by itself, a package's through an entry point of the group "mocoop.protocols" that
-names its module. The module's `PROTOCOL` is the protocol, a `benchmark.protocol.Protocol`.
+A file dropped into this folder is found by itself, a package's through an entry point of the group "mocoop.protocols"
+that names its module. The module's `PROTOCOL` is the protocol, a `benchmark.protocol.Protocol`.
 """
 
 import pkgutil
