@@ -43,6 +43,7 @@ setup(
         "setuptools<81",  # clip imports pkg_resources, which setuptools 81 dropped
         "tabulate>=0.9",
         "tensorboard>=2.15",
+        "threadpoolctl>=3",  # scikit-learn brings it along
         "torch>=2.6",
         "torchvision>=0.21",
         "tqdm>=4.65",
