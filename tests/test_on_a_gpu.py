@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 import predict
 import train
 from benchmark import explain, export
+from benchmark.facts import config_names
 from dassl.engine import TRAINER_REGISTRY
 from tests.conftest import REPO
 from tests.pretend_cuda import CudaTensor, pretend_cuda
@@ -47,7 +48,7 @@ def do(toy_args, toy_pairs_root, closing_logger, tmp_path, monkeypatch):
         flags = ["--resume", str(tmp_path / resume)] if resume else []
         if trainer == "CSP":
             flags += ["--root", toy_pairs_root, "--dataset-config-file", str(REPO / "configs/datasets/mit_states.yaml")]
-        config = sorted((REPO / "configs/trainers" / trainer).glob("*.yaml"))[0].stem
+        config = sorted(config_names(trainer))[0]
         keys = (*ONE_STEP, *MORE.get(trainer, ()), *keys, "OPTIM.MAX_EPOCH", epochs)
         return train.main(toy_args(trainer, tmp_path / name, *keys, flags=flags, config=config))
 
