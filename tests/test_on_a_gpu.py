@@ -14,7 +14,7 @@ from benchmark.facts import config_names
 from dassl.engine import TRAINER_REGISTRY
 from tests.conftest import REPO
 from tests.pretend_cuda import CudaTensor, pretend_cuda
-from tests.reference import tiny_clip
+from tests.reference import openai_weights, tiny_clip
 from trainers import promptsrc
 from trainers.base import PRECISIONS
 from trainers.trained import load_run
@@ -75,7 +75,7 @@ def test_a_run(trainer, precision, do, tmp_path):
     section = TRAINER_REGISTRY.get(trainer).section
     keys = (f"TRAINER.{section}.PREC", precision) if section else ()
     if precision in ("fp16", "bf16") and trainer not in VIT_ALONE:
-        torch.save(tiny_clip("resnet").state_dict(), tmp_path / "resnet.pt")
+        torch.save(openai_weights(tiny_clip("resnet")), tmp_path / "resnet.pt")
         keys += ("MODEL.BACKBONE.NAME", tmp_path / "resnet.pt")
     with pretend_cuda() as gpu:
         run = do(trainer, "run", *keys)
