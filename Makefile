@@ -15,8 +15,8 @@ $(VENV)/installed: requirements.txt setup.py
 	touch $@
 
 demo: setup
-	$(VENV)/bin/python -m benchmark run configs/grids/demo.yaml --workers 2
-	$(VENV)/bin/python -m benchmark report configs/grids/demo.yaml
+	$(VENV)/bin/python -m benchmark run demo --workers 2
+	$(VENV)/bin/python -m benchmark report demo
 
 test: setup
 	$(VENV)/bin/python -m pytest -q -n auto
