@@ -12,7 +12,7 @@ _INSTALLED = Path(__file__).parent / "home"
 HOME = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[1]
 """The folder that holds `dassl`, `datasets`, `configs`, `train.py` and the others: a clone, or where pip put them."""
 
-PACKAGES = ("benchmark", "dassl", "datasets", "embedded", "prompting", "trainers")
+PACKAGES = ("benchmark", "dassl", "datasets", "embedded", "learned", "prompting", "report", "trainers")
 
 
 def enter() -> None:

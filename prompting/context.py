@@ -4,6 +4,7 @@ import logging
 
 import torch
 from torch import nn
+from yacs.config import CfgNode
 
 from dassl.config import require
 from dassl.utils import UserError
@@ -42,6 +43,11 @@ def initial_context(options, text_encoder, *copies):
     logger.info('Initial context: "%s"', text)
     logger.info("Number of context words (tokens): %d", ctx.shape[-2])
     return ctx
+
+
+def class_axes_of_context(options: CfgNode) -> dict[str, int]:
+    """What a trainer's class_axes are, where PromptLearner is all that it learns; arguments as PromptLearner's."""
+    return {"ctx": 0} if options.CSC else {}
 
 
 class PromptLearner(nn.Module):

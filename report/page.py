@@ -28,7 +28,7 @@ def write(runs, folder, name, compare=None, examples=0, root=None):
         folder: where to; files of an earlier report there are replaced.
         name: what the runs are called.
         compare: two methods to test against each other, or None.
-        examples: how many images of each expert of MoCoOp to show.
+        examples: how many images of each expert to show, where a method mixes experts.
         root: where the datasets of the examples are; None: as the runs' configs say.
 
     Returns:
@@ -95,32 +95,30 @@ def page(runs, summaries, charts, sheets, name, compare=None, tests=None):
 
 
 def preferred_images(runs, protocol, images, root=None):
-    """The test images that give MoCoOp's experts most weight: {dataset: JPEG as bytes}, a row for each expert.
+    """The test images that give experts most weight: {dataset: JPEG as bytes}, a row for each expert.
 
-    From one run of each dataset: the first seed at the largest number of shots, tested on what it was trained on.
+    From one run of each dataset and method that mixes experts (where there are several such methods, the names of the
+    datasets end in theirs): the first seed at the largest number of shots, tested on what it was trained on.
     """
-    import torch
+    from learned import explain
+    from learned.model import is_mixture, load_run
 
-    from benchmark import explain
-    from dassl.data import build_data_loader
-    from trainers.trained import load_run
-
-    runs = runs[(runs.protocol == protocol) & (runs.trainer == "MoCoOp") & runs.part.isin(["train", "train_base"])]
-    runs = runs.sort_values(["shots", "seed", "folder"], ascending=[False, True, True]).drop_duplicates("dataset")
+    mixtures = [trainer for trainer in runs.trainer.unique() if is_mixture(trainer)]
+    runs = runs[(runs.protocol == protocol) & runs.trainer.isin(mixtures) & runs.part.isin(["train", "train_base"])]
+    runs = runs.sort_values(["shots", "seed", "folder"], ascending=[False, True, True])
+    runs = runs.drop_duplicates(["dataset", "trainer"])
     pictures = {}
-    for run in runs.sort_values("dataset").itertuples():
+    for run in runs.sort_values(["dataset", "trainer"]).itertuples():
         model = load_run(run.folder)
         cfg = model.trainer.cfg
         if root is not None:
             cfg.DATASET.ROOT = root
         items = explain.test_images(cfg, model.classnames)
-        size = cfg.DATALOADER.TEST.BATCH_SIZE
-        loader = build_data_loader(cfg, data_source=items, batch_size=size, tfm=model.transform, is_train=False)
-        explain.predictions(model.trainer, loader)
-        gates = torch.cat(model.trainer.gate_weights).double().cpu().numpy()
-        sheet = explain.contact_sheet([[items[i].impath for i in own] for own in explain.preferring(gates, images)])
+        model.predicted(model.loader(items))
+        chosen = explain.preferring(model.mixture(), images)
+        sheet = explain.contact_sheet([[items[i].impath for i in own] for own in chosen])
         sheet.save(file := io.BytesIO(), "JPEG", quality=85)
-        pictures[run.dataset] = file.getvalue()
+        pictures[run.dataset if len(mixtures) == 1 else f"{run.dataset}_{run.trainer}"] = file.getvalue()
     return pictures
 
 

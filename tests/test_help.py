@@ -11,6 +11,7 @@ import predict
 import train
 from datasets import __main__ as datasets_command
 from datasets.tools import check, config_names, prepare, show
+from learned.predict import Predict
 from tests.conftest import REPO
 
 REPORTING = "import atexit, sys; atexit.register(lambda: print('torch' in sys.modules))"
@@ -65,8 +66,8 @@ def test_examples_of_train():
 
 
 def test_examples_of_predict():
-    for program, script, *words in commands(predict.EXAMPLES):
-        assert (program, script) == ("python", "predict.py") and predict.parse_args(words).images
+    for example in Predict.examples:
+        assert Predict().parse(shlex.split(example), *predict.PROGRAM).images
 
 
 def test_examples_of_datasets(monkeypatch):

@@ -12,12 +12,12 @@ import train
 from benchmark import explain, export
 from benchmark.facts import config_names
 from dassl.engine import TRAINER_REGISTRY
+from learned.model import load_run
 from tests.conftest import REPO
 from tests.pretend_cuda import CudaTensor, pretend_cuda
 from tests.reference import openai_weights, tiny_clip
 from trainers import promptsrc
 from trainers.base import PRECISIONS
-from trainers.trained import load_run
 
 ONE_STEP = ("DATASET.NUM_SHOTS", 1, "DATALOADER.NUM_WORKERS", 0)
 TEMPLATES = ["a photo of a {}.", "a drawing of the {}.", "many {}.", "art of a {}."]

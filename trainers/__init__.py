@@ -10,12 +10,13 @@ import pkgutil
 from functools import partial
 from importlib import import_module
 from importlib.metadata import entry_points
+from types import ModuleType
 
 from yacs.config import CfgNode
 
 from dassl.engine import TRAINER_REGISTRY
 
-modules = []
+modules: list[ModuleType] = []
 
 
 def _load():
@@ -39,7 +40,7 @@ def _told(source, error):
 _load()
 
 
-def extend_cfg(cfg):
+def extend_cfg(cfg: CfgNode) -> None:
     """Add every trainer's config defaults: a dataset's config may speak to any of them.
 
     What a module declares that is there already stays as it was: releases declare the blocks of methods that they build

@@ -4,24 +4,28 @@ A method adds a prompt learner (an nn.Module) and, where it needs more than cros
 """
 
 import logging
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import product
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import SequentialSampler
+from torch.utils.data import DataLoader, SequentialSampler
+from yacs.config import CfgNode
 
 from dassl.config import require
 from dassl.data import DatasetWrapper
 from dassl.engine import TrainerX
+from dassl.layout import PROMPT_LEARNER
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import UserError, count_num_param, load_pretrained_weights
 from prompting.backbone import load_backbone
 from prompting.image_features import cached_image_features, is_deterministic
-from prompting.prompted_clip import PromptedCLIP  # noqa: F401 - with PromptTrainer, all that most methods start from
+from prompting.prompted_clip import PromptedCLIP
 from prompting.prompts import encode_templates
 from prompting.templates import custom_template
 from prompting.text_encoder import TextEncoder
@@ -31,21 +35,50 @@ logger = logging.getLogger("dassl.trainers")
 PRECISIONS = ("fp16", "fp32", "amp", "bf16")
 
 
+class Mixture(NamedTuple):
+    """What each image's answer is made of, where a method mixes the answers of several parts.
+
+    Attributes:
+        names: of the K parts; "" where nothing is known of one.
+        weights: (n, K) on the CPU, of each part in each image's answer; 0 where a part has none in it.
+        named_by: what the names say, as the head of a column.
+    """
+
+    names: list[str]
+    weights: torch.Tensor
+    named_by: str = "name"
+
+
 class PromptTrainer(TrainerX):
     """Trains a prompt learner on a frozen CLIP.
+
+    A method has to give `build_prompted_clip`. It may have a `loss` of its own, and it answers for itself where others
+    ask what it is and what it has learned: see `learner_for`, `score`, `mixture`, `predict_classes`, `extra_metrics`,
+    `vectors_among_words`.
 
     Attributes:
         section: the name of the method's config block, cfg.TRAINER.<section>; it may hold PREC.
         class_axes, new_classes_as_started: as SimpleTrainer has them; to be set where something is learned per class.
         frozen_image_encoder: whether image features are the same before and after training.
         layernorms: those LayerNorms of the image encoder that are trained too (`tune_layernorms`), else None.
+        other_learner: what weights are of that `learner_for` made a prompt learner for, to be said of a run that
+            cannot be resumed.
+        is_mixture: whether `mixture` says what answers are made of.
+        model: the method's PromptedCLIP.
     """
 
-    section = None
+    section: str | None = None
     frozen_image_encoder = True
-    layernorms = None
+    layernorms: nn.ModuleList | None = None
+    other_learner = "a prompt learner of another shape"
+    is_mixture = False
+    model: Any
 
-    def build_prompted_clip(self, clip_model, text_encoder, classnames):
+    _foreign = False  # whether the prompt learner is one that `learner_for` made
+
+    def build_prompted_clip(
+        self, clip_model: nn.Module, text_encoder: TextEncoder, classnames: Sequence[str]
+    ) -> PromptedCLIP:
         """The method's PromptedCLIP, its parameters in float32.
 
         Args:
@@ -56,7 +89,7 @@ class PromptTrainer(TrainerX):
         raise NotImplementedError
 
     @property
-    def num_seen(self):
+    def num_seen(self) -> int:
         """How many classes, the first ones, are trained on: the seen ones of attribute-object pairs, otherwise all.
 
         Every loss knows these alone. A softmax over unseen pairs would learn that they never occur; and the other
@@ -66,29 +99,29 @@ class PromptTrainer(TrainerX):
         """
         return getattr(self.dm.dataset, "num_seen", self.num_classes)
 
-    def loss(self, images, labels):
-        """(scalar loss, {name: number to log}) of images (B, 3, H, W) and labels (B,). Default: `cross_entropy`."""
+    def loss(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
+        """The loss and numbers to log of images (B, 3, H, W) and labels (B,). Default: `cross_entropy`."""
         return self.cross_entropy(self.model(images), labels)
 
-    def cross_entropy(self, logits, labels):
-        """(scalar loss, {name: number to log}) of logits (B, N), of which `num_seen` count, and labels (B,)."""
+    def cross_entropy(self, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
+        """The loss and numbers to log of logits (B, N), of which `num_seen` count, and labels (B,)."""
         logits = logits[:, : self.num_seen]
         loss = F.cross_entropy(logits, labels)
         return loss, {"acc": compute_accuracy(logits, labels)[0].item()}
 
-    def virtual_classes(self):
-        """The names of classes that the dataset knows but this run (DATASET.SUBSAMPLE_CLASSES) has not, in order."""
+    def virtual_classes(self) -> list[str]:
+        """The names of classes of the dataset that this run (DATASET.SUBSAMPLE_CLASSES) does not have, in order."""
         dataset = self.dm.dataset
         known, own = getattr(dataset, "all_classnames", ()), set(dataset.classnames)
         return [name for name in known if name not in own]
 
-    def zero_shot_features(self, template=None):
+    def zero_shot_features(self, template: str | None = None) -> torch.Tensor:
         """(num_seen, e) normalised text features of a hand-written template; default: the dataset's own."""
         template = template or custom_template(self.cfg.DATASET.NAME)
         features = encode_templates(self.model.text_encoder, [template], self.dm.dataset.classnames[: self.num_seen])[0]
         return F.normalize(features.float(), dim=-1)
 
-    def tune_layernorms(self, clip_model, learner):
+    def tune_layernorms(self, clip_model: nn.Module, learner: nn.Module) -> None:
         """Train the LayerNorms of the image encoder's blocks too, at a tenth of OPTIM.LR, as LASP's release does; not
         ln_pre and ln_post. The prompt learner saves and loads them.
 
@@ -105,7 +138,7 @@ class PromptTrainer(TrainerX):
         learner.layernorms = self.layernorms.requires_grad_(True)
         self.frozen_image_encoder = False
 
-    def param_groups(self):
+    def param_groups(self) -> list[dict[str, Any]] | None:
         """What build_optimizer is given for the prompt learner (None: all its parameters alike)."""
         if self.layernorms is None:
             return None
@@ -113,7 +146,7 @@ class PromptTrainer(TrainerX):
         rest = [p for p in self.model.prompt_learner.parameters() if id(p) not in tuned]
         return [{"params": rest}, {"params": list(self.layernorms.parameters()), "lr": 0.1 * self.cfg.OPTIM.LR}]
 
-    def check_cfg(self, cfg):
+    def check_cfg(self, cfg: CfgNode) -> None:
         self.precision = "fp32"
         if self.section and "PREC" in cfg.TRAINER[self.section]:
             require(cfg, f"TRAINER.{self.section}.PREC", one_of=PRECISIONS)
@@ -121,7 +154,7 @@ class PromptTrainer(TrainerX):
         if cfg.INPUT.NO_TRANSFORM or cfg.DATALOADER.K_TRANSFORMS != 1:
             raise UserError(f"{cfg.TRAINER.NAME} takes one transformed image: INPUT.NO_TRANSFORM False, K_TRANSFORMS 1")
 
-    def build_model(self):
+    def build_model(self) -> None:
         cfg = self.cfg
         if self.device.type == "cpu" and self.precision in ("fp16", "amp"):
             logger.info("PREC %s is meant for GPUs: computing in fp32 on the CPU", self.precision)
@@ -141,20 +174,45 @@ class PromptTrainer(TrainerX):
             logger.info("# learnable params: %s", f"{count_num_param(learner):,}")
             optim = build_optimizer(learner, cfg.OPTIM, self.param_groups())
             sched = build_lr_scheduler(optim, cfg.OPTIM)
-        self.register_model("prompt_learner", learner, optim, sched)
-        self._image_features = WeakKeyDictionary()  # loader -> features, for a frozen encoder
+        self.register_model(PROMPT_LEARNER, learner, optim, sched)
+        self._image_features: WeakKeyDictionary = WeakKeyDictionary()  # loader -> features, for a frozen encoder
 
-    def load_weights(self, name, state_dict, source):
+    def load_weights(self, name: str, state_dict: dict[str, torch.Tensor], source: str) -> None:
         # CoOp's released checkpoints carry the frozen token embeddings of their own class names
         state_dict = {k: v for k, v in state_dict.items() if k not in ("token_prefix", "token_suffix")}
+        learner = self.learner_for(state_dict, source) if name == PROMPT_LEARNER else None
+        if learner is not None:
+            if self.layernorms is not None:
+                learner.layernorms = self.layernorms
+            self.model.prompt_learner = self._models[name] = learner.to(self.device)
+            self._foreign = True
         super().load_weights(name, state_dict, source)
+
+    def learner_for(self, state_dict: Mapping[str, torch.Tensor], source: str) -> nn.Module | None:
+        """A prompt learner that takes these weights, where the model's own has another shape; it cannot be trained.
+
+        Called before weights are loaded. To be given where what is learned has a shape that depends on the data set
+        and weights are to serve others. Default: None, the model's own takes them or they do not fit.
+
+        Args:
+            source: where the weights come from, for messages.
+
+        Raises:
+            UserError: they are not the method's.
+        """
+        return None
 
     # Training
 
-    def autocast(self):
+    def before_train(self) -> None:
+        super().before_train()
+        if self._foreign:
+            raise UserError(f"the run to resume has {self.other_learner} than this config's")
+
+    def autocast(self) -> AbstractContextManager:
         return torch.autocast("cuda", dtype=torch.float16) if self.precision == "amp" else nullcontext()
 
-    def forward_backward(self, batch):
+    def forward_backward(self, batch: dict[str, Any]) -> dict[str, float]:
         images, labels = self.parse_batch_train(batch)
         with self.autocast():
             loss, summary = self.loss(images, labels)
@@ -163,17 +221,17 @@ class PromptTrainer(TrainerX):
             self.update_lr()
         return {"loss": loss.item()} | summary
 
-    def parse_batch_train(self, batch):
+    def parse_batch_train(self, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         return batch["img"].to(self.device), batch["label"].to(self.device)
 
-    def model_backward(self, loss):
+    def model_backward(self, loss: torch.Tensor) -> None:
         self.detect_anomaly(loss)
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()
 
-    def clip_gradients(self):
+    def clip_gradients(self) -> None:
         """Called between backward pass and step, with unscaled gradients."""
 
-    def model_update(self, names=None):
+    def model_update(self, names: str | list[str] | None = None) -> None:
         for name in self.get_model_names(names):
             optim = self._optims[name]
             if self.scaler is None:
@@ -185,39 +243,35 @@ class PromptTrainer(TrainerX):
                 self.scaler.step(optim)
                 self.scaler.update()
 
-    def run_state(self):
+    def run_state(self) -> dict[str, Any]:
         return super().run_state() | ({} if self.scaler is None else {"scaler": self.scaler.state_dict()})
 
-    def load_run_state(self, state):
+    def load_run_state(self, state: dict[str, Any]) -> None:
         super().load_run_state(state)
         if self.scaler is not None and "scaler" in state:
             self.scaler.load_state_dict(state["scaler"])
 
-    def vectors_among_words(self):
-        """[(label, (d,) vector), ...] of what is learned in the space of token embeddings, to be read by people.
-
-        Default: the prompt learner's context vectors `ctx`, (n_ctx, d) or (G, n_ctx, d) of G prompts; with CSC the axis
-        before n_ctx is that of the classes.
-        """
-        ctx = getattr(self.model.prompt_learner, "ctx", None)
-        if ctx is None:
-            return []
-        axes = [range(1, n + 1) for n in ctx.shape[:-1]]
-        if self.cfg.TRAINER[self.section].get("CSC", False):
-            axes[-2] = self.dm.dataset.classnames
-        labels = (", ".join(map(str, place)) for place in product(*axes))
-        return list(zip(labels, ctx.flatten(0, -2), strict=True))
-
     # Evaluation
 
     @property
-    def plain_inference(self):
+    def plain_inference(self) -> bool:
         """Whether inference is the model's encode_image, encode_text and `logits`, with no hook of the engine's own."""
         hooks = ("model_inference", "parse_batch_test")
-        return all(getattr(type(self), hook) is getattr(TrainerX, hook) for hook in hooks)
+        return all(getattr(type(self), hook) is getattr(PromptTrainer, hook) for hook in hooks)
+
+    def score(self, image_features: torch.Tensor, text_features: Any) -> torch.Tensor:
+        """The model's `logits` of a batch under evaluation.
+
+        To be overridden where an evaluation is to keep more of its images than their logits, as for `mixture`.
+        """
+        return self.model.logits(image_features, text_features)
+
+    def model_inference(self, input: torch.Tensor) -> torch.Tensor:
+        features = F.normalize(self.model.encode_image(input).float(), dim=-1)
+        return self.score(features, self.model.encode_text())
 
     @torch.no_grad()
-    def predict(self, loader):
+    def predict(self, loader: DataLoader) -> Iterator[tuple[Any, torch.Tensor]]:
         """Text features once for the whole evaluation, image features from the cache where the encoder is frozen.
 
         A trainer that overrides `model_inference` or `parse_batch_test`, or a loader that is not in the order of its
@@ -237,10 +291,17 @@ class PromptTrainer(TrainerX):
         size = loader.batch_size
         for chunk, label in zip(features.split(size), labels.split(size), strict=True):
             chunk = F.normalize(chunk.to(self.device).float(), dim=-1)
-            yield self.model.logits(chunk, text_features), label.to(self.device)
+            yield self.score(chunk, text_features), label.to(self.device)
+
+    def predict_classes(self, loader: DataLoader) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield (logits (B, N), labels (B,)) for every batch, N the dataset's own classes. Default: `predict`.
+
+        To be given where `predict` yields anything else, such as answers among more classes.
+        """
+        return self.predict(loader)
 
     @torch.no_grad()
-    def image_features(self, loader):
+    def image_features(self, loader: DataLoader) -> torch.Tensor:
         """(n, e) image features, not normalised, of a loader in the order of its data; on the CPU, cached."""
         dataset = loader.dataset
         features = self._image_features.get(loader)
@@ -259,3 +320,28 @@ class PromptTrainer(TrainerX):
             if keep:
                 self._image_features[loader] = features
         return features
+
+    # What others ask of a method
+
+    def vectors_among_words(self) -> list[tuple[str, torch.Tensor]]:
+        """(label, (d,) vector) of each that is learned in the space of token embeddings, to be read by people.
+
+        Default: the prompt learner's context vectors `ctx`, (n_ctx, d) or (G, n_ctx, d) of G prompts; with CSC the axis
+        before n_ctx is that of the classes.
+        """
+        ctx = getattr(self.model.prompt_learner, "ctx", None)
+        if ctx is None:
+            return []
+        axes = [range(1, n + 1) for n in ctx.shape[:-1]]
+        if self.cfg.TRAINER[self.section].get("CSC", False):
+            axes[-2] = self.dm.dataset.classnames
+        labels = (", ".join(map(str, place)) for place in product(*axes))
+        return list(zip(labels, ctx.flatten(0, -2), strict=True))
+
+    def mixture(self) -> Mixture | None:
+        """What the answers of the images evaluated last are made of, in their order.
+
+        To be given, with `is_mixture`, where a method mixes parts under weights of each image's own; `score` sees
+        every batch. Default: None, there are no parts. None too where there was no evaluation.
+        """
+        return None

@@ -7,6 +7,7 @@ batch does not fit the memory budget it goes in chunks, forward and backward.
 
 import logging
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -18,12 +19,13 @@ from prompting.chunks import bytes_per_token, encode_in_chunks, how_many_fit
 from prompting.context import check_context, initial_context
 from prompting.prompted_clip import PromptedCLIP
 from prompting.prompts import Prompts, sequence, soft
+from prompting.text_encoder import TextEncoder
 from trainers.base import PromptTrainer
 
 logger = logging.getLogger("dassl.trainers")
 
 
-def extend_cfg(cfg):
+def extend_cfg(cfg: CN) -> None:
     cfg.TRAINER.COCOOP = CN()
     cfg.TRAINER.COCOOP.N_CTX = 16  # number of context vectors
     cfg.TRAINER.COCOOP.CTX_INIT = ""  # words to start from; their number of tokens then replaces N_CTX
@@ -37,7 +39,7 @@ class PromptLearner(nn.Module):
     Args:
         cfg: the whole config; reads TRAINER.COCOOP.
         classnames: N class names.
-        text_encoder: the TextEncoder, for its token embeddings.
+        text_encoder: for its token embeddings.
         feature_dim: e, the length of image features.
 
     Attributes:
@@ -45,7 +47,7 @@ class PromptLearner(nn.Module):
         meta_net: (B, e) normalised image features -> (B, d).
     """
 
-    def __init__(self, cfg, classnames, text_encoder, feature_dim):
+    def __init__(self, cfg: CN, classnames: Sequence[str], text_encoder: TextEncoder, feature_dim: int) -> None:
         super().__init__()
         cfg = cfg.TRAINER.COCOOP
         ctx = initial_context(cfg, text_encoder)
@@ -61,7 +63,7 @@ class PromptLearner(nn.Module):
         words = soft(range(len(ctx)))
         self.prompts = Prompts(text_encoder, [[sequence(words, f"{name}.") for name in classnames]], classnames)
 
-    def forward(self, image_features):
+    def forward(self, image_features: torch.Tensor) -> tuple:
         """(B, e) normalised image features -> the text encoder's arguments for B rows of N prompts."""
         shift = self.meta_net(image_features).to(self.ctx.dtype)  # autocast makes it half
         return self.prompts(self.ctx + shift[:, None])
@@ -70,14 +72,14 @@ class PromptLearner(nn.Module):
 class CoCoOpCLIP(PromptedCLIP):
     """CLIP with text features of every image's own."""
 
-    def __init__(self, clip_model, prompt_learner, text_encoder, chunk):
+    def __init__(self, clip_model: nn.Module, prompt_learner: nn.Module, text_encoder: TextEncoder, chunk: int) -> None:
         super().__init__(clip_model, prompt_learner, text_encoder)
         self.chunk = chunk
 
-    def encode_text(self):
+    def encode_text(self) -> None:
         """Nothing: there is no text feature without an image."""
 
-    def logits(self, image_features, text_features=None):
+    def logits(self, image_features: torch.Tensor, text_features: None = None) -> torch.Tensor:
         """(B, e) normalised image features -> (B, N) logits, `chunk` images at a time."""
         return encode_in_chunks(self._chunk_logits, image_features.split(self.chunk))
 
@@ -93,11 +95,13 @@ class CoCoOp(PromptTrainer):
     section = "COCOOP"
     class_axes = {}
 
-    def check_cfg(self, cfg):
+    def check_cfg(self, cfg: CN) -> None:
         super().check_cfg(cfg)
         check_context(cfg, "COCOOP")
 
-    def build_prompted_clip(self, clip_model, text_encoder, classnames):
+    def build_prompted_clip(
+        self, clip_model: nn.Module, text_encoder: TextEncoder, classnames: Sequence[str]
+    ) -> CoCoOpCLIP:
         learner = PromptLearner(self.cfg, classnames, text_encoder, clip_model.text_projection.shape[1])
         tokens = learner.prompts.shared.shape[1] + int((learner.prompts.eot + 1).sum())
         chunk = how_many_fit(self.cfg.TRAINER.COCOOP.MEMORY_GB, tokens * bytes_per_token(text_encoder))

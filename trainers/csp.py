@@ -15,11 +15,14 @@ best on the validation images.
 
 import logging
 import random
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.data import DataLoader
 from yacs.config import CfgNode as CN
 
 from dassl.config import require
@@ -32,6 +35,7 @@ from prompting.feasibility import feasibility, word_vectors
 from prompting.named_vectors import NamedVectors, names_in
 from prompting.prompted_clip import PromptedCLIP
 from prompting.prompts import Prompts, encode_templates, sequence, soft, token_ids
+from prompting.text_encoder import TextEncoder
 from trainers.base import PromptTrainer
 
 logger = logging.getLogger("dassl.trainers")
@@ -42,7 +46,7 @@ CANDIDATES = 50  # thresholds tried, at even ranks of the unseen pairs' feasibil
 CRITERIA = {"auc": "auc", "harmonic": "best_harmonic"}
 
 
-def extend_cfg(cfg):
+def extend_cfg(cfg: CN) -> None:
     cfg.TRAINER.CSP = CN()
     cfg.TRAINER.CSP.PREC = "fp16"  # fp16, fp32, amp, bf16
     cfg.TRAINER.CSP.MIX = 1.0  # share of attributes and of objects that are learned; the others go by their names
@@ -61,7 +65,7 @@ class PromptLearner(nn.Module):
     Args:
         dataset: has attributes, objects, pairs and num_seen, as datasets/compositional.py says; a pair may be of more
             than one attribute.
-        text_encoder: the TextEncoder, for its token embeddings.
+        text_encoder: for its token embeddings.
         dropout: the probability.
         tokens: how many own tokens of prompts are encoded at once.
         learned: {"attributes": names, "objects": names} of words with a vector, the dataset's or not; default: all of
@@ -73,10 +77,18 @@ class PromptLearner(nn.Module):
         seen, unseen: the prompts of seen and of unseen pairs, in the order of the labels; lists of Prompts.
     """
 
-    def __init__(self, dataset, text_encoder, dropout, tokens, learned=None):
+    def __init__(
+        self,
+        dataset: Any,
+        text_encoder: TextEncoder,
+        dropout: float,
+        tokens: int,
+        learned: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
         super().__init__()
         self.dropout = nn.Dropout(dropout)
-        self.words, n = {}, 0
+        self.words: dict[str, list[list[int]]] = {}
+        n = 0
         for kind in KINDS:
             names = getattr(dataset, kind)
             vectors = initial_vectors(text_encoder, names if learned is None else learned[kind])
@@ -88,30 +100,30 @@ class PromptLearner(nn.Module):
         sequences = [self.sequence(*pair) for pair in dataset.pairs]
         chunk = max(1, tokens // (max(map(len, sequences)) - len(sequence(PREFIX)) + 1))
 
-        def prompts(start, end):
+        def prompts(start: int, end: int) -> nn.ModuleList:
             parts = [slice(i, min(i + chunk, end)) for i in range(start, end, chunk)]
             return nn.ModuleList(Prompts(text_encoder, [sequences[part]], dataset.classnames[part]) for part in parts)
 
         self.seen = prompts(0, dataset.num_seen)
         self.unseen = prompts(dataset.num_seen, len(sequences))
 
-    def sequence(self, *pair):
+    def sequence(self, *pair: int) -> list[int]:
         """The prompt of a pair, (attribute, ..., object) indices, to be filled with `vectors`."""
         *attributes, object_ = pair
         words = [self.words["attributes"][a] for a in attributes]
         return sequence(PREFIX, *words, self.words["objects"][object_])
 
-    def vectors(self):
+    def vectors(self) -> torch.Tensor:
         """(A + O, d) learned vectors of attributes, then of objects; in training some of their entries are dropped."""
         return self.dropout(torch.cat([self.attributes(), self.objects()]))
 
-    def forward(self):
+    def forward(self) -> tuple[list[Prompts], torch.Tensor]:
         """What `CSPCLIP` encodes: (a list of Prompts, the vectors in them). In training, seen pairs alone."""
         return [*self.seen] if self.training else [*self.seen, *self.unseen], self.vectors()
 
 
 @torch.no_grad()
-def initial_vectors(text_encoder, names):
+def initial_vectors(text_encoder: TextEncoder, names: Sequence[str]) -> NamedVectors:
     """NamedVectors that start from the means of their names' token embeddings."""
     embedding = text_encoder.token_embedding.weight
     ids = {name: torch.tensor(token_ids(name), device=embedding.device) for name in names}
@@ -119,9 +131,9 @@ def initial_vectors(text_encoder, names):
     return NamedVectors(start, (), embedding.shape[1], embedding.device)
 
 
-def words_to_learn(dataset, share, seed):
+def words_to_learn(dataset: Any, share: float, seed: int) -> dict[str, list[str]]:
     """{"attributes": names, "objects": names}: a share of each, at least one, drawn alike for the same seed."""
-    rng = random.Random(seed) if seed >= 0 else random
+    rng: Any = random.Random(seed) if seed >= 0 else random
     found = {}
     for kind in KINDS:
         names = getattr(dataset, kind)
@@ -133,7 +145,7 @@ def words_to_learn(dataset, share, seed):
 class CSPCLIP(PromptedCLIP):
     """CLIP with text features of pairs: of seen ones in training, of all of the dataset's otherwise."""
 
-    def encode_text(self):
+    def encode_text(self) -> torch.Tensor:
         chunks, vectors = self.prompt_learner()
         return encode_in_chunks(lambda prompts: self._encode(prompts, vectors), chunks)
 
@@ -141,7 +153,7 @@ class CSPCLIP(PromptedCLIP):
         """(B * N, e) normalised text features of B rows of N prompts."""
         return F.normalize(self.text_encoder(*prompts(vectors)).float(), dim=-1).flatten(0, 1)
 
-    def encode_open_world(self, rows):
+    def encode_open_world(self, rows: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield (codes, text features) of all attribute x object pairs, those of `rows` attributes at a time.
 
         A pair's code is attribute * O + object; codes are (rows * O,), features (rows * O, e), normalised.
@@ -154,7 +166,7 @@ class CSPCLIP(PromptedCLIP):
             codes = torch.arange(n * int(attributes[0]), n * (int(attributes[-1]) + 1), device=vectors.device)
             yield codes, self._encode(prompts, vectors)
 
-    def attributes_that_fit(self, images, memory_gb):
+    def attributes_that_fit(self, images: int, memory_gb: float) -> int:
         """How many attributes' pairs can be encoded and scored at once within a budget in GiB, at least 1.
 
         Args:
@@ -176,8 +188,9 @@ class CSP(PromptTrainer):
 
     section = "CSP"
     class_axes = {}
+    other_learner = "vectors of other words"
 
-    def check_cfg(self, cfg):
+    def check_cfg(self, cfg: CN) -> None:
         super().check_cfg(cfg)
         options = cfg.TRAINER.CSP
         require(cfg, "TRAINER.CSP.ATTR_DROPOUT", at_least=0, below=1)
@@ -189,27 +202,28 @@ class CSP(PromptTrainer):
         if options.OPEN_WORLD and cfg.TEST.EVALUATOR != "Compositional":
             raise UserError(f"TRAINER.CSP.OPEN_WORLD needs TEST.EVALUATOR Compositional, not {cfg.TEST.EVALUATOR}")
 
-    def build_prompted_clip(self, clip_model, text_encoder, classnames):
+    def build_prompted_clip(
+        self, clip_model: nn.Module, text_encoder: TextEncoder, classnames: Sequence[str]
+    ) -> CSPCLIP:
         options, dataset = self.cfg.TRAINER.CSP, self.dm.dataset
         if not hasattr(dataset, "num_seen"):
             raise UserError(f"CSP needs pairs of attribute and object, which {self.cfg.DATASET.NAME} has not")
-        tokens = how_many_fit(options.MEMORY_GB, bytes_per_token(text_encoder))
-
-        def build_learner(learned):
-            return PromptLearner(dataset, text_encoder, options.ATTR_DROPOUT, tokens, learned)
-
-        self.build_learner = build_learner
-        self.trained = learner = build_learner(words_to_learn(dataset, options.MIX, self.cfg.SEED))
+        learner = self._learner(text_encoder, words_to_learn(dataset, options.MIX, self.cfg.SEED))
         logger.info(
             "%d attributes and %d objects, %d and %d of them to learn; %d seen and %d unseen pairs",
             *(len(dataset.attributes), len(dataset.objects)),
             *(len(learner.attributes.names), len(learner.objects.names)),
             *(dataset.num_seen, len(dataset.pairs) - dataset.num_seen),
         )
-        self.feasibility = self._feasibility(text_encoder) if options.OPEN_WORLD else None
+        self.feasibility: Any = self._feasibility(text_encoder) if options.OPEN_WORLD else None
         return CSPCLIP(clip_model, learner, text_encoder)
 
-    def load_weights(self, name, state_dict, source):
+    def _learner(self, text_encoder: TextEncoder, learned: Mapping[str, Sequence[str]]) -> PromptLearner:
+        options = self.cfg.TRAINER.CSP
+        tokens = how_many_fit(options.MEMORY_GB, bytes_per_token(text_encoder))
+        return PromptLearner(self.dm.dataset, text_encoder, options.ATTR_DROPOUT, tokens, learned)
+
+    def learner_for(self, state_dict: Mapping[str, torch.Tensor], source: str) -> PromptLearner | None:
         # Weights of other words: each attribute and object with a vector there takes it, the rest go by their names.
         learned = {kind: names_in(state_dict, f"{kind}.") for kind in KINDS}
         words = {kind: getattr(self.dm.dataset, kind) for kind in KINDS}
@@ -221,18 +235,13 @@ class CSP(PromptTrainer):
             )
         counts = [len(some) for pair in zip(found, words.values(), strict=True) for some in pair]
         logger.info("%d of %d attributes and %d of %d objects have a vector in %s", *counts, source)
-        if any(set(learned[kind]) != set(getattr(self.model.prompt_learner, kind).names) for kind in KINDS):
-            self.model.prompt_learner = self._models[name] = self.build_learner(learned).to(self.device)
-        super().load_weights(name, state_dict, source)
+        if all(set(learned[kind]) == set(getattr(self.model.prompt_learner, kind).names) for kind in KINDS):
+            return None
+        return self._learner(self.model.text_encoder, learned)
 
     # Training
 
-    def before_train(self):
-        super().before_train()
-        if self.model.prompt_learner is not self.trained:
-            raise UserError("the run to resume has vectors of other words than this config's")
-
-    def model_backward_and_update(self, loss, names=None):
+    def model_backward_and_update(self, loss: torch.Tensor, names: str | list[str] | None = None) -> None:
         """One step for every ACCUMULATE batches, on the mean of their losses; an epoch's last may have fewer."""
         n = self.cfg.TRAINER.CSP.ACCUMULATE
         place, last = self.batch_idx % n, self.batch_idx + 1 == self.num_batches
@@ -242,7 +251,7 @@ class CSP(PromptTrainer):
         if place + 1 == n or last:
             self.model_update(names)
 
-    def vectors_among_words(self):
+    def vectors_among_words(self) -> list[tuple[str, torch.Tensor]]:
         learner = self.model.prompt_learner
         return [
             pair for kind in KINDS for pair in zip(getattr(learner, kind).names, getattr(learner, kind)(), strict=True)
@@ -264,7 +273,7 @@ class CSP(PromptTrainer):
             raise UserError(f"every pair of {self.cfg.DATASET.NAME} is seen: there is no open world to evaluate in")
         return feasibility(vectors[:n], vectors[n:], seen).masked_fill(seen, torch.inf).flatten()
 
-    def thresholds(self):
+    def thresholds(self) -> np.ndarray:
         """The rising thresholds of feasibility to choose from, or the one that is given; a numpy array."""
         given, unseen = self.cfg.TRAINER.CSP.THRESHOLD, self.feasibility[self.feasibility.isfinite()].numpy()
         if given is None:
@@ -278,7 +287,7 @@ class CSP(PromptTrainer):
         return np.array([given], unseen.dtype)
 
     @torch.no_grad()
-    def predict(self, loader):
+    def predict(self, loader: DataLoader) -> Iterator[tuple[Any, torch.Tensor]]:
         """In the open world, the best pairs of all images at once, with the threshold that is best on val."""
         if not self.cfg.TRAINER.CSP.OPEN_WORLD:
             yield from super().predict(loader)
@@ -296,7 +305,10 @@ class CSP(PromptTrainer):
         best.scores, best.pairs = found[0].seen_and_unseen(first=chosen)
         yield best, self._labels(loader).to(self.device)
 
-    def best_pairs(self, loaders, thresholds):
+    def predict_classes(self, loader: DataLoader) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        return super().predict(loader)  # the closed world
+
+    def best_pairs(self, loaders: Sequence[DataLoader], thresholds: np.ndarray) -> list[BestPairs]:
         """Pass once over all pairs, in chunks within MEMORY_GB.
 
         Args:
@@ -337,7 +349,7 @@ class CSP(PromptTrainer):
     def _labels(self, loader):
         return torch.tensor([item.label for item in loader.dataset.data_source])
 
-    def extra_metrics(self):
+    def extra_metrics(self) -> dict[str, Any]:
         if not self.cfg.TRAINER.CSP.OPEN_WORLD:
             return {"world": "closed"}
         return {"world": "open", "pairs": len(self.feasibility), "feasibility_threshold": self.threshold}

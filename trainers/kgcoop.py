@@ -9,17 +9,22 @@ This is the paper's equation. The released code (from memory) has 1 - cos(w_i, w
 it: its W 8.0 is 4.0 here.
 """
 
+from collections.abc import Sequence
+
+import torch
 import torch.nn.functional as F
+from torch import nn
 from yacs.config import CfgNode as CN
 
 from dassl.config import require
 from dassl.engine import TRAINER_REGISTRY
-from prompting.context import PromptLearner, check_context
+from prompting.context import PromptLearner, check_context, class_axes_of_context
 from prompting.prompted_clip import PromptedCLIP
+from prompting.text_encoder import TextEncoder
 from trainers.base import PromptTrainer
 
 
-def extend_cfg(cfg):
+def extend_cfg(cfg: CN) -> None:
     cfg.TRAINER.KGCOOP = CN()
     cfg.TRAINER.KGCOOP.N_CTX = 4  # number of context vectors
     cfg.TRAINER.KGCOOP.CSC = False  # class-specific context
@@ -29,7 +34,7 @@ def extend_cfg(cfg):
     cfg.TRAINER.KGCOOP.W = 8.0  # weight of L_kg
 
 
-def knowledge_loss(text_features, frozen_features):
+def knowledge_loss(text_features: torch.Tensor, frozen_features: torch.Tensor) -> torch.Tensor:
     """L_kg: the squared distance of each class's text feature from its frozen one, the mean over classes.
 
     (N, e), (N, e), both normalised -> scalar.
@@ -43,20 +48,26 @@ class KgCoOp(PromptTrainer):
 
     section = "KGCOOP"
 
-    def check_cfg(self, cfg):
+    @property
+    def class_axes(self) -> dict[str, int]:  # type: ignore[override]
+        return class_axes_of_context(self.cfg.TRAINER.KGCOOP)
+
+    def check_cfg(self, cfg: CN) -> None:
         super().check_cfg(cfg)
         check_context(cfg, "KGCOOP")
         require(cfg, "TRAINER.KGCOOP.W", at_least=0)
 
-    def build_prompted_clip(self, clip_model, text_encoder, classnames):
+    def build_prompted_clip(
+        self, clip_model: nn.Module, text_encoder: TextEncoder, classnames: Sequence[str]
+    ) -> PromptedCLIP:
         learner = PromptLearner(self.cfg.TRAINER.KGCOOP, classnames, text_encoder)
         return PromptedCLIP(clip_model, learner, text_encoder)
 
-    def before_train(self):
+    def before_train(self) -> None:
         super().before_train()
         self.frozen_features = self.zero_shot_features()
 
-    def loss(self, images, labels):
+    def loss(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
         model = self.model
         image_features = F.normalize(model.encode_image(images).float(), dim=-1)
         text_features = model.encode_text()[: self.num_seen]

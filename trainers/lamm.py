@@ -20,6 +20,8 @@ and are evaluated with --eval-only MODEL.INIT_WEIGHTS both.pth.tar.
 """
 
 import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +30,7 @@ from yacs.config import CfgNode as CN
 
 from dassl.config import require
 from dassl.engine import TRAINER_REGISTRY
+from dassl.layout import PROMPT_LEARNER
 from dassl.utils import UserError, load_checkpoint
 from prompting.context import check_context, initial_context
 from prompting.deep_prompts import CoupledPrompts, check_deep_context
@@ -36,6 +39,7 @@ from prompting.named_vectors import NamedVectors, names_in
 from prompting.prompted_clip import DeepPromptedCLIP, PromptedCLIP
 from prompting.prompts import Prompts, sequence, soft, token_ids
 from prompting.templates import check_templates
+from prompting.text_encoder import TextEncoder
 from trainers.base import PromptTrainer
 
 logger = logging.getLogger("dassl.trainers")
@@ -45,7 +49,7 @@ VECTORS, MAPLE = "vectors.", "maple."
 """What the state dict's keys begin with: of class vectors (the class's name follows), of MaPLe's prompts."""
 
 
-def extend_cfg(cfg):
+def extend_cfg(cfg: CN) -> None:
     cfg.TRAINER.LAMM = CN()
     cfg.TRAINER.LAMM.PREC = "fp16"  # fp16, fp32, amp, bf16
     # clip: the template's words before the class; coop: learned context vectors; maple: prompts as TRAINER.MAPLE says
@@ -61,7 +65,7 @@ def extend_cfg(cfg):
     cfg.TRAINER.LAMM.FREEZE_EARLIER = True
 
 
-def plain(name):
+def plain(name: str) -> str:
     """A class's name as vectors are kept under: underscores count as spaces."""
     return name.replace("_", " ")
 
@@ -72,7 +76,7 @@ class PromptLearner(nn.Module):
     Args:
         cfg: the whole config; reads TRAINER.LAMM and, with BASE maple, TRAINER.MAPLE.
         classnames: N class names; classes of the same name share a vector.
-        text_encoder: the TextEncoder, for its token embeddings.
+        text_encoder: for its token embeddings.
         learned, kept: names of classes with a vector (see NamedVectors), of N or not.
         visual: the image encoder, of which BASE maple needs the shape.
 
@@ -86,7 +90,15 @@ class PromptLearner(nn.Module):
         UserError: a class's name has no word to start from; BASE maple with a ResNet.
     """
 
-    def __init__(self, cfg, classnames, text_encoder, learned, kept=(), visual=None):
+    def __init__(
+        self,
+        cfg: CN,
+        classnames: Sequence[str],
+        text_encoder: TextEncoder,
+        learned: Iterable[str],
+        kept: Sequence[str] = (),
+        visual: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         maple, cfg = cfg.TRAINER.MAPLE, cfg.TRAINER.LAMM
         embedding = text_encoder.token_embedding
@@ -105,7 +117,8 @@ class PromptLearner(nn.Module):
 
         before, _, after = cfg.TEMPLATE.partition("{}")
         words = before
-        self.ctx = self.maple = None
+        self.ctx = None
+        self.maple: Any = None
         if cfg.BASE == "coop":
             self.ctx = nn.Parameter(initial_context(cfg, text_encoder))
             words = soft(range(len(self.ctx)))
@@ -121,27 +134,27 @@ class PromptLearner(nn.Module):
             sequences.append(sequence(words, *parts))
         self.prompts = Prompts(text_encoder, [sequences], classnames)
 
-    def context(self):
+    def context(self) -> torch.Tensor:
         """(n_ctx, d) context vectors before the class, none with BASE clip."""
         if self.maple is not None:
             return self.maple.ctx
         return self.vectors.kept[:0] if self.ctx is None else self.ctx
 
-    def forward(self):
+    def forward(self) -> tuple:
         """The text encoder's arguments for one row of N prompts."""
         arguments = self.prompts(torch.cat([self.context(), self.vectors()]))
         return arguments if self.maple is None else (*arguments, self.maple.compound_prompts_text)
 
-    def vision_prompts(self):
+    def vision_prompts(self) -> list[torch.Tensor]:
         return self.maple.vision_prompts()
 
 
-def parameter_loss(vectors, initial):
+def parameter_loss(vectors: torch.Tensor, initial: torch.Tensor) -> torch.Tensor:
     """L_wc: the squared distance |M_i - initial_i|^2, the mean over classes; (T, d), (T, d) -> scalar."""
     return (vectors - initial).square().sum(dim=-1).mean()
 
 
-def feature_loss(text_features, frozen_features):
+def feature_loss(text_features: torch.Tensor, frozen_features: torch.Tensor) -> torch.Tensor:
     """L_cos: one minus the cosine of each class's text feature and its name's, the mean over classes.
 
     (N, e), (N, e), both normalised -> scalar.
@@ -149,14 +162,14 @@ def feature_loss(text_features, frozen_features):
     return 1 - (text_features * frozen_features).sum(dim=-1).mean()
 
 
-def base_of(state_dict):
+def base_of(state_dict: Mapping[str, torch.Tensor]) -> str:
     """The BASE that a state dict was trained with."""
     if any(key.startswith(MAPLE) for key in state_dict):
         return "maple"
     return "coop" if "ctx" in state_dict else "clip"
 
 
-def vector_names(state_dict):
+def vector_names(state_dict: Mapping[str, torch.Tensor]) -> list[str]:
     """The names of the classes that a state dict holds vectors of."""
     return names_in(state_dict, VECTORS)
 
@@ -192,8 +205,9 @@ class LAMM(PromptTrainer):
 
     section = "LAMM"
     class_axes = {}
+    other_learner = "vectors of other classes"
 
-    def check_cfg(self, cfg):
+    def check_cfg(self, cfg: CN) -> None:
         super().check_cfg(cfg)
         options = cfg.TRAINER.LAMM
         require(cfg, "TRAINER.LAMM.BASE", one_of=BASES)
@@ -206,7 +220,9 @@ class LAMM(PromptTrainer):
             require(cfg, f"TRAINER.LAMM.{key}", at_least=0)
         require(cfg, "TRAINER.LAMM.KD_TEMPERATURE", above=0)
 
-    def build_prompted_clip(self, clip_model, text_encoder, classnames):
+    def build_prompted_clip(
+        self, clip_model: nn.Module, text_encoder: TextEncoder, classnames: Sequence[str]
+    ) -> PromptedCLIP:
         cfg, path = self.cfg, self.cfg.MODEL.INIT_WEIGHTS
         earlier = {}
         if path:
@@ -215,11 +231,8 @@ class LAMM(PromptTrainer):
         ours = list(dict.fromkeys(map(plain, classnames[: self.num_seen])))  # unseen pairs go by their names
         kept = [n for n in vector_names(earlier) if cfg.TRAINER.LAMM.FREEZE_EARLIER or n not in ours]
 
-        def build_learner(learned, kept=()):
-            return PromptLearner(cfg, classnames, text_encoder, learned, kept, clip_model.visual)
-
-        self.build_learner = build_learner
-        self.trained = learner = build_learner([name for name in ours if name not in kept], kept)
+        new = [name for name in ours if name not in kept]
+        learner = PromptLearner(cfg, classnames, text_encoder, new, kept, clip_model.visual)
         if vector_names(earlier):
             _check_earlier(earlier, learner.state_dict(), path)
             logger.info("%d class vectors come from %s, %d of them stay", len(vector_names(earlier)), path, len(kept))
@@ -229,37 +242,36 @@ class LAMM(PromptTrainer):
         self.frozen_image_encoder = learner.maple is None
         return (PromptedCLIP if learner.maple is None else DeepPromptedCLIP)(clip_model, learner, text_encoder)
 
-    def load_weights(self, name, state_dict, source):
+    def learner_for(self, state_dict: Mapping[str, torch.Tensor], source: str) -> PromptLearner | None:
         # Weights of other classes: each class with a vector there takes it, the rest go by their names.
-        names, learner = vector_names(state_dict), self.model.prompt_learner
+        names, model = vector_names(state_dict), self.model
         if not names:
             raise UserError(f"the weights in {source} hold no class vectors: they are not LAMM's")
-        if set(names) != set(learner.vectors.names):
-            self.model.prompt_learner = self._models[name] = self.build_learner(names).to(self.device)
-        super().load_weights(name, state_dict, source)
+        if set(names) == set(model.prompt_learner.vectors.names):
+            return None
+        classnames = self.dm.dataset.classnames
+        return PromptLearner(self.cfg, classnames, model.text_encoder, names, visual=model.image_encoder)
 
-    def vectors_among_words(self):
+    def vectors_among_words(self) -> list[tuple[str, torch.Tensor]]:
         vectors = self.model.prompt_learner.vectors
         return super().vectors_among_words() + list(zip(vectors.names, vectors(), strict=True))
 
-    def before_train(self):
-        if self._optims["prompt_learner"] is None:
+    def before_train(self) -> None:
+        if self._optims[PROMPT_LEARNER] is None:
             raise UserError(
                 f"{self.cfg.MODEL.INIT_WEIGHTS} (MODEL.INIT_WEIGHTS) has a vector of every class here, so there is "
                 "nothing to learn: set TRAINER.LAMM.FREEZE_EARLIER False to train them on"
             )
         super().before_train()
-        if self.model.prompt_learner is not self.trained:
-            raise UserError("the run to resume has vectors of other classes than this config's")
         self.frozen_features = self.zero_shot_features(self.cfg.TRAINER.LAMM.TEMPLATE)
 
-    def loss(self, images, labels):
+    def loss(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
         options, model = self.cfg.TRAINER.LAMM, self.model
         image_features = F.normalize(model.encode_image(images).float(), dim=-1)
         text_features = model.encode_text()[: self.num_seen]
         logits = model.logits(image_features, text_features)
 
-        def zero_shot_logits():
+        def zero_shot_logits() -> torch.Tensor:
             features = image_features
             if not self.frozen_image_encoder:  # those of MaPLe's prompts are not zero-shot CLIP's
                 features = F.normalize(model.image_encoder(images.to(model.dtype)).float(), dim=-1)

@@ -16,6 +16,7 @@ P_l(y | t) is the softmax over the classes of the logit scale times cos(t, h_l(c
 """
 
 import logging
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +30,7 @@ from prompting.losses import text_loss
 from prompting.prompted_clip import PromptedCLIP
 from prompting.prompts import Prompts, encode_templates, sequence, soft
 from prompting.templates import all_templates, check_templates
+from prompting.text_encoder import TextEncoder
 from trainers.base import PromptTrainer
 
 logger = logging.getLogger("dassl.trainers")
@@ -36,7 +38,7 @@ logger = logging.getLogger("dassl.trainers")
 CLASSES = ("train", "all")
 
 
-def extend_cfg(cfg):
+def extend_cfg(cfg: CN) -> None:
     cfg.TRAINER.LASP = CN()
     cfg.TRAINER.LASP.PREC = "fp16"  # fp16, fp32, amp, bf16
     cfg.TRAINER.LASP.N_GROUPS = 3  # sets of context vectors
@@ -55,14 +57,14 @@ class PromptLearner(nn.Module):
     Args:
         options: cfg.TRAINER.LASP.
         names: N class names.
-        text_encoder: the TextEncoder, for its token embeddings.
+        text_encoder: for its token embeddings.
 
     Attributes:
         ctx: (G, n_ctx, d) context vectors.
         offset: (e,), or None without TEXT_OFFSET.
     """
 
-    def __init__(self, options, names, text_encoder):
+    def __init__(self, options: CN, names: Sequence[str], text_encoder: TextEncoder) -> None:
         super().__init__()
         self.ctx = nn.Parameter(initial_context(options, text_encoder, options.N_GROUPS))
         feature_dim = text_encoder.text_projection.shape[1]
@@ -70,7 +72,7 @@ class PromptLearner(nn.Module):
         words = soft(range(self.ctx.shape[1]))
         self.prompts = Prompts(text_encoder, [[sequence(words, f"{name}.") for name in names]], names)
 
-    def forward(self):
+    def forward(self) -> tuple:
         """The text encoder's arguments for G rows of N prompts."""
         return self.prompts(self.ctx)
 
@@ -83,15 +85,17 @@ class LASPCLIP(PromptedCLIP):
         num_classes: how many of the prompt learner's classes, the first, have a logit.
     """
 
-    def __init__(self, clip_model, prompt_learner, text_encoder, num_classes):
+    def __init__(
+        self, clip_model: nn.Module, prompt_learner: nn.Module, text_encoder: TextEncoder, num_classes: int
+    ) -> None:
         super().__init__(clip_model, prompt_learner, text_encoder)
         self.num_classes = num_classes
 
-    def encode_text(self):
+    def encode_text(self) -> torch.Tensor:
         """(G, N + V, e) normalised text features of N classes and V virtual ones."""
         return self.encode_prompts()
 
-    def logits(self, image_features, text_features):
+    def logits(self, image_features: torch.Tensor, text_features: torch.Tensor) -> torch.Tensor:
         """(B, e) normalised image features, (G, N + V, e) text features -> (B, N), the mean over the groups."""
         return super().logits(image_features, text_features[:, : self.num_classes].mean(dim=0))
 
@@ -103,7 +107,7 @@ class LASP(PromptTrainer):
     section = "LASP"
     class_axes = {}
 
-    def check_cfg(self, cfg):
+    def check_cfg(self, cfg: CN) -> None:
         super().check_cfg(cfg)
         check_context(cfg, "LASP")
         templates = self.templates(cfg)
@@ -113,10 +117,12 @@ class LASP(PromptTrainer):
         require(cfg, "TRAINER.LASP.TEXT_WEIGHT", at_least=0)
 
     @staticmethod
-    def templates(cfg):
+    def templates(cfg: CN) -> list[str]:
         return list(cfg.TRAINER.LASP.TEMPLATES) or all_templates(cfg.DATASET.NAME)
 
-    def build_prompted_clip(self, clip_model, text_encoder, classnames):
+    def build_prompted_clip(
+        self, clip_model: nn.Module, text_encoder: TextEncoder, classnames: Sequence[str]
+    ) -> LASPCLIP:
         options = self.cfg.TRAINER.LASP
         self.names = [*classnames, *(self.virtual_classes() if options.TEXT_CLASSES == "all" else [])]
         learner = PromptLearner(options, self.names, text_encoder)
@@ -124,7 +130,7 @@ class LASP(PromptTrainer):
             self.tune_layernorms(clip_model, learner)
         return LASPCLIP(clip_model, learner, text_encoder, len(classnames))
 
-    def before_train(self):
+    def before_train(self) -> None:
         super().before_train()
         templates, groups = self.templates(self.cfg), self.cfg.TRAINER.LASP.N_GROUPS
         # Unseen pairs are names without images, like virtual classes.
@@ -134,7 +140,7 @@ class LASP(PromptTrainer):
         self.hard_features = [features[g::groups] for g in range(groups)]
         logger.info("L_TT: %d templates in %d groups, %d class names", len(templates), groups, len(names))
 
-    def loss(self, images, labels):
+    def loss(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
         model = self.model
         image_features = F.normalize(model.encode_image(images).float(), dim=-1)
         text_features = model.encode_text()

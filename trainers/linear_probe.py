@@ -8,6 +8,7 @@ the length that makes their entries 1 on average. It knows the training classes 
 import logging
 import time
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -19,15 +20,17 @@ from torch import nn
 from yacs.config import CfgNode as CN
 
 from dassl.data import build_data_loader
+from dassl.data.datasets import Datum
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import UserError
 from prompting.prompted_clip import PromptedCLIP
+from prompting.text_encoder import TextEncoder
 from trainers.base import PromptTrainer
 
 logger = logging.getLogger("dassl.trainers")
 
 
-def extend_cfg(cfg):
+def extend_cfg(cfg: CN) -> None:
     cfg.TRAINER.LINEARPROBE = CN()
     cfg.TRAINER.LINEARPROBE.PREC = "fp32"  # of the image encoder
     cfg.TRAINER.LINEARPROBE.STEPS = 8  # of halving, after the first search
@@ -36,10 +39,10 @@ def extend_cfg(cfg):
 class ProbedCLIP(PromptedCLIP):
     """CLIP's image encoder and a linear layer in place of the text encoder."""
 
-    def encode_text(self):
+    def encode_text(self) -> None:
         """Nothing: there are no prompts."""
 
-    def logits(self, image_features, text_features=None):
+    def logits(self, image_features: torch.Tensor, text_features: None = None) -> torch.Tensor:
         """(B, e) normalised image features -> (B, N) logits."""
         return self.prompt_learner(image_features * image_features.shape[1] ** 0.5)
 
@@ -51,19 +54,21 @@ class LinearProbe(PromptTrainer):
     section = "LINEARPROBE"
     class_axes = {"weight": 0, "bias": 0}
 
-    def build_prompted_clip(self, clip_model, text_encoder, classnames):
+    def build_prompted_clip(
+        self, clip_model: nn.Module, text_encoder: TextEncoder, classnames: Sequence[str]
+    ) -> ProbedCLIP:
         probe = nn.Linear(clip_model.text_projection.shape[1], len(classnames))
         return ProbedCLIP(clip_model, probe.requires_grad_(False), text_encoder)
 
-    def features(self, items):
-        """(n, e) scaled features and (n,) labels of a list of Datum, as numpy arrays."""
+    def features(self, items: list[Datum]) -> tuple[np.ndarray, np.ndarray]:
+        """(n, e) scaled features and (n,) labels of images."""
         size, transform = self.cfg.DATALOADER.TEST.BATCH_SIZE, self.test_loader.dataset.transform
         loader = build_data_loader(self.cfg, data_source=items, batch_size=size, tfm=transform, is_train=False)
         found = F.normalize(self.image_features(loader).float(), dim=-1)
         found = found * found.shape[1] ** 0.5
         return found.numpy(), np.array([item.label for item in items])
 
-    def train(self):
+    def train(self) -> None:  # type: ignore[override]
         if self.num_classes < 2:
             raise UserError("a linear probe needs two classes")
         dataset = self.dm.dataset
@@ -86,7 +91,7 @@ class LinearProbe(PromptTrainer):
         self.test()
 
 
-def fit(x, y, c):
+def fit(x: np.ndarray, y: np.ndarray, c: float) -> LogisticRegression:
     """Logistic regression of (n, e) features and (n,) labels with inverse regularisation strength c."""
     # One thread: the products are small, and on a busy machine several wait for one another at each of them.
     with threadpool_limits(1), warnings.catch_warnings():
@@ -94,7 +99,7 @@ def fit(x, y, c):
         return LogisticRegression(C=c, max_iter=1000).fit(x, y)
 
 
-def search(x, y, x_val, y_val, steps):
+def search(x: np.ndarray, y: np.ndarray, x_val: np.ndarray, y_val: np.ndarray, steps: int) -> float:
     """The C that does best on validation features: a coarse search, then `steps` of halving around its best."""
 
     def score(c):
@@ -103,12 +108,12 @@ def search(x, y, x_val, y_val, steps):
         logger.info("C = %.3g: val accuracy %.1f%%, %.1f s", c, 100 * accuracy, time.perf_counter() - started)
         return accuracy
 
-    coarse = {power: score(10.0**power) for power in range(-6, 7, 2)}
-    best = max(coarse, key=coarse.get)
+    coarse: dict[float, float] = {power: score(10.0**power) for power in range(-6, 7, 2)}
+    best = max(coarse, key=coarse.__getitem__)
     scores, width = {best: coarse[best]}, 1.0
     for _ in range(steps):
         for power in (best - width, best + width):
             scores[power] = score(10.0**power)
-        best = max(scores, key=scores.get)
+        best = max(scores, key=scores.__getitem__)
         width /= 2
     return 10.0**best

@@ -7,20 +7,24 @@ CTX_INIT, of which the first N_CTX words are learned.
 """
 
 import os
+from collections.abc import Sequence
 
+import torch
+from torch import nn
 from yacs.config import CfgNode as CN
 
 from dassl.engine import TRAINER_REGISTRY
 from prompting.deep_prompts import CoupledPrompts, check_deep_context
 from prompting.prompted_clip import DeepPromptedCLIP
 from prompting.prompts import Prompts, sequence
+from prompting.text_encoder import TextEncoder
 from trainers.base import PromptTrainer
 
 RELEASED = "MultiModalPromptLearner"
 """The model name of the released weights, which are of the whole model."""
 
 
-def extend_cfg(cfg):
+def extend_cfg(cfg: CN) -> None:
     cfg.TRAINER.MAPLE = CN()
     cfg.TRAINER.MAPLE.N_CTX = 2  # number of context vectors, in each layer
     cfg.TRAINER.MAPLE.CTX_INIT = "a photo of a"  # words before the class, the first N_CTX to start from; "": noise
@@ -36,12 +40,12 @@ class PromptLearner(CoupledPrompts):
         classnames: N class names.
     """
 
-    def __init__(self, options, classnames, text_encoder, visual):
+    def __init__(self, options: CN, classnames: Sequence[str], text_encoder: TextEncoder, visual: nn.Module) -> None:
         super().__init__(options, text_encoder, visual)
         sequences = [sequence(self.words, f"{name}.") for name in classnames]
         self.prompts = Prompts(text_encoder, [sequences], classnames)
 
-    def forward(self):
+    def forward(self) -> tuple:
         """The text encoder's arguments for one row of N prompts."""
         return *self.prompts(self.ctx), self.compound_prompts_text
 
@@ -54,19 +58,21 @@ class MaPLe(PromptTrainer):
     class_axes = {}
     frozen_image_encoder = False
 
-    def check_cfg(self, cfg):
+    def check_cfg(self, cfg: CN) -> None:
         super().check_cfg(cfg)
         check_deep_context(cfg, "MAPLE", "N_CTX", "PROMPT_DEPTH")
 
-    def build_prompted_clip(self, clip_model, text_encoder, classnames):
+    def build_prompted_clip(
+        self, clip_model: nn.Module, text_encoder: TextEncoder, classnames: Sequence[str]
+    ) -> DeepPromptedCLIP:
         learner = PromptLearner(self.cfg.TRAINER.MAPLE, classnames, text_encoder, clip_model.visual)
         return DeepPromptedCLIP(clip_model, learner, text_encoder)
 
-    def model_folder(self, directory, name):
+    def model_folder(self, directory: str, name: str) -> str:
         released = os.path.join(directory, RELEASED)
         return released if os.path.isdir(released) else super().model_folder(directory, name)
 
-    def load_weights(self, name, state_dict, source):
+    def load_weights(self, name: str, state_dict: dict[str, torch.Tensor], source: str) -> None:
         prefix = f"{name}."
         ours = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
         super().load_weights(name, ours or state_dict, source)

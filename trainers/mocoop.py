@@ -8,26 +8,39 @@ feature is not normalised again unless RENORMALIZE says so.
 
     L = L_ce + ROUTER_WEIGHT * L_router + TEXT_WEIGHT * L_text
 
-L_router guides the router by the hard prompts, L_text keeps each expert near its group's templates; both come in the
-paper's form and in that of the released code. The latter's L_text tells experts among the groups' means by their
-cosines as they are, without the logit scale.
+L_router guides the router by the hard prompts, L_text keeps each expert near its group's templates. Each comes in the
+paper's form (paper, template) and in that of the released code (class, group_mean):
+
+    ROUTER_TARGET paper     L_router = KL(softmax_g(v . H_g / ROUTER_TEMPERATURE) || softmax_g(r))
+                  class     L_router = -sum_g q_g log softmax_g(r),  q = softmax_g(v . H_g(y), its two largest + 10)
+    TEXT_TARGET   template  L_text = mean_{g,c} -log mean_i softmax_c'(s t_g(c) . h_i(c'))_c
+                  group_mean L_text = mean_{g,c} -log softmax_c'(t_g(c) . H_g(c'))_c
+
+v is the image feature, y the image's class, r its router logits; t_g(c) the text feature of class c under expert g,
+h_i(c) that under hard template i of group g, all of length 1; s the logit scale, which the released L_text leaves out.
+H_g(c) is the mean of h_i(c) over i, H_g that over i and c, each then of length 1. L_router is the mean over images.
 """
 
 import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.data import DataLoader
 from yacs.config import CfgNode as CN
 
 from dassl.config import require
-from dassl.engine import TRAINER_REGISTRY
+from dassl.engine import TRAINER_REGISTRY, run_folder
 from dassl.utils import UserError
 from prompting.losses import text_loss
 from prompting.prompted_clip import PromptedCLIP
 from prompting.prompts import Prompts, encode_templates, sequence, soft, token_ids
+from prompting.template_groups import auto_groups
 from prompting.templates import all_templates, check_templates
-from trainers.base import PromptTrainer
+from prompting.text_encoder import TextEncoder
+from trainers.base import Mixture, PromptTrainer
 
 logger = logging.getLogger("dassl.trainers")
 
@@ -45,7 +58,7 @@ SHARED_GROUPS = [
 """The groups that the datasets of the paper have in common."""
 
 
-def extend_cfg(cfg):
+def extend_cfg(cfg: CN) -> None:
     cfg.TRAINER.MOCOOP = CN()
     cfg.TRAINER.MOCOOP.PREC = "fp16"  # fp16, fp32, amp, bf16
     cfg.TRAINER.MOCOOP.GROUPS = None  # list of lists of templates with {}; "auto"; None: the shared groups
@@ -68,9 +81,8 @@ class PromptLearner(nn.Module):
     """G experts and their router.
 
     Args:
-        layout: (G, 2) integers, each expert's number of vectors before and after the class name.
+        layout: (G, 2), each expert's number of vectors before and after the class name.
         classnames: N class names; `extra` are further ones that serve the text loss alone.
-        text_encoder: the TextEncoder.
         feature_dim: e, the length of image and text features.
         text_offset: whether to learn a vector that is added to all text features.
 
@@ -80,7 +92,15 @@ class PromptLearner(nn.Module):
         offset: (e,) or None.
     """
 
-    def __init__(self, layout, classnames, extra, text_encoder, feature_dim, text_offset=False):
+    def __init__(
+        self,
+        layout: list[list[int]],
+        classnames: Sequence[str],
+        extra: Sequence[str],
+        text_encoder: TextEncoder,
+        feature_dim: int,
+        text_offset: bool = False,
+    ) -> None:
         super().__init__()
         self.register_buffer("layout", torch.tensor(layout))
         self.ctx = nn.Parameter(torch.zeros(sum(map(sum, layout)), text_encoder.token_embedding.weight.shape[1]))
@@ -92,11 +112,11 @@ class PromptLearner(nn.Module):
             names = [*classnames, *extra]
             self.text_loss_prompts = Prompts(text_encoder, _expert_sequences(layout, names), names)
 
-    def forward(self, with_extra=False):
+    def forward(self, with_extra: bool = False) -> tuple:
         """The text encoder's arguments: G rows of N prompts, or of N + extra."""
         return (self.text_loss_prompts if with_extra else self.prompts)(self.ctx)
 
-    def gates(self, image_features, top_k):
+    def gates(self, image_features: torch.Tensor, top_k: int) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, e) normalised image features -> router logits (B, G) and gate weights (B, G), zero off the top K."""
         logits = self.router(image_features).to(image_features.dtype)  # autocast makes it half
         top, chosen = logits.topk(top_k, dim=-1)
@@ -112,7 +132,7 @@ def _expert_sequences(layout, names):
     return rows
 
 
-def template_ids(template):
+def template_ids(template: str) -> tuple[list[int], list[int]]:
     """Token ids of a template before and after the class name."""
     before, _, after = template.partition("{}")
     return token_ids(before), token_ids(after)
@@ -121,20 +141,22 @@ def template_ids(template):
 class MoCoOpCLIP(PromptedCLIP):
     """CLIP whose text features are a mixture of experts chosen per image."""
 
-    def __init__(self, clip_model, prompt_learner, text_encoder, top_k, renormalize):
+    def __init__(
+        self, clip_model: nn.Module, prompt_learner: nn.Module, text_encoder: TextEncoder, top_k: int, renormalize: bool
+    ) -> None:
         super().__init__(clip_model, prompt_learner, text_encoder)
         self.top_k, self.renormalize = top_k, renormalize
 
-    def encode_text(self, with_extra=False):
+    def encode_text(self, with_extra: bool = False) -> torch.Tensor:
         """(G, N, e) normalised text features of every expert and class."""
         return self.encode_prompts(with_extra)
 
-    def logits(self, image_features, text_features):
-        """(B, e) normalised image features, (G, N, e) text features -> (B, N); leaves gate_weights (B, G)."""
-        _, self.gate_weights = self.prompt_learner.gates(image_features, self.top_k)
-        return self.mix(image_features, text_features, self.gate_weights)
+    def logits(self, image_features: torch.Tensor, text_features: torch.Tensor) -> torch.Tensor:
+        """(B, e) normalised image features, (G, N, e) text features -> (B, N)."""
+        _, weights = self.prompt_learner.gates(image_features, self.top_k)
+        return self.mix(image_features, text_features, weights)
 
-    def mix(self, image_features, text_features, weights):
+    def mix(self, image_features: torch.Tensor, text_features: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """Per-expert logits mixed under the gate weights.
 
         (B, e), (G, N, e), (B, G) -> (B, N), in one matrix product of (B, G*e) with (G*e, N): no text feature is
@@ -148,7 +170,9 @@ class MoCoOpCLIP(PromptedCLIP):
         return logits
 
 
-def router_loss(router_logits, image_features, group_features, temperature):
+def router_loss(
+    router_logits: torch.Tensor, image_features: torch.Tensor, group_features: torch.Tensor, temperature: float
+) -> torch.Tensor:
     """KL(W_hard || W_router), W_hard = softmax over g of cos(v, h_g) / temperature (the paper's form).
 
     Args:
@@ -159,7 +183,9 @@ def router_loss(router_logits, image_features, group_features, temperature):
     return F.kl_div(F.log_softmax(router_logits, dim=-1), hard, reduction="batchmean", log_target=True)
 
 
-def router_loss_class(router_logits, image_features, class_features, labels):
+def router_loss_class(
+    router_logits: torch.Tensor, image_features: torch.Tensor, class_features: torch.Tensor, labels: torch.Tensor
+) -> torch.Tensor:
     """Cross-entropy of the router with a softmax over cos(v, group g's mean of class y), its top two raised by 10.
 
     The released code's form. class_features: (G, N, e), normalised means over each group's templates; labels: (B,).
@@ -170,33 +196,7 @@ def router_loss_class(router_logits, image_features, class_features, labels):
     return F.cross_entropy(router_logits, target)
 
 
-def auto_groups(text_encoder, templates, classnames, n_groups):
-    """Group templates by meaning: k-means on their text features, averaged over the classes.
-
-    Deterministic. A group begins with its most central template, which the expert starts from.
-
-    Args:
-        text_encoder: the TextEncoder.
-        templates: T strings with one `{}` each.
-        classnames: N class names.
-        n_groups: how many groups, at most T; templates that are all but equal may leave fewer.
-
-    Returns:
-        A list of lists of templates.
-    """
-    from sklearn.cluster import KMeans  # slow to import, and only this option needs it
-
-    features = F.normalize(encode_templates(text_encoder, templates, classnames).float(), dim=-1)
-    points = F.normalize(features.mean(dim=1), dim=-1).cpu().double().numpy()
-    means = KMeans(n_groups, n_init=10, random_state=0).fit(points)
-    distance = ((points - means.cluster_centers_[means.labels_]) ** 2).sum(axis=1)
-    groups = {label: [] for label in means.labels_}  # in order of first appearance
-    for i in distance.argsort(kind="stable"):
-        groups[means.labels_[i]].append(templates[i])
-    return list(groups.values())
-
-
-def check_top_k(cfg, n_groups):
+def check_top_k(cfg: CN, n_groups: int) -> None:
     require(cfg, "TRAINER.MOCOOP.TOP_K", at_least=1, at_most=n_groups, note="the number of groups")
 
 
@@ -206,8 +206,10 @@ class MoCoOp(PromptTrainer):
 
     section = "MOCOOP"
     class_axes = {}
+    is_mixture = True
+    other_learner = "experts of other groups (TRAINER.MOCOOP.GROUPS)"
 
-    def check_cfg(self, cfg):
+    def check_cfg(self, cfg: CN) -> None:
         super().check_cfg(cfg)
         options = cfg.TRAINER.MOCOOP
         require(cfg, "TRAINER.MOCOOP.ROUTER_TARGET", one_of=("paper", "class"))
@@ -227,12 +229,16 @@ class MoCoOp(PromptTrainer):
         check_templates(templates, "MOCOOP")
         check_top_k(cfg, n_groups)
 
-    def build_prompted_clip(self, clip_model, text_encoder, classnames):
+    def build_prompted_clip(
+        self, clip_model: nn.Module, text_encoder: TextEncoder, classnames: Sequence[str]
+    ) -> MoCoOpCLIP:
         options, dataset = self.cfg.TRAINER.MOCOOP, self.dm.dataset
         known = getattr(dataset, "all_classnames", classnames)
-        extra = self.virtual_classes() if options.TEXT_CLASSES == "all" else []
+        self.extra = self.virtual_classes() if options.TEXT_CLASSES == "all" else []
         # Unseen pairs are names without images, like new classes.
-        self.text_loss_names = [*classnames, *extra] if options.TEXT_CLASSES == "all" else classnames[: self.num_seen]
+        names = [*classnames, *self.extra]
+        self.text_loss_names = names if options.TEXT_CLASSES == "all" else names[: self.num_seen]
+        self.evaluated: list[torch.Tensor] = []  # the gate weights of the images evaluated last, by batches
         self.groups = options.GROUPS or SHARED_GROUPS
         if self.groups == "auto":
             self.groups = auto_groups(text_encoder, _auto_templates(self.cfg), list(known), options.N_GROUPS)
@@ -242,14 +248,8 @@ class MoCoOp(PromptTrainer):
             logger.info("  %s", "  ".join(group))
 
         ids = [template_ids(group[0]) for group in self.groups]
-        self.layout = layout = [[len(before), len(after)] for before, after in ids]
-        feature_dim = clip_model.text_projection.shape[1]
-
-        def build_learner(layout):
-            return PromptLearner(layout, classnames, extra, text_encoder, feature_dim, options.TEXT_OFFSET)
-
-        self.build_learner = build_learner
-        learner = build_learner(layout)
+        self.layout = [[len(before), len(after)] for before, after in ids]
+        learner = self._learner(text_encoder, self.layout)
         first_words = torch.tensor([i for before, after in ids for i in before + after])
         with torch.no_grad():
             learner.ctx.copy_(text_encoder.token_embedding.weight[first_words.to(self.device)])
@@ -257,25 +257,24 @@ class MoCoOp(PromptTrainer):
             self.tune_layernorms(clip_model, learner)
         return MoCoOpCLIP(clip_model, learner, text_encoder, options.TOP_K, options.RENORMALIZE)
 
-    def build_model(self):
+    def _learner(self, text_encoder: TextEncoder, layout: list[list[int]]) -> PromptLearner:
+        names, feature_dim = self.dm.dataset.classnames, text_encoder.text_projection.shape[1]
+        return PromptLearner(layout, names, self.extra, text_encoder, feature_dim, self.cfg.TRAINER.MOCOOP.TEXT_OFFSET)
+
+    def build_model(self) -> None:
         super().build_model()
         self.model.prompt_learner.layout.copy_(torch.tensor(self.layout))  # INIT_WEIGHTS may have had another
 
-    def load_weights(self, name, state_dict, source):
+    def learner_for(self, state_dict: Mapping[str, torch.Tensor], source: str) -> PromptLearner | None:
         # Trained on a dataset with other groups, the experts have another shape: it travels with the weights.
         layout = state_dict.get("layout")
-        if layout is not None and not torch.equal(layout.cpu(), self.model.prompt_learner.layout.cpu()):
-            check_top_k(self.cfg, len(layout))
-            learner = self.build_learner(layout.tolist()).to(self.device)
-            if self.layernorms is not None:
-                learner.layernorms = self.layernorms
-            self.model.prompt_learner = self._models[name] = learner
-        super().load_weights(name, state_dict, source)
+        if layout is None or torch.equal(layout.cpu(), self.model.prompt_learner.layout.cpu()):
+            return None
+        check_top_k(self.cfg, len(layout))
+        return self._learner(self.model.text_encoder, layout.tolist())
 
-    def before_train(self):
+    def before_train(self) -> None:
         super().before_train()
-        if self.model.prompt_learner.layout.tolist() != self.layout:
-            raise UserError("the run to resume has experts of other groups than TRAINER.MOCOOP.GROUPS here")
         with torch.no_grad():
             encoder, names, n = self.model.text_encoder, self.text_loss_names, self.num_seen
             self.hard_features = [
@@ -287,12 +286,12 @@ class MoCoOp(PromptTrainer):
             if self.cfg.TRAINER.MOCOOP.TEXT_TARGET == "group_mean":
                 self.hard_features = list(self.class_features[:, None])
 
-    def before_epoch(self):
+    def before_epoch(self) -> None:
         super().before_epoch()
         self.chosen = torch.zeros(len(self.groups), device=self.device)
         self.entropy, self.seen = 0.0, 0
 
-    def loss(self, images, labels):
+    def loss(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
         options, model = self.cfg.TRAINER.MOCOOP, self.model
         image_features = F.normalize(model.encode_image(images).float(), dim=-1)
         text_features = model.encode_text(with_extra=options.TEXT_WEIGHT > 0)
@@ -321,12 +320,12 @@ class MoCoOp(PromptTrainer):
             self.seen += len(labels)
         return loss, summary | accuracy
 
-    def clip_gradients(self):
+    def clip_gradients(self) -> None:
         limit = self.cfg.TRAINER.MOCOOP.GRAD_CLIP
         if limit > 0:
             nn.utils.clip_grad_norm_(self.model.prompt_learner.parameters(), limit)
 
-    def after_epoch(self):
+    def after_epoch(self) -> None:
         load = (self.chosen / self.seen).tolist()
         entropy = self.entropy / self.seen
         logger.info("router: load %s entropy %.3f", " ".join(f"{x:.3f}" for x in load), entropy)
@@ -335,7 +334,7 @@ class MoCoOp(PromptTrainer):
         self.write_scalar("router/entropy", entropy, self.epoch)
         super().after_epoch()
 
-    def vectors_among_words(self):
+    def vectors_among_words(self) -> list[tuple[str, torch.Tensor]]:
         learner = self.model.prompt_learner
         labels = [
             f"expert {g} {side} {k}"
@@ -345,20 +344,52 @@ class MoCoOp(PromptTrainer):
         ]
         return list(zip(labels, learner.ctx, strict=True))
 
-    def predict(self, loader):
-        self.gate_weights = []
-        for output, label in super().predict(loader):
-            self.gate_weights.append(self.model.gate_weights)
-            yield output, label
+    def predict(self, loader: DataLoader) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        self.evaluated = []
+        yield from super().predict(loader)
 
-    def extra_metrics(self):
-        """Of the evaluated images: the share that chose each expert (sums to TOP_K), each expert's mean gate weight."""
-        weights = torch.cat(self.gate_weights)
-        return {
-            "expert_usage": [round(x, 6) for x in (weights > 0).float().mean(dim=0).tolist()],
-            "expert_weight": [round(x, 6) for x in weights.mean(dim=0).tolist()],
-        }
+    def score(self, image_features: torch.Tensor, text_features: torch.Tensor) -> torch.Tensor:
+        _, weights = self.model.prompt_learner.gates(image_features, self.model.top_k)
+        self.evaluated.append(weights)
+        return self.model.mix(image_features, text_features, weights)
+
+    def mixture(self) -> Mixture | None:
+        """The experts, known by the templates that they began as, and their gate weights."""
+        if not self.evaluated:
+            return None
+        weights = torch.cat(self.evaluated).cpu()
+        names = [group[0] for group in self.groups] if self._groups_are_own() else [""] * weights.shape[1]
+        return Mixture(names, weights, named_by="began as")
+
+    def _groups_are_own(self) -> bool:
+        """Whether the weights are of this config's groups; False where nothing tells."""
+        if self.model.prompt_learner.layout.tolist() != self.layout:
+            return False
+        if self.loaded_from is None:
+            return True
+        try:
+            theirs = run_folder.read_config(self.loaded_from["model_dir"])
+        except UserError:
+            return False
+        options = self.cfg.TRAINER.MOCOOP
+        ours = {"TRAINER.MOCOOP.GROUPS": options.GROUPS}
+        if options.GROUPS == "auto":  # and what those follow from
+            ours["TRAINER.MOCOOP.N_GROUPS"] = options.N_GROUPS
+            ours["TRAINER.MOCOOP.TEMPLATES"] = list(options.TEMPLATES)
+            ours |= {"DATASET.NAME": self.cfg.DATASET.NAME, "MODEL.BACKBONE.NAME": self.cfg.MODEL.BACKBONE.NAME}
+        return all(theirs.get(key) == value for key, value in ours.items())
+
+    def extra_metrics(self) -> dict[str, Any]:
+        """Of the evaluated images: the share that chose each expert (sums to TOP_K), each expert's mean gate weight.
+        And what the experts began as, where that is known.
+        """
+        found = self.mixture()
+        if found is None:
+            return {}
+        shares = {"expert_usage": (found.weights > 0).float(), "expert_weight": found.weights}
+        metrics = {name: [round(x, 6) for x in share.mean(dim=0).tolist()] for name, share in shares.items()}
+        return metrics | ({"expert_names": found.names} if any(found.names) else {})
 
 
-def _auto_templates(cfg):
+def _auto_templates(cfg: CN) -> list[str]:
     return list(cfg.TRAINER.MOCOOP.TEMPLATES) or all_templates(cfg.DATASET.NAME)

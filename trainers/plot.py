@@ -12,10 +12,12 @@ images and classes of a batch at once, so that a plan depends on its neighbours;
 """
 
 import math
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.data import DataLoader
 from yacs.config import CfgNode as CN
 
 from dassl.config import require
@@ -24,6 +26,7 @@ from dassl.engine.trainer import progress
 from prompting import context
 from prompting.local_features import global_and_local_features
 from prompting.prompted_clip import PromptedCLIP
+from prompting.text_encoder import TextEncoder
 from trainers.base import PromptTrainer
 
 CHECK_EVERY = 10
@@ -33,7 +36,7 @@ COSTS_AT_ONCE = 2**25
 """Entries of C that Sinkhorn's iterations work on at a time: 128 MiB, and a few times that in between."""
 
 
-def extend_cfg(cfg):
+def extend_cfg(cfg: CN) -> None:
     cfg.TRAINER.PLOT = CN()
     cfg.TRAINER.PLOT.N = 4  # prompts of each class
     cfg.TRAINER.PLOT.N_CTX = 16  # context vectors of each prompt
@@ -52,25 +55,25 @@ class PromptLearner(context.PromptLearner):
     Args:
         options: cfg.TRAINER.PLOT.
         classnames: K class names.
-        text_encoder: the TextEncoder, for its token embeddings.
+        text_encoder: for its token embeddings.
 
     Attributes:
         ctx: the context vectors, (N, n_ctx, d) or, class-specific, (N, K, n_ctx, d).
     """
 
-    def __init__(self, options, classnames, text_encoder):
+    def __init__(self, options: CN, classnames: Sequence[str], text_encoder: TextEncoder) -> None:
         super().__init__(options, classnames, text_encoder)
         # from noise, since prompts that start alike would stay alike
         others = nn.init.normal_(self.ctx.new_empty(options.N - 1, *self.ctx.shape), std=0.02)
         self.ctx = nn.Parameter(torch.cat([self.ctx.detach()[None], others]))
 
-    def forward(self):
+    def forward(self) -> tuple:
         """The text encoder's arguments for N rows of K prompts."""
         return self.prompts(self.ctx.flatten(1, -2))
 
 
 @torch.no_grad()
-def transport_plan(cost, eps, max_iter, thresh):
+def transport_plan(cost: torch.Tensor, eps: float, max_iter: int, thresh: float) -> torch.Tensor:
     """The plans T = diag(u) exp(-cost / eps) diag(v) with uniform marginals, by Sinkhorn's iterations.
 
     Each problem ends by itself, at the first multiple of CHECK_EVERY iterations of which the last has moved every log v
@@ -108,19 +111,21 @@ class PLOTCLIP(PromptedCLIP):
         sinkhorn: the arguments of `transport_plan` after the cost.
     """
 
-    def __init__(self, clip_model, prompt_learner, text_encoder, sinkhorn):
+    def __init__(
+        self, clip_model: nn.Module, prompt_learner: nn.Module, text_encoder: TextEncoder, sinkhorn: tuple
+    ) -> None:
         super().__init__(clip_model, prompt_learner, text_encoder)
         self.sinkhorn = sinkhorn
 
-    def encode_image(self, images):
+    def encode_image(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) images -> (B, M, e) local image features, not normalised."""
         return global_and_local_features(self.image_encoder, images.to(self.dtype))[1]
 
-    def encode_text(self):
+    def encode_text(self) -> torch.Tensor:
         """(N, K, e) normalised text features."""
         return self.encode_prompts()
 
-    def logits(self, image_features, text_features):
+    def logits(self, image_features: torch.Tensor, text_features: torch.Tensor) -> torch.Tensor:
         """(B, M, e) normalised local image features, (N, K, e) text features -> (B, K) logits."""
         similarity = torch.einsum("bme,nke->bkmn", image_features, text_features)
         parts = similarity.detach().split(max(1, COSTS_AT_ONCE // similarity[0].numel()))
@@ -135,10 +140,10 @@ class PLOT(PromptTrainer):
     section = "PLOT"
 
     @property
-    def class_axes(self):
+    def class_axes(self) -> dict[str, int]:  # type: ignore[override]
         return {"ctx": 1} if self.cfg.TRAINER.PLOT.CSC else {}
 
-    def check_cfg(self, cfg):
+    def check_cfg(self, cfg: CN) -> None:
         super().check_cfg(cfg)
         context.check_context(cfg, "PLOT")
         require(cfg, "TRAINER.PLOT.N", at_least=1)
@@ -146,16 +151,18 @@ class PLOT(PromptTrainer):
         require(cfg, "TRAINER.PLOT.MAX_ITER", at_least=1)
         require(cfg, "TRAINER.PLOT.THRESH", at_least=0)
 
-    def build_prompted_clip(self, clip_model, text_encoder, classnames):
+    def build_prompted_clip(
+        self, clip_model: nn.Module, text_encoder: TextEncoder, classnames: Sequence[str]
+    ) -> PLOTCLIP:
         options = self.cfg.TRAINER.PLOT
         learner = PromptLearner(options, classnames, text_encoder)
         return PLOTCLIP(clip_model, learner, text_encoder, (options.EPS, options.MAX_ITER, options.THRESH))
 
     @torch.no_grad()
-    def predict(self, loader):
+    def predict(self, loader: DataLoader) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Text features once; local features batch by batch, since those of a whole test set are too many to keep."""
         text_features = self.model.encode_text()
         for batch in progress(loader):
             images, labels = self.parse_batch_test(batch)
             image_features = F.normalize(self.model.encode_image(images).float(), dim=-1)
-            yield self.model.logits(image_features, text_features), labels
+            yield self.score(image_features, text_features), labels

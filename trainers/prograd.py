@@ -9,20 +9,24 @@ projection on G_g. The length of G_g plays no part.
     G = G_d - LAMBDA * (G_d . G_g / |G_g|^2) G_g    otherwise
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
+from torch import nn
 from yacs.config import CfgNode as CN
 
 from dassl.config import require
 from dassl.engine import TRAINER_REGISTRY
 from dassl.optim.prograd import prograd
-from prompting.context import PromptLearner, check_context
+from prompting.context import PromptLearner, check_context, class_axes_of_context
 from prompting.losses import distillation_loss
 from prompting.prompted_clip import PromptedCLIP
+from prompting.text_encoder import TextEncoder
 from trainers.base import PromptTrainer
 
 
-def extend_cfg(cfg):
+def extend_cfg(cfg: CN) -> None:
     cfg.TRAINER.PROGRAD = CN()
     cfg.TRAINER.PROGRAD.N_CTX = 16  # number of context vectors
     cfg.TRAINER.PROGRAD.CSC = False  # class-specific context
@@ -39,21 +43,27 @@ class ProGrad(PromptTrainer):
 
     section = "PROGRAD"
 
-    def check_cfg(self, cfg):
+    @property
+    def class_axes(self) -> dict[str, int]:  # type: ignore[override]
+        return class_axes_of_context(self.cfg.TRAINER.PROGRAD)
+
+    def check_cfg(self, cfg: CN) -> None:
         super().check_cfg(cfg)
         check_context(cfg, "PROGRAD")
         require(cfg, "TRAINER.PROGRAD.LAMBDA", at_least=0)
         require(cfg, "TRAINER.PROGRAD.T", above=0)
 
-    def build_prompted_clip(self, clip_model, text_encoder, classnames):
+    def build_prompted_clip(
+        self, clip_model: nn.Module, text_encoder: TextEncoder, classnames: Sequence[str]
+    ) -> PromptedCLIP:
         learner = PromptLearner(self.cfg.TRAINER.PROGRAD, classnames, text_encoder)
         return PromptedCLIP(clip_model, learner, text_encoder)
 
-    def before_train(self):
+    def before_train(self) -> None:
         super().before_train()
         self.frozen_features = self.zero_shot_features()
 
-    def loss(self, images, labels):
+    def loss(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
         model, temperature = self.model, self.cfg.TRAINER.PROGRAD.T
         image_features = F.normalize(model.encode_image(images).float(), dim=-1)
         logits = model.logits(image_features, model.encode_text()[: self.num_seen])
@@ -62,7 +72,7 @@ class ProGrad(PromptTrainer):
         loss, summary = self.cross_entropy(logits, labels)
         return loss, {"loss_kl": self.kl.item()} | summary
 
-    def model_backward(self, loss):
+    def model_backward(self, loss: torch.Tensor) -> None:
         # Under amp both gradients are scaled alike; the correction is linear in one and blind to the other's length.
         ctx, kl = self.model.prompt_learner.ctx, self.kl
         general = torch.autograd.grad(kl if self.scaler is None else self.scaler.scale(kl), ctx, retain_graph=True)[0]

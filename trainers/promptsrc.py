@@ -15,6 +15,9 @@ independent of each other. Three things keep them from forgetting what CLIP know
 - textual diversity: g is the mean over CLIP's eighty templates (the paper has sixty).
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -27,10 +30,11 @@ from prompting.losses import distillation_loss
 from prompting.prompted_clip import DeepPromptedCLIP
 from prompting.prompts import Prompts, encode_templates, sequence
 from prompting.templates import IMAGENET
+from prompting.text_encoder import TextEncoder
 from trainers.base import PromptTrainer
 
 
-def extend_cfg(cfg):
+def extend_cfg(cfg: CN) -> None:
     cfg.TRAINER.PROMPTSRC = CN()
     cfg.TRAINER.PROMPTSRC.CTX_INIT = "a photo of a"  # words before the class; the first N_CTX_TEXT to start from
     cfg.TRAINER.PROMPTSRC.PREC = "fp16"  # fp16, fp32, amp, bf16
@@ -50,7 +54,6 @@ class PromptLearner(DeepContext):
     Args:
         options: cfg.TRAINER.PROMPTSRC.
         classnames: N class names.
-        text_encoder: the TextEncoder.
         visual: the image encoder, for its width w and its number of layers.
 
     Attributes:
@@ -60,7 +63,7 @@ class PromptLearner(DeepContext):
         UserError: the image encoder is a ResNet.
     """
 
-    def __init__(self, options, classnames, text_encoder, visual):
+    def __init__(self, options: CN, classnames: Sequence[str], text_encoder: TextEncoder, visual: nn.Module) -> None:
         check_vision_transformer(visual)
         super().__init__(options.CTX_INIT, options.N_CTX_TEXT, options.PROMPT_DEPTH_TEXT, text_encoder)
         depth = min(options.PROMPT_DEPTH_VISION, len(visual.transformer.resblocks))
@@ -69,16 +72,16 @@ class PromptLearner(DeepContext):
         sequences = [sequence(self.words, f"{name}.") for name in classnames]
         self.prompts = Prompts(text_encoder, [sequences], classnames)
 
-    def forward(self):
+    def forward(self) -> tuple:
         """The text encoder's arguments for one row of N prompts."""
         return *self.prompts(self.ctx), self.compound_prompts_text
 
-    def vision_prompts(self):
+    def vision_prompts(self) -> list[torch.Tensor]:
         """The image encoder's prompts: (N_CTX_VISION, w) for each layer."""
         return list(self.vision)
 
 
-def epoch_share(epoch, mean, std):
+def epoch_share(epoch: int, mean: float, std: float) -> float:
     """What an epoch, counted from 1, weighs among all up to it, under a Gaussian's weights."""
     epochs = torch.arange(1, epoch + 1, dtype=torch.double)
     return torch.softmax(-0.5 * ((epochs - mean) / std) ** 2, dim=0)[-1].item()
@@ -92,7 +95,7 @@ class PromptSRC(PromptTrainer):
     class_axes = {}
     frozen_image_encoder = False
 
-    def check_cfg(self, cfg):
+    def check_cfg(self, cfg: CN) -> None:
         super().check_cfg(cfg)
         counts = ("N_CTX_VISION", "PROMPT_DEPTH_TEXT", "PROMPT_DEPTH_VISION")
         check_deep_context(cfg, "PROMPTSRC", "N_CTX_TEXT", *counts)
@@ -100,21 +103,23 @@ class PromptSRC(PromptTrainer):
         require(cfg, "TRAINER.PROMPTSRC.IMAGE_LOSS_WEIGHT", at_least=0)
         require(cfg, "TRAINER.PROMPTSRC.GPA_STD", above=0)
 
-    def build_prompted_clip(self, clip_model, text_encoder, classnames):
+    def build_prompted_clip(
+        self, clip_model: nn.Module, text_encoder: TextEncoder, classnames: Sequence[str]
+    ) -> DeepPromptedCLIP:
         learner = PromptLearner(self.cfg.TRAINER.PROMPTSRC, classnames, text_encoder, clip_model.visual)
         return DeepPromptedCLIP(clip_model, learner, text_encoder)
 
-    def build_model(self):
+    def build_model(self) -> None:
         super().build_model()
         self.aggregate = {name: value.clone() for name, value in self.model.prompt_learner.state_dict().items()}
 
-    def before_train(self):
+    def before_train(self) -> None:
         super().before_train()
         names = self.dm.dataset.classnames[: self.num_seen]
         features = encode_templates(self.model.text_encoder, IMAGENET, names)
         self.frozen_text_features = F.normalize(features.float().mean(dim=0), dim=-1)
 
-    def loss(self, images, labels):
+    def loss(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
         options, model = self.cfg.TRAINER.PROMPTSRC, self.model
         image_features = F.normalize(model.encode_image(images).float(), dim=-1)
         frozen_image_features = F.normalize(model.image_encoder(images.to(model.dtype)).float(), dim=-1)
@@ -129,7 +134,7 @@ class PromptSRC(PromptTrainer):
         terms = {"loss_ce": ce, "loss_text": text, "loss_image": image, "loss_logits": kl}
         return sum(terms.values()), {name: term.item() for name, term in terms.items()} | summary
 
-    def after_epoch(self):
+    def after_epoch(self) -> None:
         options, learner = self.cfg.TRAINER.PROMPTSRC, self.model.prompt_learner
         share = epoch_share(self.epoch + 1, options.GPA_MEAN, options.GPA_STD)
         for name, value in learner.state_dict().items():
@@ -138,9 +143,9 @@ class PromptSRC(PromptTrainer):
             learner.load_state_dict(self.aggregate)
         super().after_epoch()
 
-    def run_state(self):
+    def run_state(self) -> dict[str, Any]:
         return super().run_state() | {"aggregate": self.aggregate}
 
-    def load_run_state(self, state):
+    def load_run_state(self, state: dict[str, Any]) -> None:
         super().load_run_state(state)
         self.aggregate = {name: value.to(self.device) for name, value in state["aggregate"].items()}

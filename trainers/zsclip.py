@@ -5,7 +5,9 @@ text features of the seven ImageNet templates that CLIP's authors selected and, 
 """
 
 import logging
+from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import nn
 
@@ -13,6 +15,7 @@ from dassl.engine import TRAINER_REGISTRY
 from prompting.prompted_clip import PromptedCLIP
 from prompting.prompts import encode_templates
 from prompting.templates import IMAGENET_SELECT, custom_template
+from prompting.text_encoder import TextEncoder
 from trainers.base import PromptTrainer
 
 logger = logging.getLogger("dassl.trainers")
@@ -26,11 +29,11 @@ class FixedCLIP(PromptedCLIP):
         text_features: (N, e), normalised here.
     """
 
-    def __init__(self, clip_model, text_encoder, text_features):
+    def __init__(self, clip_model: nn.Module, text_encoder: TextEncoder, text_features: torch.Tensor) -> None:
         super().__init__(clip_model, nn.Module(), text_encoder)
         self.register_buffer("text_features", F.normalize(text_features.float(), dim=-1))
 
-    def encode_text(self):
+    def encode_text(self) -> torch.Tensor:
         return self.text_features
 
 
@@ -40,16 +43,18 @@ class ZeroshotCLIP(PromptTrainer):
 
     class_axes = {}
 
-    def templates(self):
+    def templates(self) -> list[str]:
         return [custom_template(self.cfg.DATASET.NAME)]
 
-    def build_prompted_clip(self, clip_model, text_encoder, classnames):
+    def build_prompted_clip(
+        self, clip_model: nn.Module, text_encoder: TextEncoder, classnames: Sequence[str]
+    ) -> FixedCLIP:
         templates = self.templates()
         logger.info("Prompt ensembling (n=%d): %s", len(templates), templates)
         features = F.normalize(encode_templates(text_encoder, templates, classnames).float(), dim=-1)
         return FixedCLIP(clip_model, text_encoder, features.mean(dim=0))
 
-    def train(self):
+    def train(self) -> None:  # type: ignore[override]
         logger.info("Nothing to train")
         self.test()
 
@@ -58,6 +63,6 @@ class ZeroshotCLIP(PromptTrainer):
 class ZeroshotCLIP2(ZeroshotCLIP):
     """Zero-shot CLIP with a template ensemble."""
 
-    def templates(self):
+    def templates(self) -> list[str]:
         own = custom_template(self.cfg.DATASET.NAME)
         return IMAGENET_SELECT + ([own] if self.cfg.DATASET.NAME != "ImageNet" else [])

@@ -342,9 +342,9 @@ class SimpleTrainer(TrainerBase):
         evaluator: what `test` feeds.
     """
 
-    class_axes = None
+    class_axes: dict[str, int] | None = None
     new_classes_as_started = False
-    told_classes = None
+    told_classes: list[str] | None = None
 
     def __init__(self, cfg):
         super().__init__()
@@ -567,14 +567,13 @@ class SimpleTrainer(TrainerBase):
             yield self.model_inference(input), label
 
     def _write_metrics(self, split, results, seconds):
-        counts = {key: vars(self.evaluator).get(f"_{key}") for key in ("total", "correct")}
         trained = [p for m in self._models.values() for p in m.parameters() if p.requires_grad]
         run_folder.write_metrics(
             self.cfg,
             {
                 "split": split,
                 **results,
-                **{key: count for key, count in counts.items() if count is not None},
+                **(self.evaluator.counts() if hasattr(self.evaluator, "counts") else {}),
                 **self.extra_metrics(),
                 "loaded_from": self.loaded_from,
                 "trainable_parameters": sum(p.numel() for p in {id(p): p for p in trained}.values()),

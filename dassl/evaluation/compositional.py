@@ -259,6 +259,9 @@ class Compositional(EvaluatorBase):
         figures["curve"] = thinned(self.curve)
         return figures
 
+    def counts(self) -> dict[str, int]:
+        return {"total": self._total, "correct": self._correct}
+
     def _plot(self):
         from matplotlib.figure import Figure  # slow to import
 

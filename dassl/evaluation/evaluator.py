@@ -38,6 +38,10 @@ class EvaluatorBase:
         """An OrderedDict of figures; the first is the one that models are chosen by."""
         raise NotImplementedError
 
+    def counts(self) -> dict[str, int]:
+        """What was counted in the last `evaluate`, for metrics.json beside the figures. Default: nothing."""
+        return {}
+
 
 @EVALUATOR_REGISTRY.register()
 class Classification(EvaluatorBase):
@@ -57,6 +61,8 @@ class Classification(EvaluatorBase):
             raise ValueError("TEST.PER_CLASS_RESULT needs lab2cname, the class names by label")
         self._lab2cname = lab2cname
         self.reset()
+
+    _correct = _total = 0
 
     def reset(self):
         self._predicted, self._true = [], []
@@ -98,6 +104,9 @@ class Classification(EvaluatorBase):
         if self.cfg.TEST.COMPUTE_CMAT:
             self._save_confusion_matrix(true, predicted)
         return results
+
+    def counts(self) -> dict[str, int]:
+        return {"total": self._total, "correct": self._correct}
 
     def _per_class(self, true, predicted):
         """Log every class's accuracy; return their mean, in percent."""

@@ -135,7 +135,7 @@ def ask(*args):
     raise AssertionError("CUDA was touched")
 
 torch.cuda.is_available = torch.cuda.device_count = torch.cuda._lazy_init = torch._C._cuda_getDeviceCount = ask
-import predict, trainers.trained, benchmark.explain, benchmark.export, benchmark.worker
+import learned.predict, learned.model, learned.explain, learned.export, benchmark.worker
 """
 
 

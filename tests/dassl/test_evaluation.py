@@ -1,12 +1,13 @@
 """Accuracy, macro F1, results per class and the confusion matrix, worked out by hand."""
 
+import json
 import logging
 
 import pytest
 import torch
 
 from dassl.config import get_cfg_default
-from dassl.evaluation import EVALUATOR_REGISTRY, Classification, build_evaluator
+from dassl.evaluation import EVALUATOR_REGISTRY, Classification, EvaluatorBase, build_evaluator
 from dassl.metrics import compute_accuracy, compute_distance_matrix
 from dassl.utils import UserError
 
@@ -38,10 +39,36 @@ def test_classification(tmp_path, caplog):
         results = _feed(evaluator)
     assert list(results) == ["accuracy", "error_rate", "macro_f1"]
     assert list(results.values()) == pytest.approx([75, 25, MACRO_F1])
-    assert (evaluator._total, evaluator._correct) == (8, 6)
+    assert evaluator.counts() == {"total": 8, "correct": 6}
     assert caplog.messages[-1] == (
         "=> result\n* total: 8\n* correct: 6\n* accuracy: 75.0%\n* error: 25.0%\n* macro_f1: 77.5%"
     )
+
+
+class Alone:
+    """An evaluator that shares nothing with ours."""
+
+    def __init__(self, cfg, **kwargs):
+        self._total = 3
+
+    def reset(self):
+        pass
+
+    def process(self, mo, gt):
+        pass
+
+    def evaluate(self):
+        return {"mine": 1.0}
+
+
+@pytest.mark.parametrize("of_ours", [False, True])
+def test_counts_in_metrics_are_what_an_evaluator_says(of_ours, tmp_path, toy_run, monkeypatch):
+    """Dassl's evaluators say nothing, and no attribute of theirs is read."""
+    evaluator = type("Other", (Alone, EvaluatorBase) if of_ours else (Alone,), {})
+    monkeypatch.setitem(EVALUATOR_REGISTRY._objects, "Other", evaluator)
+    for name, expected in (("Other", None), ("Classification", 12)):
+        toy_run("ZeroshotCLIP", tmp_path / name, "TEST.EVALUATOR", name, config="vit_b16", flags=["--eval-only"])
+        assert json.loads((tmp_path / name / "metrics.json").read_text()).get("total") == expected
 
 
 def test_large_totals_have_commas(tmp_path, caplog):

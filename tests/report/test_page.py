@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from benchmark.__main__ import main
-from benchmark.explain import THUMBNAIL
+from learned.explain import THUMBNAIL
 
 
 class Page(HTMLParser):

@@ -9,10 +9,10 @@ import torch
 from dassl.config import get_cfg_default, merge_from_list
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import UserError
+from learned.model import build_for, load_run
 from tests.conftest import TOY_CLASSES
 from trainers import extend_cfg
 from trainers.coop import CoOp
-from trainers.trained import build_for, load_run
 
 OURS = [n for n in TRAINER_REGISTRY.registered_names() if TRAINER_REGISTRY.get(n).__module__.startswith("trainers.")]
 BASE, NEW = ("DATASET.SUBSAMPLE_CLASSES", "base"), ("DATASET.SUBSAMPLE_CLASSES", "new")

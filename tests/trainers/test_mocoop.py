@@ -1,5 +1,6 @@
 """MoCoOp's formulas against loops over images, experts, classes and templates, in float64."""
 
+import json
 import math
 
 import clip
@@ -239,6 +240,46 @@ def test_experts_of_other_groups_come_with_the_weights(tmp_path, toy_run):
     flags = ["--eval-only", "--model-dir", str(tmp_path / "train")]
     trainer = toy_run("MoCoOp", tmp_path / "eval", flags=flags)
     assert trainer.model.prompt_learner.layout.tolist() == [[4, 1], [3, 1], [1, 5]]
+    assert trainer.mixture().names == ["", "", ""], "not the first templates of this config's groups"
+
+
+def test_experts_are_known_by_their_first_templates_where_the_weights_are_of_these_groups(tmp_path, toy_run):
+    """In a run and in one that evaluates it on other classes; not under groups that only look alike."""
+
+    def names(name, groups, flags=(), *keys):
+        toy_run("MoCoOp", tmp_path / name, "TRAINER.MOCOOP.GROUPS", groups, "OPTIM.MAX_EPOCH", 1, *keys, flags=flags)
+        return json.loads((tmp_path / name / "metrics.json").read_text()).get("expert_names")
+
+    ours, theirs = (f"[['{word} photo of a {{}}.', 'a {{}}.'], ['art of the {{}}.']]" for word in ("a", "my"))
+    base, new = ("DATASET.SUBSAMPLE_CLASSES", "base"), ("DATASET.SUBSAMPLE_CLASSES", "new")
+    flags = ["--eval-only", "--model-dir", str(tmp_path / "train")]
+    expected = ["a photo of a {}.", "art of the {}."]
+    assert names("train", ours, (), *base) == expected == names("new", ours, flags, *new)
+    assert names("other", theirs, flags, *base) is None
+    templates = ("TRAINER.MOCOOP.TEMPLATES", "['a {}.', 'the {}.', 'my {}.']", "TRAINER.MOCOOP.N_GROUPS", 2)
+    flags[-1] = str(tmp_path / "auto")
+    found = names("auto", "auto", (), *templates, *base)
+    assert len(found) == 2 and found == names("auto new", "auto", flags, *templates, *new)
+    assert names("auto other", "auto", flags, *base, "TRAINER.MOCOOP.N_GROUPS", 2) is None
+
+
+def test_gate_weights_of_an_evaluation_batch_by_batch(tmp_path, toy_run):
+    """As where images come in another way than from the cache of features."""
+    trainer = toy_run("MoCoOp", tmp_path, "OPTIM.MAX_EPOCH", 1)
+    expected = trainer.extra_metrics()
+
+    class Other(type(trainer)):
+        def parse_batch_test(self, batch):
+            return batch["img"], batch["label"]
+
+    trainer.__class__ = Other
+    with torch.no_grad():
+        trainer.test()
+        trainer.model(next(iter(trainer.test_loader))["img"])  # which is no evaluation
+    found = trainer.extra_metrics()
+    assert found["expert_usage"] == expected["expert_usage"] and found["expert_names"] == expected["expert_names"]
+    assert found["expert_weight"] == pytest.approx(expected["expert_weight"], abs=1e-5)
+    assert len(trainer.mixture().weights) == 12
 
 
 def test_layernorms_learn_at_a_tenth_of_the_rate(tmp_path, toy_run):

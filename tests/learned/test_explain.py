@@ -6,11 +6,15 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from benchmark.__main__ import main as benchmark
-from benchmark.explain import classes, confusions, experts, preferring
+from dassl.engine import TRAINER_REGISTRY
+from learned.explain import classes, confusions, experts, preferring
 from tests.conftest import REPO, TOY_CLASSES
+from trainers.base import Mixture
+from trainers.coop import CoOp
 
 SHORT = ("OPTIM.MAX_EPOCH", 1, "DATALOADER.NUM_WORKERS", 0)
 
@@ -33,16 +37,19 @@ def test_classes_and_confusions_by_hand():
 
 
 def test_experts_by_hand():
-    gates = np.array([[0.5, 0.5, 0.0], [0.0, 0.9, 0.1], [0.2, 0.0, 0.8], [0.0, 0.7, 0.3]])
-    assert preferring(gates, 2) == [[0, 2], [1, 3], [2, 3]] and preferring(gates, 9)[0] == [0, 2]
-    assert [row[:2] for row in experts(gates, ["a", "b", "c"]).rows] == [[1, "a"], [2, "b"], [3, "c"]]
-    assert np.allclose([row[2:] for row in experts(gates, "abc").rows], [[50, 17.5], [75, 52.5], [75, 30]])
+    weights = torch.tensor([[0.5, 0.5, 0.0], [0.0, 0.9, 0.1], [0.2, 0.0, 0.8], [0.0, 0.7, 0.3]])
+    mixture = Mixture(["a", "b", "c"], weights, "began as")
+    assert preferring(mixture, 2) == [[0, 2], [1, 3], [2, 3]] and preferring(mixture, 9)[0] == [0, 2]
+    table = experts(mixture)
+    assert table.header == ["expert", "began as", "chosen %", "weight %"]
+    assert [row[:2] for row in table.rows] == [[1, "a"], [2, "b"], [3, "c"]]
+    assert np.allclose([row[2:] for row in table.rows], [[50, 17.5], [75, 52.5], [75, 30]])
 
 
 def test_a_whole_run(tmp_path, toy_run, capsys):
     trainer = toy_run("MoCoOp", tmp_path / "run", *SHORT)
     logits = [row for output, _ in trainer.predict(trainer.test_loader) for row in output.tolist()]
-    weights = [row for gates in trainer.gate_weights for row in gates.tolist()]
+    weights = trainer.mixture().weights.tolist()
     items = trainer.dm.dataset.test
     zero_shot = toy_run("ZeroshotCLIP", tmp_path / "zero", config="vit_b16", flags=["--eval-only"])
     baseline = [row for output, _ in zero_shot.predict(zero_shot.test_loader) for row in output.tolist()]
@@ -67,7 +74,7 @@ def test_a_whole_run(tmp_path, toy_run, capsys):
     table = rows_of(out / "experts.csv")
     assert [float(row[2]) for row in table] == pytest.approx([100 * x for x in metrics["expert_usage"]], abs=1e-3)
     assert [float(row[3]) for row in table] == pytest.approx([100 * x for x in metrics["expert_weight"]], abs=1e-3)
-    assert [row[1] for row in table] == [group[0] for group in trainer.groups]
+    assert [row[1] for row in table] == [group[0] for group in trainer.groups] == metrics["expert_names"]
     for g in range(len(table)):
         best = sorted((-row[g], i) for i, row in enumerate(weights) if row[g] > 0)[:2]
         told = [row for row in rows_of(out / "expert_images.csv") if int(row[0]) == g + 1]
@@ -79,6 +86,40 @@ def test_a_whole_run(tmp_path, toy_run, capsys):
     wrong = sum(row.index(max(row)) != item.label for row, item in zip(logits, items, strict=True))
     assert sum(int(row[2]) for row in rows_of(out / "confusions.csv")) == wrong
     assert f"{12 - wrong} of 12 test images right" in capsys.readouterr().out
+
+
+def test_a_mixture_of_any_method(tmp_path, toy_run, monkeypatch):
+    """It is asked for, not known by name; the whole and its half, here."""
+
+    class Halves(CoOp):
+        is_mixture = True
+
+        def mixture(self):
+            return Mixture(["whole", "half"], torch.tensor([[0.75, 0.25], [1.0, 0.0]] * 6))
+
+    toy_run("CoOp", tmp_path / "runs" / "caltech101/CoOp/vit_b16_ep50_4shots/seed1", *SHORT)
+    monkeypatch.setitem(TRAINER_REGISTRY._objects, "CoOp", Halves)
+    (run,) = (tmp_path / "runs").rglob("seed1")
+    assert benchmark(["explain", str(run), "--out", str(tmp_path / "out")]) == 0
+    with open(tmp_path / "out" / "experts.csv", newline="") as file:
+        assert list(csv.reader(file)) == [
+            ["expert", "name", "chosen %", "weight %"],
+            ["1", "whole", "100.0", "87.5"],
+            ["2", "half", "50.0", "12.5"],
+        ]
+    assert benchmark(["report", str(tmp_path / "runs"), "--examples", "1"]) == 0
+    assert (tmp_path / "runs/report/figures/few_shot_experts_caltech101.jpg").is_file()
+
+
+def test_experts_of_another_runs_groups(tmp_path, toy_run):
+    """Other groups, more of them, whose names the evaluation's config does not know."""
+    groups = "[['a {}.'], ['the {}.'], ['my {}.'], ['art of the {}.'], ['one {}.']]"
+    toy_run("MoCoOp", tmp_path / "run", *SHORT, "TRAINER.MOCOOP.GROUPS", groups)
+    flags = ["--eval-only", "--model-dir", str(tmp_path / "run")]
+    keys = ("TRAINER.MOCOOP.GROUPS", "[['a photo of a {}.'], ['the {}.']]")
+    toy_run("MoCoOp", tmp_path / "other", *keys, flags=flags)
+    assert benchmark(["explain", str(tmp_path / "other"), "--out", str(tmp_path / "out")]) == 0
+    assert [row[:2] for row in rows_of(tmp_path / "out" / "experts.csv")] == [[str(g), ""] for g in range(1, 6)]
 
 
 @pytest.mark.parametrize(

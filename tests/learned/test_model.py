@@ -11,9 +11,9 @@ import yaml
 from dassl.config import get_cfg_default
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import UserError, numerics, set_numerics
+from learned.model import load_run, parse_classnames
 from tests.conftest import REPO
 from trainers.coop import CoOp
-from trainers.trained import load_run, parse_classnames
 
 BASE, NEW = ("DATASET.SUBSAMPLE_CLASSES", "base"), ("DATASET.SUBSAMPLE_CLASSES", "new")
 SHORT = ("OPTIM.MAX_EPOCH", 1, "DATALOADER.NUM_WORKERS", 0)

@@ -2,19 +2,28 @@
 
 import glob
 import os
+from collections.abc import Sequence
 from functools import cached_property
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.utils.data import DataLoader
+from yacs.config import CfgNode
 
 import trainers
 from dassl.config import get_cfg_default, merge_from_list
+from dassl.data import build_data_loader
+from dassl.data.datasets import Datum
 from dassl.data.transforms import build_transform
 from dassl.engine import TRAINER_REGISTRY, MisfitError, run_folder
+from dassl.engine.trainer import SimpleTrainer
+from dassl.layout import ANY_CHECKPOINT, CLASSES, CONFIG, METRICS
 from dassl.utils import UserError, read_json, set_numerics
 from datasets.compositional import pairs_by_name
-from trainers.base import PromptedCLIP, PromptTrainer
+from prompting.prompted_clip import PromptedCLIP
+from trainers.base import Mixture, PromptTrainer
 
 
 class TrainedModel:
@@ -30,17 +39,21 @@ class TrainedModel:
         text_features: what the model's encode_text gives; None for trainers with an inference of their own.
     """
 
-    def __init__(self, trainer, classnames):
+    trainer: Any
+    text_features: Any
+
+    def __init__(self, trainer: SimpleTrainer, classnames: list[str]) -> None:
         trainer.set_model_mode("eval")
         self.trainer, self.classnames = trainer, classnames
         self.transform = build_transform(trainer.cfg, is_train=False)
-        self._plain = isinstance(trainer, PromptTrainer) and trainer.plain_inference
+        self._answers = isinstance(trainer, PromptTrainer)  # for itself: its hooks are there
+        self._plain = self._answers and self.trainer.plain_inference
         with torch.no_grad():
             self.text_features = trainer.model.encode_text() if self._plain else None
-            self._encode_image = trainer.model.image_encoding() if self._plain else None
+            self._encode_image: Any = trainer.model.image_encoding() if self._plain else None
 
     @torch.no_grad()
-    def logits(self, images):
+    def logits(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) transformed images -> (B, N)."""
         images = images.to(self.trainer.device)
         if self._plain:
@@ -48,20 +61,42 @@ class TrainedModel:
             return self.trainer.model.logits(features, self.text_features)
         return self.trainer.model_inference(images)
 
-    def probabilities(self, images):
+    def probabilities(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) transformed images -> (B, N), on the CPU."""
         return self.logits(images).float().softmax(dim=-1).cpu()
 
-    def classifier(self):
+    def loader(self, items: list[Datum]) -> DataLoader:
+        """A loader of images under the run's test transform, in their order, as the run's test takes them."""
+        cfg = self.trainer.cfg
+        size = cfg.DATALOADER.TEST.BATCH_SIZE
+        return build_data_loader(cfg, data_source=items, batch_size=size, tfm=self.transform, is_train=False)
+
+    @torch.no_grad()
+    def predicted(self, loader: DataLoader) -> torch.Tensor:
+        """(n,) the class given to each image of a loader, on the CPU."""
+        self.trainer.set_model_mode("eval")
+        batches = (self.trainer.predict_classes if self._answers else self.trainer.predict)(loader)
+        return torch.cat([logits.argmax(dim=1).cpu() for logits, _ in batches])
+
+    def mixture(self) -> Mixture | None:
+        """What the answers of the images last `predicted` are made of; None where the method mixes no parts."""
+        return self.trainer.mixture() if self._answers else None
+
+    def vectors_among_words(self) -> list[tuple[str, torch.Tensor]]:
+        """(label, (d,) vector) of each that is learned in the space of token embeddings."""
+        return self.trainer.vectors_among_words() if self._answers else []
+
+    def classifier(self) -> tuple[torch.Tensor, torch.Tensor]:
         """(N, e) normalised text features and CLIP's logit scale, float32 on the CPU; their product with CLIP's own
         normalised image features are the logits.
 
         Raises:
             UserError: the logits are more than that.
         """
-        cfg, model = self.trainer.cfg, getattr(self.trainer, "model", None)
+        cfg = self.trainer.cfg
+        model: Any = getattr(self.trainer, "model", None)
 
-        def overrides(*names):
+        def overrides(*names: str) -> bool:
             return any(getattr(type(model), name) is not getattr(PromptedCLIP, name) for name in names)
 
         if not self._plain or overrides("logits", "forward"):
@@ -71,7 +106,12 @@ class TrainedModel:
         return self.text_features.float().cpu().contiguous(), model.logit_scale.float().cpu()
 
 
-def load_run(model_dir, classnames=None, device=None, epoch=None):
+def load_run(
+    model_dir: str | os.PathLike,
+    classnames: Sequence[str] | None = None,
+    device: str | None = None,
+    epoch: int | None = None,
+) -> TrainedModel:
     """The TrainedModel of a run.
 
     A run that only evaluated another one's weights is built with those. torch's flags are set as in the run itself.
@@ -93,10 +133,10 @@ def load_run(model_dir, classnames=None, device=None, epoch=None):
             raise UserError("there is no GPU for --device cuda: leave it out, or give cpu")
         cfg.USE_CUDA = device == "cuda"
     set_numerics(cfg)
-    classes = run_folder.read_classes(model_dir)
+    classes: Any = run_folder.read_classes(model_dir)
     if classes is None and classnames is None:
         raise UserError(
-            f"{model_dir} does not tell its classes (no {run_folder.CLASSES}: an earlier version's run): give them in "
+            f"{model_dir} does not tell its classes (no {CLASSES}: an earlier version's run): give them in "
             "the order of the labels with --classnames, or the run's train.py command again, which writes the file"
         )
     names = classes["classnames"] if classnames is None else list(classnames)
@@ -129,36 +169,42 @@ def load_run(model_dir, classnames=None, device=None, epoch=None):
     return TrainedModel(trainer, names)
 
 
-def read_cfg(model_dir):
+def read_cfg(model_dir: str | os.PathLike) -> CfgNode:
     """A run's config. Blocks of trainers that are not there (any more) are passed over."""
     cfg = get_cfg_default()
     trainers.extend_cfg(cfg)
-    words = []
+    words: list[Any] = []
     for key, value in run_folder.read_config(model_dir).items():
         block, *rest = key.split(".")[:2]
         if block != "TRAINER" or rest[0] in cfg.TRAINER:
             words += [key, value]
-    merge_from_list(cfg, words, source=os.path.join(model_dir, "config.yaml"))
+    merge_from_list(cfg, words, source=os.path.join(model_dir, CONFIG))
     return cfg
 
 
-def build_for(cfg, classes):
+def is_mixture(trainer: str) -> bool:
+    """Whether the trainer of a name says of its runs what their answers are made of; False for an unknown one."""
+    known = trainer in TRAINER_REGISTRY.registered_names()
+    return known and getattr(TRAINER_REGISTRY.get(trainer), "is_mixture", False)
+
+
+def build_for(cfg: CfgNode, classes: dict[str, Any]) -> SimpleTrainer:
     """The trainer that a config names, built for classes without any image of them; it evaluates, but cannot train.
 
     Args:
-        cfg: the config.
         classes: what `DatasetBase.classes` gave; "pairs" may be missing, they are then told by the class names.
     """
-    dataset = _Classes(classes)
+    dataset: Any = _Classes(classes)
+    method: Any = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
 
-    class Trainer(TRAINER_REGISTRY.get(cfg.TRAINER.NAME)):
-        def build_data_loader(self):
+    class Trainer(method):
+        def build_data_loader(self) -> None:
             self.dm = SimpleNamespace(dataset=dataset)
             self.train_loader_x = self.train_loader_u = self.val_loader = self.test_loader = None
             self.num_classes, self.num_source_domains = len(dataset.classnames), 0
             self.lab2cname = dict(enumerate(dataset.classnames))
 
-        def build_evaluator(self):
+        def build_evaluator(self) -> None:
             """None: evaluators may ask for more than the classes."""
 
     return Trainer(cfg)
@@ -177,16 +223,16 @@ class _Classes:
 
 def _weights(model_dir, epoch):
     """(folder, epoch) of a run's weights: its own, else those that it evaluated; (None, epoch) where it has none."""
-    if glob.glob(os.path.join(glob.escape(str(model_dir)), "*", "model*.pth.tar*")):
+    if glob.glob(os.path.join(glob.escape(str(model_dir)), "*", ANY_CHECKPOINT)):
         return model_dir, epoch
-    metrics = os.path.join(model_dir, "metrics.json")
+    metrics = os.path.join(model_dir, METRICS)
     loaded = read_json(metrics).get("loaded_from") if os.path.isfile(metrics) else None
     if not loaded:
         return None, epoch
     return loaded["model_dir"], loaded["load_epoch"] if epoch is None else epoch
 
 
-def parse_classnames(text):
+def parse_classnames(text: str) -> list[str]:
     """Class names as an argument gives them: a file with a name a line, or names between commas.
 
     Raises:

@@ -1,29 +1,26 @@
-"""What a run has learned, in words, images and figures.
-
-    python -m benchmark explain RUN [--words N] [--images K] [--out DIR] [--root R] [--load-epoch E]
-
-Prints the words nearest to each learned vector; of MoCoOp, how often each expert is chosen and the test images that
-prefer it; the classes that gained and lost most against zero-shot CLIP; the classes most often confused. All but the
-words needs the dataset. With --out the tables stand whole in CSV files, the experts' images in experts.png.
-"""
+"""What a run has learned, in words, images and figures."""
 
 import argparse
 import csv
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
 from tabulate import tabulate
+from yacs.config import CfgNode
 
 import datasets  # noqa: F401  registers every dataset
-from dassl.data import build_data_loader
-from dassl.data.datasets import build_dataset
+from dassl.data.datasets import Datum, build_dataset
 from dassl.utils import UserError, atomic_path, mkdir_if_missing, read_image
+from learned.model import TrainedModel, build_for, load_run
+from mocoop.command import Command
 from prompting.backbone import known_tokens
 from prompting.nearest_words import nearest_words
-from trainers.trained import build_for, load_run
+from trainers.base import Mixture
 
 THUMBNAIL = 96  # pixels
 
@@ -47,7 +44,7 @@ class Table:
     tail: bool = True
     digits: int = 1
 
-    def show(self, folder=None):
+    def show(self, folder: str | Path | None = None) -> None:
         """Print it; write <folder>/<name>.csv too where there is a folder."""
         rows, n = self.rows, self.lines
         # told here which cells are numbers: a word or a class may look like one
@@ -65,12 +62,13 @@ class Table:
                 csv.writer(file).writerows([self.header, *self.rows])
 
 
-def words(trainer, n):
+def words(model: TrainedModel, n: int) -> Table | None:
     """The table of the n words nearest to each vector, or None where nothing is learned among words."""
-    vectors = trainer.vectors_among_words() if hasattr(trainer, "vectors_among_words") else []
-    if not vectors:
+    learned = model.vectors_among_words()
+    if not learned:
         return None
-    labels, vectors = zip(*vectors, strict=True)
+    labels, vectors = zip(*learned, strict=True)
+    trainer = model.trainer
     embedding = trainer.model.text_encoder.token_embedding.weight
     nearest = nearest_words(torch.stack(vectors), embedding, known_tokens(trainer.cfg.MODEL.BACKBONE.NAME), n)
     return Table(
@@ -82,22 +80,25 @@ def words(trainer, n):
     )
 
 
-def experts(gates, templates):
-    """The table of how often each expert is chosen; gates: (n, G) gate weights of n images."""
+def experts(mixture: Mixture) -> Table:
+    """The table of how often each expert is chosen."""
+    gates = _gates(mixture)
     shares, weights = 100 * (gates > 0).mean(axis=0), 100 * gates.mean(axis=0)
-    rows = [[g, t, s, w] for g, (t, s, w) in enumerate(zip(templates, shares, weights, strict=True), start=1)]
+    rows = [[g, t, s, w] for g, (t, s, w) in enumerate(zip(mixture.names, shares, weights, strict=True), start=1)]
     title = "Experts: by how many test images each is chosen, and its mean gate weight"
-    return Table("experts", title, ["expert", "began as", "chosen %", "weight %"], rows)
+    return Table("experts", title, ["expert", mixture.named_by, "chosen %", "weight %"], rows)
 
 
-def preferring(gates, k):
+def preferring(mixture: Mixture, k: int) -> list[list[int]]:
     """For each expert the k images, or fewer, that choose it with the most weight; G lists of indices."""
+    gates = _gates(mixture)
     orders = (-gates).argsort(axis=0, kind="stable")[:k].T
     return [[i for i in order if gates[i, g] > 0] for g, order in enumerate(orders)]
 
 
-def expert_images(gates, chosen, items):
+def expert_images(mixture: Mixture, chosen: Sequence[Sequence[int]], items: Sequence[Datum]) -> Table:
     """The table of the images that `preferring` chose; items: the n test images."""
+    gates = _gates(mixture)
     rows = [
         [g, float(gates[i, g - 1]), items[i].classname, items[i].impath]
         for g, images in enumerate(chosen, start=1)
@@ -107,7 +108,11 @@ def expert_images(gates, chosen, items):
     return Table("expert_images", title, ["expert", "weight", "class", "image"], rows, digits=3)
 
 
-def contact_sheet(rows):
+def _gates(mixture):
+    return mixture.weights.double().numpy()
+
+
+def contact_sheet(rows: Sequence[Sequence[str]]) -> Image.Image:
     """A picture with a row of thumbnails for each of these lists of image files, numbered from 1."""
     margin, size = 24, THUMBNAIL + 4
     picture = Image.new("RGB", (margin + size * max(1, *map(len, rows)), size * len(rows)), "white")
@@ -121,7 +126,7 @@ def contact_sheet(rows):
     return picture
 
 
-def classes(labels, predicted, zero_shot, names):
+def classes(labels: np.ndarray, predicted: np.ndarray, zero_shot: np.ndarray, names: Sequence[str]) -> Table:
     """The table of every class's accuracy against zero-shot CLIP's, largest gain first.
 
     Args:
@@ -138,10 +143,10 @@ def classes(labels, predicted, zero_shot, names):
     return Table("classes", title, ["class", "images", "zero-shot %", "run %", "gain"], rows, lines=8)
 
 
-def confusions(labels, predicted, zero_shot, names):
+def confusions(labels: np.ndarray, predicted: np.ndarray, zero_shot: np.ndarray, names: Sequence[str]) -> Table:
     """The table of wrong predictions by how many images of a class they take; arguments as those of `classes`."""
 
-    def count(wrong):
+    def count(wrong: np.ndarray) -> np.ndarray:
         matrix = np.zeros((len(names), len(names)), int)
         np.add.at(matrix, (labels, wrong), 1)
         return matrix
@@ -154,7 +159,7 @@ def confusions(labels, predicted, zero_shot, names):
     return Table("confusions", "Classes most often confused", header, rows, lines=10, tail=False)
 
 
-def test_images(cfg, names):
+def test_images(cfg: CfgNode, names: Sequence[str]) -> list[Datum]:
     """The test images of the run's dataset. Raises UserError where it is not there, or has other classes."""
     dataset = build_dataset(cfg)
     if list(dataset.classnames) != list(names):
@@ -162,59 +167,55 @@ def test_images(cfg, names):
     return dataset.test
 
 
-def predictions(trainer, loader):
-    """(n,) classes that a trainer gives the images of a loader."""
-    trainer.set_model_mode("eval")
-    with torch.no_grad():
-        return torch.cat([logits.argmax(dim=1).cpu() for logits, _ in trainer.predict(loader)]).numpy()
+class Explain(Command):
+    """What a run has learned, in words, images and figures.
 
+    Prints the words nearest to each learned vector; where a method mixes experts, how often each is chosen and the
+    test images that prefer it; the classes that gained and lost most against zero-shot CLIP; the classes most often
+    confused. All but the words needs the dataset. With --out the tables stand whole in CSV files, the experts' images
+    in experts.png.
+    """
 
-def main(argv=None):
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmark explain", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("run", metavar="RUN")
-    parser.add_argument("--words", type=int, default=3, metavar="N", help="nearest words of a vector (default: 3)")
-    parser.add_argument("--images", type=int, default=5, metavar="K", help="images of an expert (default: 5)")
-    parser.add_argument("--out", metavar="DIR", help="write tables and images there too")
-    parser.add_argument("--root", help="where the datasets are (default: as the run's config says)")
-    parser.add_argument("--load-epoch", type=int, help="the weights of this epoch")
-    args = parser.parse_args(argv)
-    for name in ("words", "images"):
-        if getattr(args, name) < 1:
-            raise UserError(f"--{name} is {getattr(args, name)}: give 1 or more")
-    model = load_run(args.run, epoch=args.load_epoch)
-    trainer, cfg = model.trainer, model.trainer.cfg
-    if args.root is not None:
-        cfg.DATASET.ROOT = args.root
-    if cfg.TRAINER.NAME == "CSP":
-        cfg.TRAINER.CSP.OPEN_WORLD = False  # its dataset's pairs are the classes here
-    if args.out:
-        mkdir_if_missing(args.out)
+    examples = ("explain RUN", "explain RUN --out what-it-learned --words 5 --images 10")
 
-    print(f"{cfg.TRAINER.NAME} on {cfg.DATASET.NAME}, {len(model.classnames)} classes: {args.run}")
-    if table := words(trainer, args.words):
-        table.show(args.out)
-    items = test_images(cfg, model.classnames)
-    size = cfg.DATALOADER.TEST.BATCH_SIZE
-    loader = build_data_loader(cfg, data_source=items, batch_size=size, tfm=model.transform, is_train=False)
-    predicted = predictions(trainer, loader)
-    if hasattr(trainer, "gate_weights"):
-        gates = torch.cat(trainer.gate_weights).double().cpu().numpy()
-        chosen = preferring(gates, args.images)
-        own = trainer.loaded_from["model_dir"] == str(args.run)  # of another run's groups the config says nothing
-        experts(gates, [group[0] if own else "" for group in trainer.groups]).show(args.out)
-        expert_images(gates, chosen, items).show(args.out)
+    def add_arguments(self, add: Any) -> None:
+        add("run", metavar="RUN")
+        add("--words", type=int, default=3, metavar="N", help="nearest words of a vector (default: 3)")
+        add("--images", type=int, default=5, metavar="K", help="images of an expert (default: 5)")
+        add("--out", metavar="DIR", help="write tables and images there too")
+        add("--root", help="where the datasets are (default: as the run's config says)")
+        add("--load-epoch", type=int, help="the weights of this epoch")
+
+    def run(self, args: argparse.Namespace) -> None:
+        for name in ("words", "images"):
+            if getattr(args, name) < 1:
+                raise UserError(f"--{name} is {getattr(args, name)}: give 1 or more")
+        model = load_run(args.run, epoch=args.load_epoch)
+        cfg, names = model.trainer.cfg, model.classnames
+        if args.root is not None:
+            cfg.DATASET.ROOT = args.root
         if args.out:
-            with atomic_path(Path(args.out, "experts.png")) as temporary:
-                contact_sheet([[items[i].impath for i in images] for images in chosen]).save(temporary)
+            mkdir_if_missing(args.out)
 
-    baseline = cfg.clone()
-    baseline.TRAINER.NAME, baseline.MODEL.INIT_WEIGHTS = "ZeroshotCLIP", ""
-    zero_shot = predictions(build_for(baseline, {"classnames": model.classnames}), loader)
-    labels = np.array([item.label for item in items])
-    for table in (classes, confusions):
-        table(labels, predicted, zero_shot, model.classnames).show(args.out)
-    right, before = (int((p == labels).sum()) for p in (predicted, zero_shot))
-    print(f"\n{right} of {len(labels)} test images right, zero-shot CLIP {before}")
-    return 0
+        print(f"{cfg.TRAINER.NAME} on {cfg.DATASET.NAME}, {len(names)} classes: {args.run}")
+        if table := words(model, args.words):
+            table.show(args.out)
+        items = test_images(cfg, names)
+        loader = model.loader(items)
+        predicted = model.predicted(loader).numpy()
+        if mixture := model.mixture():
+            chosen = preferring(mixture, args.images)
+            experts(mixture).show(args.out)
+            expert_images(mixture, chosen, items).show(args.out)
+            if args.out:
+                with atomic_path(Path(args.out, "experts.png")) as temporary:
+                    contact_sheet([[items[i].impath for i in images] for images in chosen]).save(temporary)
+
+        baseline = cfg.clone()
+        baseline.TRAINER.NAME, baseline.MODEL.INIT_WEIGHTS = "ZeroshotCLIP", ""
+        zero_shot = TrainedModel(build_for(baseline, {"classnames": names}), names).predicted(loader).numpy()
+        labels = np.array([item.label for item in items])
+        for told in (classes, confusions):
+            told(labels, predicted, zero_shot, names).show(args.out)
+        right, before = (int((p == labels).sum()) for p in (predicted, zero_shot))
+        print(f"\n{right} of {len(labels)} test images right, zero-shot CLIP {before}")

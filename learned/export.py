@@ -1,0 +1,50 @@
+"""A trained run's classifier as a file that any CLIP of the same weights can use, with or without this project."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save
+
+from dassl.utils import atomic_path, mkdir_if_missing
+from learned.model import load_run, parse_classnames
+from mocoop.command import Command
+
+
+class Export(Command):
+    """Write a trained run's classifier to a file that any CLIP of the same weights can use, without this project too.
+
+    The file holds text_features, (N, e) float32 and normalised, and logit_scale, a float32 number (CLIP's learned
+    scale, exponentiated); its metadata class names (a JSON list), backbone, trainer, dataset and image_size in pixels.
+    The logits of a normalised image feature v are logit_scale * text_features @ v.
+    """
+
+    examples = (
+        "export RUN --out classifier.safetensors",
+        'export RUN --out animals.safetensors --classnames "emu, fruit bat"',
+    )
+
+    def add_arguments(self, add: Any) -> None:
+        add("run", metavar="RUN")
+        add("--out", required=True, metavar="FILE.safetensors")
+        add("--classnames", metavar="FILE_OR_LIST", help="other classes than the run's, by name alone")
+        add("--load-epoch", type=int, help="the weights of this epoch")
+
+    def run(self, args: argparse.Namespace) -> None:
+        names = None if args.classnames is None else parse_classnames(args.classnames)
+        model = load_run(args.run, names, epoch=args.load_epoch)
+        features, scale = model.classifier()
+        cfg, out = model.trainer.cfg, Path(args.out)
+        metadata = {
+            "classnames": json.dumps(model.classnames, ensure_ascii=False),
+            "backbone": cfg.MODEL.BACKBONE.NAME,
+            "trainer": cfg.TRAINER.NAME,
+            "dataset": cfg.DATASET.NAME,
+            "image_size": str(cfg.INPUT.SIZE[0]),
+        }
+        mkdir_if_missing(out.parent)
+        with atomic_path(out) as temporary:
+            temporary.write_bytes(save({"text_features": features, "logit_scale": scale}, metadata))
+        size, backbone = features.shape[1], cfg.MODEL.BACKBONE.NAME
+        print(f"{out}: {len(features)} classes, text features of length {size}, for {backbone}")
