@@ -1,25 +1,34 @@
 """The protocols, one file each, and those that other packages offer.
 
-A file dropped into this folder is found by itself, a package's through an entry point of the group "mocoop.protocols" that
-names its module. The module's `PROTOCOL` is the protocol, a `benchmark.protocol.Protocol`.
+A file dropped into this folder is found by itself, a package's through an entry point of the group "mocoop.protocols"
+that names its module. The module's `PROTOCOL` is the protocol, a `benchmark.protocol.Protocol`. A module that fails is left
+out, and told of where a protocol is asked for that is not there.
 """
 
-import pkgutil
 from collections.abc import Iterable
-from importlib import import_module
-from importlib.metadata import entry_points
+from types import ModuleType
 from typing import Any
 
 from benchmark.facts import method_of
 from benchmark.protocol import Point, Protocol, Run
-from dassl.errors import UserError
+from dassl import plugins
+from dassl.errors import UserError, nearest
+
+LEFT_OUT: list[str] = []
+"""What failed and is therefore no protocol, and why."""
 
 
 def _found() -> dict[str, Protocol]:
-    modules = [import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__)]
-    modules += [point.load() for point in entry_points(group="mocoop.protocols")]
-    found = [module.PROTOCOL for module in modules]
-    return {protocol.name: protocol for protocol in sorted(found, key=lambda protocol: (protocol.rank, protocol.name))}
+    found: dict[str, Protocol] = {}
+
+    def add(module: ModuleType) -> None:
+        protocol = module.PROTOCOL
+        if protocol.name in found:
+            raise UserError(f'there is another protocol named "{protocol.name}": rename this one')
+        found[protocol.name] = protocol
+
+    plugins.load(__name__, "mocoop.protocols", LEFT_OUT.append, add)
+    return {protocol.name: protocol for protocol in sorted(found.values(), key=lambda each: (each.rank, each.name))}
 
 
 PROTOCOLS = _found()
@@ -31,6 +40,13 @@ SET_BY_PROTOCOL = {
     *("DATASET.NAME", "DATASET.ROOT", "DATASET.NUM_SHOTS", "DATASET.SUBSAMPLE_CLASSES"),
 }
 """Config keys that overrides leave alone: with another value a run would not be what its folder says."""
+
+
+def protocol_named(name: str) -> Protocol:
+    """The protocol of that name. Raises UserError, with the nearest names, where there is none."""
+    if name not in PROTOCOLS:
+        raise UserError(f"unknown protocol {name}: {nearest(name, PROTOCOLS)}{plugins.told(LEFT_OUT)}")
+    return PROTOCOLS[name]
 
 
 def runs_of(protocol: str, points: Iterable[Point]) -> list[Run]:
