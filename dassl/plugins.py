@@ -52,6 +52,32 @@ def load(
     return modules
 
 
+def collect(package: str, group: str, attribute: str) -> tuple[dict[str, Any], list[ModuleType], list[str]]:
+    """The values that modules hold under one attribute, each alone or in a list, by their `name`.
+
+    A name that two modules give is neither's.
+
+    Returns:
+        {name: value}, the modules, and what was left out and why.
+    """
+    values: dict[str, Any] = {}
+    owners: dict[str, list[str]] = {}
+    left_out: list[str] = []
+
+    def use(module: ModuleType) -> None:
+        held = getattr(module, attribute)
+        for value in held if isinstance(held, list | tuple) else [held]:
+            values[value.name] = value
+            owners.setdefault(value.name, []).append(module.__name__)
+
+    modules = load(package, group, left_out.append, use)
+    for name, several in owners.items():
+        if len(several) > 1:
+            del values[name]
+            left_out.append(f'two named "{name}", in {" and ".join(several)} (rename one)')
+    return values, modules, left_out
+
+
 def failure(source: str, error: Exception) -> str:
     """What failed and why, in one line."""
     return f"{source} ({type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0]})"

@@ -55,8 +55,8 @@ class PairDatum(Datum):
 class CompositionalDataset(DatasetBase):
     """A folder in the layout above. Labels count all pairs of train, val and test, those of train (seen) first.
 
-    A reader names its folder in DATASET.ROOT, as the class attribute dataset_dir (on an instance, its path), and may name
-    its template, as SplitDataset's do.
+    A reader names its folder in DATASET.ROOT, as the class attribute dataset_dir (on an instance, its path), and may
+    name its template, as SplitDataset's do.
 
     Attributes:
         attributes, objects: names in alphabetical order, dots and underscores read as spaces.
@@ -161,8 +161,8 @@ class CompositionalDataset(DatasetBase):
 class AAODataset(DatasetBase):
     """Objects with two attributes each, for testing alone; aao.json as above says which. Classes are what occurs there.
 
-    A reader names its folder in DATASET.ROOT, as the class attribute dataset_dir (on an instance, its path), and may name
-    its template, as SplitDataset's do.
+    A reader names its folder in DATASET.ROOT, as the class attribute dataset_dir (on an instance, its path), and may
+    name its template, as SplitDataset's do.
 
     Attributes:
         attributes, objects: as CompositionalDataset has them.

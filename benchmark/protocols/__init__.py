@@ -1,12 +1,11 @@
 """The protocols, one file each, and those that other packages offer.
 
 A file dropped into this folder is found by itself, a package's through an entry point of the group "mocoop.protocols"
-that names its module. The module's `PROTOCOL` is the protocol, a `benchmark.protocol.Protocol`. A module that fails is left
-out, and told of where a protocol is asked for that is not there.
+that names its module. The module's `PROTOCOL` is the protocol, a `benchmark.protocol.Protocol`. A module that fails is
+left out, and told of where a protocol is asked for that is not there.
 """
 
 from collections.abc import Iterable
-from types import ModuleType
 from typing import Any
 
 from benchmark.facts import method_of
@@ -14,26 +13,10 @@ from benchmark.protocol import Point, Protocol, Run
 from dassl import plugins
 from dassl.errors import UserError, nearest
 
-LEFT_OUT: list[str] = []
-"""What failed and is therefore no protocol, and why."""
+_FOUND, _, LEFT_OUT = plugins.collect(__name__, "mocoop.protocols", "PROTOCOL")
 
-
-def _found() -> dict[str, Protocol]:
-    found: dict[str, Protocol] = {}
-
-    def add(module: ModuleType) -> None:
-        protocol = module.PROTOCOL
-        if protocol.name in found:
-            raise UserError(f'there is another protocol named "{protocol.name}": rename this one')
-        found[protocol.name] = protocol
-
-    plugins.load(__name__, "mocoop.protocols", LEFT_OUT.append, add)
-    return {protocol.name: protocol for protocol in sorted(found.values(), key=lambda each: (each.rank, each.name))}
-
-
-PROTOCOLS = _found()
-"""Name -> protocol, in the order of reports."""
-
+PROTOCOLS: dict[str, Protocol] = {each.name: each for each in sorted(_FOUND.values(), key=lambda p: (p.rank, p.name))}
+"""Name -> protocol, in the order of reports. LEFT_OUT says what failed and is therefore none of them, and why."""
 
 SET_BY_PROTOCOL = {
     *("OUTPUT_DIR", "RESUME", "SEED", "TRAINER.NAME"),
