@@ -16,8 +16,8 @@ from benchmark.grid import read_grid
 from benchmark.place import STATES, Place, command
 from benchmark.protocol import Point
 from benchmark.protocol import Run as OneRun
-from benchmark.protocols import PROTOCOLS, runs_of
-from dassl.errors import UserError, nearest
+from benchmark.protocols import LEFT_OUT, PROTOCOLS, protocol_named, runs_of
+from dassl.errors import UserError
 from mocoop import HOME
 from mocoop.command import Command
 
@@ -157,6 +157,7 @@ class ProtocolRuns(Command):
         if not [word for word in words if not word.startswith("-")]:
             print(f"usage: {prog} NAME TRAINER ... [KEY VALUE ...]\n\n{type(self).__doc__}\n")
             print("\n".join(f"  {name:24}{protocol.what}" for name, protocol in PROTOCOLS.items()))
+            print(*(f"\nLeft out, as it failed: {reason}" for reason in LEFT_OUT), sep="", end="\n" * bool(LEFT_OUT))
             print(f"\nexamples:\n  {prog} base2new CoOp caltech101 16 OPTIM.MAX_EPOCH 2\n  {prog} base2new CoOp --help")
             raise SystemExit(0 if {"-h", "--help"}.intersection(words) else 2)
         args = super().parse(words, prog, caller)
@@ -164,9 +165,7 @@ class ProtocolRuns(Command):
         return args
 
     def run(self, args: argparse.Namespace) -> int:
-        if args.name not in PROTOCOLS:
-            raise UserError(f"unknown protocol {args.name}: {nearest(args.name, PROTOCOLS)}")
-        takes, facts = dict(PROTOCOLS[args.name].takes), method_of(args.trainer)
+        takes, facts = dict(protocol_named(args.name).takes), method_of(args.trainer)
         if not facts.trains:
             takes.pop("SHOTS", None)
         needed = [name for name, default in takes.items() if default is None]

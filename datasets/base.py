@@ -26,6 +26,7 @@ class SplitDataset(DatasetBase):
         ignored: class folders left out of a split made here.
         renamed: class folder -> class name, where they differ.
         counts: numbers of classes and of train, val and test images, as published; None where there are none.
+        template: what zero-shot CLIP writes of a class, whose name takes the place of {}.
         sources: where its files are to be had (see datasets.sources), for `python -m datasets prepare`.
 
     Attributes:
@@ -38,6 +39,7 @@ class SplitDataset(DatasetBase):
 
     image_dir = ""
     split_file = ""
+    template = "a photo of a {}."
     ignored = ()
     renamed = {}
     counts = None

@@ -55,7 +55,8 @@ class PairDatum(Datum):
 class CompositionalDataset(DatasetBase):
     """A folder in the layout above. Labels count all pairs of train, val and test, those of train (seen) first.
 
-    A reader names its folder in DATASET.ROOT, as the class attribute dataset_dir. On an instance, its path.
+    A reader names its folder in DATASET.ROOT, as the class attribute dataset_dir (on an instance, its path), and may
+    name its template, as SplitDataset's do.
 
     Attributes:
         attributes, objects: names in alphabetical order, dots and underscores read as spaces.
@@ -69,6 +70,8 @@ class CompositionalDataset(DatasetBase):
         UserError: the folder, a file of it or an image is missing or damaged, or a set's image is of a pair that the
             set does not list; or DATASET.SUBSAMPLE_CLASSES is set.
     """
+
+    template = "a photo of {}."
 
     def __init__(self, cfg):
         name, options = type(self).__name__, cfg.DATASET
@@ -157,7 +160,8 @@ class CompositionalDataset(DatasetBase):
 class AAODataset(DatasetBase):
     """Objects with two attributes each, for testing alone; aao.json as above says which. Classes are what occurs there.
 
-    A reader names its folder in DATASET.ROOT, as the class attribute dataset_dir. On an instance, its path.
+    A reader names its folder in DATASET.ROOT, as the class attribute dataset_dir (on an instance, its path), and may
+    name its template, as SplitDataset's do.
 
     Attributes:
         attributes, objects: as CompositionalDataset has them.
@@ -168,6 +172,7 @@ class AAODataset(DatasetBase):
         UserError: aao.json or an image is missing or damaged; or DATASET.SUBSAMPLE_CLASSES is set.
     """
 
+    template = "a photo of {}."
     list_file = "aao.json"
     num_seen = 0
 

@@ -16,6 +16,7 @@ LISTS = tuple(f"images_variant_{part}.txt" for part in PARTS)
 
 @DATASET_REGISTRY.register()
 class FGVCAircraft(SplitDataset):
+    template = "a photo of a {}, a type of aircraft."
     dataset_dir = "fgvc_aircraft"
     image_dir = "images"
     counts = (100, 3334, 3333, 3333)

@@ -40,6 +40,7 @@ class Icons(SplitDataset):
     """A part of the archive, in the published split format; the first folder of a path is the style."""
 
     domains = list(STYLES)
+    template = "an icon of a {}."
     part = ""
 
     def read(self, options):
@@ -78,6 +79,8 @@ class IconsRare(Icons):
 
 @DATASET_REGISTRY.register()
 class IconsPairs(CompositionalDataset):
+    template = "a photo of a {}."
+
     def locate(self, options):
         self.dataset_dir = str(unpacked() / "pairs")
         return super().locate(options)

@@ -20,6 +20,7 @@ URL = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102"
 
 @DATASET_REGISTRY.register()
 class OxfordFlowers(SplitDataset):
+    template = "a photo of a {}, a type of flower."
     dataset_dir = "oxford_flowers"
     image_dir = "jpg"
     split_file = "split_zhou_OxfordFlowers.json"

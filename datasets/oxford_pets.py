@@ -16,6 +16,7 @@ URL = "https://www.robots.ox.ac.uk/~vgg/data/pets/data"
 
 @DATASET_REGISTRY.register()
 class OxfordPets(SplitDataset):
+    template = "a photo of a {}, a type of pet."
     dataset_dir = "oxford_pets"
     image_dir = "images"
     split_file = "split_zhou_OxfordPets.json"

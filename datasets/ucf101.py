@@ -17,6 +17,7 @@ from datasets.split import split_training
 
 @DATASET_REGISTRY.register()
 class UCF101(SplitDataset):
+    template = "a photo of a person doing {}."
     dataset_dir = "ucf101"
     image_dir = "UCF-101-midframes"
     split_file = "split_zhou_UCF101.json"

@@ -118,6 +118,7 @@ DEFAULTS = CfgNode(
             "EVALUATOR": "Classification",
             "PER_CLASS_RESULT": False,
             "COMPUTE_CMAT": False,  # save the confusion matrix to OUTPUT_DIR/cmat.pt
+            "METRICS": (),  # ours: names of dassl.metrics' METRIC_REGISTRY (EVALUATOR Classification)
             "CURVE_PLOT": "",  # ours: png or svg saves the seen-unseen curve (EVALUATOR Compositional)
             "NO_TEST": False,
             "SPLIT": "test",  # val or test

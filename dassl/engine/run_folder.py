@@ -27,11 +27,12 @@ NO_EFFECT = {
     "TEST.COMPUTE_CMAT",
     "TEST.CURVE_PLOT",
     "TEST.FEATURE_CACHE",
+    "TEST.METRICS",
     "TEST.PER_CLASS_RESULT",
 }
 """Keys that two runs of the same result may differ in; DATASET.ROOT unless it is the data itself."""
 
-MORE_OUTPUT = {"TEST.COMPUTE_CMAT", "TEST.CURVE_PLOT", "TEST.PER_CLASS_RESULT"}
+MORE_OUTPUT = {"TEST.COMPUTE_CMAT", "TEST.CURVE_PLOT", "TEST.METRICS", "TEST.PER_CLASS_RESULT"}
 """Those of them that ask for more files or figures."""
 
 WEIGHTS, BACKBONE = "MODEL.INIT_WEIGHTS", "MODEL.BACKBONE.NAME"
