@@ -7,8 +7,8 @@ there or through an entry point, is put through it by
     python -m pytest tests/test_contract.py --trainer Shift
     python -m pytest tests/test_contract.py --trainer Shift --keys "TRAINER.SHIFT.PREC fp32 OPTIM.LR 0.05"
 
-Its config is the one that its method.yaml names, or configs/trainers/default.yaml; data and CLIP are tiny ones. What is
-particular to a method is tested in tests/trainers/.
+Its config is the one that its method.yaml names, or configs/trainers/default.yaml; the data are a few images in four
+colours, the CLIP is the small ViT of embedded/. What is particular to a method is tested in tests/trainers/.
 """
 
 import copy
@@ -24,13 +24,9 @@ import train
 import trainers  # noqa: F401  registers them
 from benchmark.facts import CONFIGS, Method, method_of, trainer_config
 from dassl.engine import TRAINER_REGISTRY, SimpleTrainer, TrainerX
-from dassl.engine.trainer import NonFiniteLossError
 from dassl.utils import setup_logger
 from tests.in_a_process import evaluate, outputs, status_of, train_until_killed
 from tests.reference import openai_weights, tiny_clip
-
-RATES = (10.0, 1.0, 0.1, 0.01, 1e-3, 1e-4)
-"""Learning rates; with the tiny CLIP, gradients of some methods are a thousandth of others'."""
 
 
 def pytest_generate_tests(metafunc):
@@ -83,7 +79,7 @@ class Case:
 
 
 @pytest.fixture(scope="module")
-def case(request, toy_root, toy_pairs_root, toy_backbone, tmp_path_factory):
+def case(request, toy_root, toy_pairs_root, tmp_path_factory):
     """A Case whose run `whole` was trained."""
     facts = method_of(request.param)
     folder = tmp_path_factory.mktemp(facts.name)
@@ -94,7 +90,7 @@ def case(request, toy_root, toy_pairs_root, toy_backbone, tmp_path_factory):
         "--root": root,
         "--seed": 1,
         "--trainer": facts.name,
-        "--backbone": toy_backbone,
+        "--backbone": "icon-clip-vit",
         "--dataset-config-file": CONFIGS / "datasets" / f"{dataset}.yaml",
         "--config-file": trainer_config(facts.name, facts.config(protocol, dataset, 4)),
     }
@@ -125,29 +121,18 @@ def test_steps_lower_the_loss_of_their_batch(case):
     learns(case)
     trainer, batch = case.trained, next(iter(case.trained.train_loader_x))
     start = {name: copy.deepcopy(model.state_dict()) for name, model in trainer._models.items()}
-    trainer.set_model_mode("train")
-    try:
-        assert any(lowers(trainer, batch, rate, start) for rate in RATES)
-    finally:
-        for name, state in start.items():
-            trainer._models[name].load_state_dict(state)
-
-
-def lowers(trainer, batch, rate, start):
-    for name, state in start.items():
-        trainer._models[name].load_state_dict(state)
-        if trainer._optims[name] is not None:
-            trainer._optims[name].state.clear()  # the momentum is of other batches
-            for group in trainer._optims[name].param_groups:
-                group["lr"] = rate
+    for optimizer in filter(None, trainer._optims.values()):
+        optimizer.state.clear()  # the momentum is of other batches
+        for group in optimizer.param_groups:
+            group["lr"] = trainer.cfg.OPTIM.LR
     losses = []
+    trainer.set_model_mode("train")
     for trainer.batch_idx in range(4):  # of which a method may make two steps
         torch.manual_seed(0)
-        try:
-            losses.append(trainer.forward_backward(batch)["loss"])
-        except NonFiniteLossError:
-            return False
-    return losses[-1] < losses[0]
+        losses.append(trainer.forward_backward(batch)["loss"])
+    for name, state in start.items():
+        trainer._models[name].load_state_dict(state)
+    assert losses[-1] < losses[0]
 
 
 def test_it_loads_in_a_fresh_process_to_the_same_outputs(case):
