@@ -107,6 +107,8 @@ def _set_input(cfg, default):
 
 def main(argv=None):
     args = parse_args(argv)
+    from dassl.config import without_effect
+    from dassl.data.datasets import DATASET_REGISTRY
     from dassl.engine import TRAINER_REGISTRY, build_trainer, run_folder
     from dassl.utils import collect_env_info, set_numerics, set_random_seed, setup_logger
 
@@ -127,6 +129,9 @@ def main(argv=None):
     logger.info("************\n** Config **\n************\n%s", cfg)
     for reason in _left_out():
         logger.warning("Left out, as it failed: %s", reason)
+    readers = (TRAINER_REGISTRY.get(cfg.TRAINER.NAME), DATASET_REGISTRY.get(cfg.DATASET.NAME))
+    for key in without_effect(cfg, *readers):
+        logger.warning("%s is Dassl's and has no effect here", key)
     logger.info("Collecting env info ...\n** System info **\n%s\n", collect_env_info())
 
     trainer = build_trainer(cfg)
