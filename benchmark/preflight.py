@@ -13,7 +13,11 @@ from trainers.base import PromptTrainer
 def problems(cfg) -> list[str]:
     """Why runs of this config cannot start: a line for each of trainer, weights and data that is not there."""
     name, weights = cfg.TRAINER.NAME, cfg.MODEL.BACKBONE.NAME
-    told = [_trainer(name), _backbone(weights, cfg.MODEL.BACKBONE.FAMILY, name), _data(cfg.DATASET.NAME, cfg.DATASET.ROOT)]
+    told = [
+        _trainer(name),
+        _backbone(weights, cfg.MODEL.BACKBONE.FAMILY, name),
+        _data(cfg.DATASET.NAME, cfg.DATASET.ROOT),
+    ]
     return [line for line in told if line]
 
 
