@@ -106,7 +106,7 @@ def test_a_run_of_another_backbone_is_none_of_the_grids(undisturbed, grid_file, 
     path.write_text(yaml.dump(yaml.safe_load(Path(grid_file).read_text()) | {"backbone": "icon-clip"}))
     assert main(arguments("status", str(path), toy_root, undisturbed)) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[4].split() == ["all", *(("8" if state == "other" else "0") for state in runner.STATES)]
+    assert lines[4].split() == ["all", *(("8" if state == "other" else "0") for state in STATES)]
     assert "another config (MODEL.BACKBONE.NAME was " in lines[5] and "is now 'icon-clip'" in lines[5]
     assert "(8 of 8 runs, the first " in lines[5] and len(lines) == 6
     assert main(arguments("run", str(path), toy_root, undisturbed)) == 1

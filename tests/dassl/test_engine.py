@@ -134,7 +134,7 @@ def test_modes_steps_and_rates_by_name(cfg):
 
 
 def test_the_step_of_prograds_release_by_hand():
-    """At rate 1 a parameter loses its gradient: 3 and 4 on loss_a, and what loss_b says against it, tensor by tensor."""
+    """At rate 1 a parameter loses its gradient: 3 and 4 on loss_a, less what loss_b says against it, by tensor."""
     for half in (torch.float32, torch.float16):
         model = nn.ParameterDict(
             {name: nn.Parameter(torch.zeros(2, dtype=half)) for name in ("obtuse", "acute", "own")}
