@@ -22,9 +22,12 @@ this project's; attributes of one class stand in one order:
 import logging
 import os
 import random
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from yacs.config import CfgNode
 
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
 from dassl.utils import UserError, read_json
@@ -73,7 +76,7 @@ class CompositionalDataset(DatasetBase):
 
     template = "a photo of {}."
 
-    def __init__(self, cfg):
+    def __init__(self, cfg: CfgNode) -> None:
         name, options = type(self).__name__, cfg.DATASET
         _check_subsample(options, name)
         image_dir, image_key = self.locate(options)
@@ -94,7 +97,8 @@ class CompositionalDataset(DatasetBase):
         known = {part: set(seen).union(named[part]) for part in PARTS}
 
         path = os.path.join(self.dataset_dir, f"metadata_{SPLIT}.t7")
-        parts, left_out = {part: [] for part in PARTS}, 0
+        parts: dict[str, list[Datum]] = {part: [] for part in PARTS}
+        left_out = 0
         for file, attribute, object_, part in _read_metadata(path, image_key):
             if attribute == "NA" or part == "NA":
                 continue
@@ -135,7 +139,7 @@ class CompositionalDataset(DatasetBase):
         self._lab2cname = dict(enumerate(self._classnames))
         self._num_classes = len(self.pairs)
 
-    def locate(self, options):
+    def locate(self, options: CfgNode) -> tuple[str, str]:
         """Make a path of dataset_dir. Raises UserError where it has no images.
 
         Returns:
@@ -153,7 +157,7 @@ class CompositionalDataset(DatasetBase):
             f"{self.dataset_dir} (--root)"
         )
 
-    def classes(self):
+    def classes(self) -> dict[str, Any]:
         return super().classes() | {key: getattr(self, key) for key in WORDS}
 
 
@@ -176,7 +180,7 @@ class AAODataset(DatasetBase):
     list_file = "aao.json"
     num_seen = 0
 
-    def __init__(self, cfg):
+    def __init__(self, cfg: CfgNode) -> None:
         _check_subsample(cfg.DATASET, type(self).__name__)
         self.dataset_dir = os.path.join(os.path.abspath(os.path.expanduser(cfg.DATASET.ROOT)), self.dataset_dir)
         image_dir, path = (os.path.join(self.dataset_dir, name) for name in ("images", self.list_file))
@@ -198,18 +202,18 @@ class AAODataset(DatasetBase):
         check_files(test, path)
         super().__init__(test=test)
 
-    def classes(self):
+    def classes(self) -> dict[str, Any]:
         return super().classes() | {key: getattr(self, key) for key in WORDS}
 
 
-def pairs_by_name(names, attributes, objects):
+def pairs_by_name(names: Iterable[str], attributes: Sequence[str], objects: Sequence[str]) -> list[tuple[int, ...]]:
     """(attribute, ..., object) indices of pairs that are told by name: "wet dog", "wet_dog", "old wet dog".
 
     Raises:
         UserError: a name is not one or more of the attributes, then one of the objects.
     """
 
-    def readings(words):
+    def readings(words: list[str]) -> Iterator[tuple[int, ...]]:
         for i in range(1, len(words)):
             attribute, rest = " ".join(words[:i]), words[i:]
             if attribute in attributes:
