@@ -51,6 +51,7 @@ setup(
     ],
     extras_require={
         "cluster": ["ray>=2.40", "submitit>=1.5"],
+        "dev": ["mypy>=2", "ruff>=0.14", "types-pyyaml", "types-tabulate", "types-tqdm"],  # make lint
         "parquet": ["pyarrow>=15"],
         "test": ["pytest>=8", "pytest-xdist>=3.5"],
     },
