@@ -1,10 +1,11 @@
-# The two commands of the README: `make demo` and `make test`. Both set up .venv first.
+# The commands of the README, `make demo` and `make test`, and `make lint` of those who change the code. They set up .venv
+# first.
 
 PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test setup clean
+.PHONY: demo test lint setup clean
 
 setup: $(VENV)/installed
 
@@ -15,11 +16,16 @@ $(VENV)/installed: requirements.txt setup.py
 	touch $@
 
 demo: setup
-	$(VENV)/bin/python -m benchmark run configs/grids/demo.yaml --workers 2
-	$(VENV)/bin/python -m benchmark report configs/grids/demo.yaml
+	$(VENV)/bin/python -m benchmark run demo --workers 2
+	$(VENV)/bin/python -m benchmark report demo
 
 test: setup
 	$(VENV)/bin/python -m pytest -q -n auto
+
+lint: setup
+	$(VENV)/bin/python -m ruff check .
+	$(VENV)/bin/python -m ruff format --check .
+	$(VENV)/bin/python -m mypy
 
 clean:
 	rm -rf $(VENV) *.egg-info

@@ -11,8 +11,8 @@ import statistics
 import sys
 from pathlib import Path
 
-from report.logs import TRAINED, closing_figures, read_logs
 from dassl.errors import UserError, exit_status
+from report.logs import TRAINED, closing_figures, read_logs
 
 
 def main(argv=None):

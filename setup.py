@@ -43,6 +43,7 @@ setup(
         "setuptools<81",  # clip imports pkg_resources, which setuptools 81 dropped
         "tabulate>=0.9",
         "tensorboard>=2.15",
+        "threadpoolctl>=3",  # scikit-learn brings it along
         "torch>=2.6",
         "torchvision>=0.21",
         "tqdm>=4.65",
@@ -50,6 +51,7 @@ setup(
     ],
     extras_require={
         "cluster": ["ray>=2.40", "submitit>=1.5"],
+        "dev": ["mypy>=2", "ruff>=0.14", "types-pyyaml", "types-tabulate", "types-tqdm"],  # make lint
         "parquet": ["pyarrow>=15"],
         "test": ["pytest>=8", "pytest-xdist>=3.5"],
     },

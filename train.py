@@ -90,7 +90,8 @@ def _set_input(cfg, default):
     name = cfg.MODEL.BACKBONE.NAME
     wanted = (default.SIZE, default.PIXEL_MEAN, default.PIXEL_STD)
     if backbone.is_clip(name):  # others are the trainer's business
-        size, family = backbone.image_size(name), backbone.family_of(name, cfg.MODEL.BACKBONE.FAMILY)
+        record = backbone.find(name, cfg.MODEL.BACKBONE.FAMILY)
+        size, family = record.image_size, record.family
         cfg.MODEL.BACKBONE.FAMILY = family.name
         wanted = ((size, size), list(family.pixel_mean), list(family.pixel_std))
     for key, value in zip(("SIZE", "PIXEL_MEAN", "PIXEL_STD"), wanted, strict=True):
@@ -106,6 +107,8 @@ def _set_input(cfg, default):
 
 def main(argv=None):
     args = parse_args(argv)
+    from dassl.config import without_effect
+    from dassl.data.datasets import DATASET_REGISTRY
     from dassl.engine import TRAINER_REGISTRY, build_trainer, run_folder
     from dassl.utils import collect_env_info, set_numerics, set_random_seed, setup_logger
 
@@ -124,8 +127,11 @@ def main(argv=None):
     logger.info("***************\n** Arguments **\n***************")
     logger.info("\n".join(f"{key}: {value}" for key, value in sorted(vars(args).items())))
     logger.info("************\n** Config **\n************\n%s", cfg)
-    for reason in TRAINER_REGISTRY.left_out:
+    for reason in _left_out():
         logger.warning("Left out, as it failed: %s", reason)
+    readers = (TRAINER_REGISTRY.get(cfg.TRAINER.NAME), DATASET_REGISTRY.get(cfg.DATASET.NAME))
+    for key in without_effect(cfg, *readers):
+        logger.warning("%s is Dassl's and has no effect here", key)
     logger.info("Collecting env info ...\n** System info **\n%s\n", collect_env_info())
 
     trainer = build_trainer(cfg)
@@ -139,6 +145,20 @@ def main(argv=None):
     elif not args.no_train:
         trainer.train()
     return trainer
+
+
+def _left_out():
+    """The plug-ins that failed, whatever they would have been, and why."""
+    from dassl.data.datasets import DATASET_REGISTRY
+    from dassl.engine import TRAINER_REGISTRY
+    from dassl.evaluation import EVALUATOR_REGISTRY
+    from dassl.metrics import METRIC_REGISTRY
+    from prompting import backbone
+
+    registries = (TRAINER_REGISTRY, DATASET_REGISTRY, EVALUATOR_REGISTRY, METRIC_REGISTRY)
+    for registry in registries:
+        registry.registered_names()  # some look for theirs when they are asked
+    return [*(reason for registry in registries for reason in registry.left_out), *backbone.left_out()]
 
 
 def _trainers():

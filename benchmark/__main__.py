@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from mocoop import command
 
 COMMANDS = {
-    "run": ("benchmark.commands:Run", "the runs of a grid (configs/grids/), those that are not finished"),
+    "run": ("report.commands:Run", "the runs of a grid (configs/grids/), those that are not finished"),
     "status": ("benchmark.commands:Status", "how the runs of a grid stand"),
-    "protocol": ("benchmark.commands:ProtocolRuns", "the runs of a protocol, then its table"),
+    "protocol": ("report.commands:ProtocolRuns", "the runs of a protocol, then its table"),
     "table": ("report.commands:Tables", "the tables of what is there"),
     "results": ("report.commands:Results", "all runs that are there, a row each"),
     "report": ("report.page:Report", "tables and figures, as files and on one page"),

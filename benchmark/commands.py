@@ -1,4 +1,4 @@
-"""The commands that do runs: a grid's, a protocol's; and how they stand."""
+"""The commands that do runs: a grid's, a protocol's; and how they stand. report/commands.py adds what runs found."""
 
 import argparse
 import shlex
@@ -12,12 +12,12 @@ from tabulate import tabulate
 
 from benchmark import overrides
 from benchmark.facts import method_of
-from benchmark.grid import read_grid
+from benchmark.grid import Grid, read_grid
 from benchmark.place import STATES, Place, command
 from benchmark.protocol import Point
 from benchmark.protocol import Run as OneRun
-from benchmark.protocols import PROTOCOLS, runs_of
-from dassl.errors import UserError, nearest
+from benchmark.protocols import LEFT_OUT, PROTOCOLS, protocol_named, runs_of
+from dassl.errors import UserError
 from mocoop import HOME
 from mocoop.command import Command
 
@@ -80,7 +80,6 @@ class Run(Command):
             return 0
 
         from benchmark import progress, runner
-        from report import results, tables
 
         launcher = _launcher(args, place)
         states, problems = runner.survey(grid.runs, place, thorough=not args.no_check)
@@ -93,12 +92,14 @@ class Run(Command):
             return 0
         with progress.watch(grid.runs, left, place, grid.methods) as watch:
             failed = runner.execute(left, launcher, watch)
-        for name in grid.protocols:
-            print(tables.text(results.of_grid(grid, place.output), name, seeds=False))
+        self.tell(grid, place)
         for one, status in failed.items():
             print(f"\nfailed with exit status {status}: {one}\n  {place.folder(one)}", file=sys.stderr)
             print(*(f"  {line}" for line in runner.last_lines(one, place)), sep="\n", file=sys.stderr)
         return 1 if failed else 0
+
+    def tell(self, grid: Grid, place: Place) -> None:
+        """Called when the runs have ended, to say what they found."""
 
 
 class Status(Command):
@@ -157,6 +158,7 @@ class ProtocolRuns(Command):
         if not [word for word in words if not word.startswith("-")]:
             print(f"usage: {prog} NAME TRAINER ... [KEY VALUE ...]\n\n{type(self).__doc__}\n")
             print("\n".join(f"  {name:24}{protocol.what}" for name, protocol in PROTOCOLS.items()))
+            print(*(f"\nLeft out, as it failed: {reason}" for reason in LEFT_OUT), sep="", end="\n" * bool(LEFT_OUT))
             print(f"\nexamples:\n  {prog} base2new CoOp caltech101 16 OPTIM.MAX_EPOCH 2\n  {prog} base2new CoOp --help")
             raise SystemExit(0 if {"-h", "--help"}.intersection(words) else 2)
         args = super().parse(words, prog, caller)
@@ -164,9 +166,7 @@ class ProtocolRuns(Command):
         return args
 
     def run(self, args: argparse.Namespace) -> int:
-        if args.name not in PROTOCOLS:
-            raise UserError(f"unknown protocol {args.name}: {nearest(args.name, PROTOCOLS)}")
-        takes, facts = dict(PROTOCOLS[args.name].takes), method_of(args.trainer)
+        takes, facts = dict(protocol_named(args.name).takes), method_of(args.trainer)
         if not facts.trains:
             takes.pop("SHOTS", None)
         needed = [name for name, default in takes.items() if default is None]
@@ -187,7 +187,26 @@ class ProtocolRuns(Command):
             for method in methods
             for seed in args.seeds
         ]
-        return _do(args.name, runs_of(args.name, points), place_of(args, "output"))
+        return self.do(args.name, runs_of(args.name, points), place_of(args, "output"))
+
+    def do(self, name: str, runs: Sequence[OneRun], place: Place) -> int:
+        """Do runs one after the other, on the console, and say what they found; the exit status."""
+        from benchmark import runner
+
+        states, problems = runner.survey(runs, place, thorough=True)
+        if problems:
+            return _refuse(problems, runs, place)
+        for run in runs:
+            if states[run] == "done":
+                print(f"finished already: {place.folder(run)}", flush=True)
+        failed = runner.execute([run for run in runs if states[run] != "done"], runner.Local(place))
+        for run, status in failed.items():
+            print(f"error: {run} failed with exit status {status}; the same command tries it again", file=sys.stderr)
+        self.tell(name, runs, place)
+        return 1 if failed else 0
+
+    def tell(self, name: str, runs: Sequence[OneRun], place: Place) -> None:
+        """Called when the runs of a protocol have ended, to say what they found."""
 
 
 def add_place(add: Any) -> None:
@@ -202,25 +221,6 @@ def place_of(args: argparse.Namespace, output: str) -> Place:
     if args.device not in ("", "cpu", "cuda"):
         raise UserError(f'DEVICE is "{args.device}": give cpu or cuda')
     return Place(args.root, args.output or output, args.device)
-
-
-def _do(name: str, runs: Sequence[OneRun], place: Place) -> int:
-    """Do runs one after the other, on the console, then print their table."""
-    from benchmark import runner
-    from report import results, tables
-
-    states, problems = runner.survey(runs, place, thorough=True)
-    if problems:
-        return _refuse(problems, runs, place)
-    for run in runs:
-        if states[run] == "done":
-            print(f"finished already: {place.folder(run)}", flush=True)
-    failed = runner.execute([run for run in runs if states[run] != "done"], runner.Local(place))
-    for run, status in failed.items():
-        print(f"error: {run} failed with exit status {status}; the same command tries it again", file=sys.stderr)
-    found = results.read(place.output)
-    print(tables.text(found[found.folder.isin([str(place.folder(run)) for run in runs])], name))
-    return 1 if failed else 0
 
 
 def _refuse(problems: Mapping[str, list[OneRun]], runs: Sequence[OneRun], place: Place) -> int:

@@ -6,7 +6,7 @@ A method's facts stand in configs/trainers/<Trainer>/method.yaml:
     trains: False                   # it learns nothing, so it is evaluated only and knows no shots (default: True)
     needs:                          # of the image encoder, always or where a config key has a value
       vit: {TRAINER.LAMM.BASE: maple}
-    configs:                        # protocol -> config, the file's name without .yaml; what is not there does not suit it
+    configs:                        # protocol -> config, without .yaml; a protocol that is not there does not suit it
       few_shot: vit_b16_ep50
       base2new:                     # by shots and data set where they differ; the later of these lines wins
         default: vit_b16
@@ -18,8 +18,8 @@ A method's facts stand in configs/trainers/<Trainer>/method.yaml:
       expert_usage: {title: ..., caption: ..., label: ..., names: expert_names}
     published: CLIP                 # what papers call it, where that is not the trainer's name
 
-A data set's config may say `DATASET.STYLES`, styles of its images, and `DATASET.BACKBONES`, the backbones that go with it:
-{any: icon-clip, vit: icon-clip-vit}, `vit` for methods that need one.
+A data set's config may say `DATASET.STYLES`, styles of its images, and `DATASET.BACKBONES`, the backbones that go with
+it: {any: icon-clip, vit: icon-clip-vit}, `vit` for methods that need one.
 """
 
 from collections.abc import Sequence
@@ -77,7 +77,7 @@ class Method:
         return next((config for config in reversed(found) if config), DEFAULT)
 
     def backbone(self, dataset_config: Path, config: Path, overrides: Sequence[str]) -> str:
-        """The backbone that the data set's config names for this method's needs; "" leaves it to the trainer's config."""
+        """The backbone that a data set's config names for what this method needs; "": the trainer's config names it."""
         data = read_yaml(dataset_config)
         backbones = data.get("DATASET", {}).get("BACKBONES", {})
         said = flat(data) | flat(read_yaml(config)) | dict(zip(overrides[::2], overrides[1::2], strict=True))

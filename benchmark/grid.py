@@ -27,7 +27,7 @@ import yaml
 
 from benchmark.facts import CONFIGS, method_name, method_of
 from benchmark.protocol import Point, Run
-from benchmark.protocols import PROTOCOLS, runs_of
+from benchmark.protocols import protocol_named, runs_of
 from dassl.errors import UserError, nearest
 
 KEYS = ("protocol", "methods", "datasets", "shots", "seeds", "backbone", "overrides", "exclude", "output")
@@ -104,8 +104,7 @@ def _grid(documents):
 def _points(document):
     """Yield (method's name, Point) of a grid's cross product."""
     protocol = document["protocol"]
-    if protocol not in PROTOCOLS:
-        raise UserError(f"unknown protocol {protocol}: {nearest(protocol, PROTOCOLS)}")
+    takes_shots = "SHOTS" in protocol_named(protocol).takes
     methods = [_method(method) for method in _list(document["methods"])]
     trainers = [method["trainer"] for method in methods]
     for exclusion in _list(document.get("exclude", [])):
@@ -115,8 +114,7 @@ def _points(document):
         own = method.get("config", method_of(trainer).config(protocol))
         plain = method_name(trainer, own if trainers.count(trainer) > 1 else "", label)
         name = method.get("name", plain)
-        takes_shots = "SHOTS" in PROTOCOLS[protocol].takes and method_of(trainer).trains
-        shots = _numbers("shots", method, document) if takes_shots else [None]
+        shots = _numbers("shots", method, document) if takes_shots and method_of(trainer).trains else [None]
         overrides = {**document.get("overrides", {}), **method.get("overrides", {})}
         words = tuple(str(word) for pair in overrides.items() for word in pair)
         datasets, seeds = _list(method.get("datasets", document["datasets"])), _numbers("seeds", method, document)

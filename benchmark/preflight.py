@@ -13,7 +13,11 @@ from trainers.base import PromptTrainer
 def problems(cfg) -> list[str]:
     """Why runs of this config cannot start: a line for each of trainer, weights and data that is not there."""
     name, weights = cfg.TRAINER.NAME, cfg.MODEL.BACKBONE.NAME
-    told = [_trainer(name), _backbone(weights, name), _data(cfg.DATASET.NAME, cfg.DATASET.ROOT)]
+    told = [
+        _trainer(name),
+        _backbone(weights, cfg.MODEL.BACKBONE.FAMILY, name),
+        _data(cfg.DATASET.NAME, cfg.DATASET.ROOT),
+    ]
     return [line for line in told if line]
 
 
@@ -37,11 +41,11 @@ def _trainer(name):
 
 
 @_once
-def _backbone(name, trainer):
+def _backbone(name, family, trainer):
     known = trainer in TRAINER_REGISTRY.registered_names()
     ours = known and issubclass(TRAINER_REGISTRY.get(trainer), PromptTrainer)
     if ours or backbone.is_clip(name):  # what another trainer makes of a name is its own business
-        backbone.fetch(name)
+        backbone.fetch(name, family)
 
 
 @_once

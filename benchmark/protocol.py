@@ -1,7 +1,7 @@
 """What a protocol is: one value, from which the benchmark makes runs and the report its tables and figures.
 
-Names of data sets are those of their config files; `icons_common_pixel` stands for the images of one style of a data set
-whose config names its styles, with the first of them to learn from.
+Names of data sets are those of their config files; `icons_common_pixel` stands for the images of one style of a data
+set whose config names its styles, with the first of them to learn from.
 """
 
 import re
@@ -129,7 +129,7 @@ class Protocol:
 
     @property
     def literal(self) -> int:
-        """How many characters of the layout are no placeholder's: of two that match a folder the larger one tells more."""
+        """How many characters of the layout are no placeholder's: of two that match a folder, more say more."""
         return len(re.sub(r"\{\w+\}", "", self.layout))
 
     def derived(self, figures: Any) -> Any:

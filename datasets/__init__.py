@@ -1,20 +1,24 @@
 """Readers of datasets, one file per dataset: a layout on disk becomes train, val and test lists of Datum.
 
-Importing this package registers them all; a new file in this folder is enough to add one. As a program, it checks,
-prepares and shows data sets: python -m datasets --help.
+Importing this package registers them all; a new file in this folder is enough to add one. A package elsewhere joins
+through an entry point of the group "mocoop.datasets" that names its module. A module that fails is left out, and told
+of where a data set is asked for that is not there. As a program, this package checks, prepares and shows data sets:
+python -m datasets --help.
 """
 
-import importlib
-import pkgutil
 import sys
+from functools import cache
+
+from dassl import plugins
 
 
-def register():
+@cache
+def register() -> None:
     """Import all readers, which register themselves."""
-    for module in pkgutil.iter_modules(__path__):
-        if module.name != "__main__":
-            importlib.import_module(f"{__name__}.{module.name}")
+    from dassl.data.datasets import DATASET_REGISTRY  # imports torch
+
+    plugins.load(__name__, "mocoop.datasets", DATASET_REGISTRY.leave_out)
 
 
-if sys.argv[:1] != ["-m"]:  # so Python calls it until it has found __main__.py, which answers --help before it registers
+if sys.argv[:1] != ["-m"]:  # as Python has it until it finds __main__.py, which answers --help before it registers
     register()

@@ -9,6 +9,7 @@ NAME is a file in configs/datasets, without .yaml.
 
 import argparse
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 
 import datasets
@@ -21,7 +22,7 @@ examples:
 """
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m datasets",
         description=__doc__,

@@ -8,10 +8,15 @@ import json
 import logging
 import os
 import random
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
-from dassl.data.datasets import DatasetBase
+from yacs.config import CfgNode
+
+from dassl.data.datasets import DatasetBase, Datum
 from dassl.utils import UserError, cache_dir, write_json
-from datasets.split import as_items, check_files, read_split, split_class_folders, subsample_classes
+from datasets.sources import Source
+from datasets.split import Split, as_items, check_files, read_split, split_class_folders, subsample_classes
 
 logger = logging.getLogger("dassl.datasets")
 
@@ -26,6 +31,7 @@ class SplitDataset(DatasetBase):
         ignored: class folders left out of a split made here.
         renamed: class folder -> class name, where they differ.
         counts: numbers of classes and of train, val and test images, as published; None where there are none.
+        template: what zero-shot CLIP writes of a class, whose name takes the place of {}.
         sources: where its files are to be had (see datasets.sources), for `python -m datasets prepare`.
 
     Attributes:
@@ -38,13 +44,14 @@ class SplitDataset(DatasetBase):
 
     image_dir = ""
     split_file = ""
-    ignored = ()
-    renamed = {}
-    counts = None
-    sources = ()
-    split = None
+    template = "a photo of a {}."
+    ignored: Collection[str] = ()
+    renamed: Mapping[str, str] = {}
+    counts: tuple[int, int, int, int] | None = None
+    sources: tuple[Source, ...] = ()
+    split: str | None = None
 
-    def __init__(self, cfg):
+    def __init__(self, cfg: CfgNode) -> None:
         options = cfg.DATASET
         train, val, test = self.read(options)
         if self.split:
@@ -58,11 +65,11 @@ class SplitDataset(DatasetBase):
         train, val, test = subsample_classes(train, val, test, subsample=options.SUBSAMPLE_CLASSES)
         super().__init__(train_x=train, val=val, test=test)
 
-    def classes(self):
+    def classes(self) -> dict[str, Any]:
         return super().classes() | {"all_classnames": self.all_classnames}
 
-    def read(self, options):
-        """The whole train, val and test lists of Datum, whether their files are there or not; options: cfg.DATASET."""
+    def read(self, options: CfgNode) -> Sequence[list[Datum]]:
+        """The whole train, val and test lists, whether their files are there or not; options: cfg.DATASET."""
         self.locate(options)
         self.split = os.path.join(self.dataset_dir, self.split_file)
         if not self.split_file:
@@ -71,7 +78,7 @@ class SplitDataset(DatasetBase):
             self.split = str(self._keep_split(published=self.split))
         return read_split(self.split, self.image_dir)
 
-    def locate(self, options):
+    def locate(self, options: CfgNode) -> None:
         """Make paths of dataset_dir and image_dir. Raises UserError where there is no such folder."""
         wanted = f"{self.dataset_dir}/{{{', '.join(filter(None, (self.image_dir, self.split_file)))}}}"
         self.dataset_dir = os.path.join(os.path.abspath(os.path.expanduser(options.ROOT)), self.dataset_dir)
@@ -82,14 +89,14 @@ class SplitDataset(DatasetBase):
                 + (f"; python -m datasets prepare {config_name(type(self))} gets it" if self.sources else "")
             )
 
-    def make_split(self):
+    def make_split(self) -> Split:
         """The split that the dataset comes with, or one for want of the published one; in the published format.
 
         By default it is made of the class folders.
         """
         return split_class_folders(self.image_dir, self.ignored, self.renamed)
 
-    def lines(self, file):
+    def lines(self, file: str) -> list[str]:
         """The lines of a text file in dataset_dir, without empty ones. Raises UserError if it cannot be read."""
         try:
             with open(os.path.join(self.dataset_dir, file), encoding="utf-8") as text:
@@ -97,7 +104,7 @@ class SplitDataset(DatasetBase):
         except (OSError, UnicodeDecodeError) as error:
             raise self._unreadable(file, error) from error
 
-    def mat(self, file):
+    def mat(self, file: str) -> dict[str, Any]:
         """The variables of a MATLAB file in dataset_dir, squeezed. Raises UserError if it cannot be read."""
         from scipy.io import loadmat  # slow to import, and only a missing split needs it
 
@@ -134,6 +141,6 @@ class SplitDataset(DatasetBase):
         return path
 
 
-def config_name(reader):
+def config_name(reader: type) -> str:
     """The name of a reader's config file: that of its module."""
     return reader.__module__.rpartition(".")[2]

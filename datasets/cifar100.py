@@ -10,12 +10,13 @@ from pathlib import Path
 
 from PIL import Image
 from torchvision.datasets import CIFAR100 as Published
+from yacs.config import CfgNode
 
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.utils import UserError, atomic_folder, cache_dir
 from datasets.base import SplitDataset
 from datasets.sources import Source
-from datasets.split import class_folders, split_training
+from datasets.split import Split, class_folders, split_training
 
 
 @DATASET_REGISTRY.register()
@@ -30,11 +31,11 @@ class CIFAR100(SplitDataset):
         ),
     )
 
-    def locate(self, options):
+    def locate(self, options: CfgNode) -> None:
         super().locate(options)
         self.image_dir = str(unpacked(self.dataset_dir))
 
-    def make_split(self):
+    def make_split(self) -> Split:
         return split_training(*(self._entries(part) for part in ("train", "test")))
 
     def _entries(self, part):
@@ -42,7 +43,7 @@ class CIFAR100(SplitDataset):
             yield from ([f"{part}/{name}/{file}", label, name] for file in files)
 
 
-def unpacked(path):
+def unpacked(path: str | Path) -> Path:
     """The folder {train,test}/<class>/*.png in the cache, made of the published files at a path."""
     folder = cache_dir() / f"cifar-100-{Published.train_list[0][1][:12]}"
     if not folder.is_dir():

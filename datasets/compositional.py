@@ -22,9 +22,12 @@ this project's; attributes of one class stand in one order:
 import logging
 import os
 import random
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from yacs.config import CfgNode
 
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
 from dassl.utils import UserError, read_json
@@ -55,7 +58,8 @@ class PairDatum(Datum):
 class CompositionalDataset(DatasetBase):
     """A folder in the layout above. Labels count all pairs of train, val and test, those of train (seen) first.
 
-    A reader names its folder in DATASET.ROOT, as the class attribute dataset_dir. On an instance, its path.
+    A reader names its folder in DATASET.ROOT, as the class attribute dataset_dir (on an instance, its path), and may
+    name its template, as SplitDataset's do.
 
     Attributes:
         attributes, objects: names in alphabetical order, dots and underscores read as spaces.
@@ -70,7 +74,9 @@ class CompositionalDataset(DatasetBase):
             set does not list; or DATASET.SUBSAMPLE_CLASSES is set.
     """
 
-    def __init__(self, cfg):
+    template = "a photo of {}."
+
+    def __init__(self, cfg: CfgNode) -> None:
         name, options = type(self).__name__, cfg.DATASET
         _check_subsample(options, name)
         image_dir, image_key = self.locate(options)
@@ -91,7 +97,8 @@ class CompositionalDataset(DatasetBase):
         known = {part: set(seen).union(named[part]) for part in PARTS}
 
         path = os.path.join(self.dataset_dir, f"metadata_{SPLIT}.t7")
-        parts, left_out = {part: [] for part in PARTS}, 0
+        parts: dict[str, list[Datum]] = {part: [] for part in PARTS}
+        left_out = 0
         for file, attribute, object_, part in _read_metadata(path, image_key):
             if attribute == "NA" or part == "NA":
                 continue
@@ -132,33 +139,33 @@ class CompositionalDataset(DatasetBase):
         self._lab2cname = dict(enumerate(self._classnames))
         self._num_classes = len(self.pairs)
 
-    def locate(self, options):
+    def locate(self, options: CfgNode) -> tuple[str, str]:
         """Make a path of dataset_dir. Raises UserError where it has no images.
 
         Returns:
             The images' folder, and the name of what tells their paths in the metadata.
         """
         self.dataset_dir = os.path.join(os.path.abspath(os.path.expanduser(options.ROOT)), self.dataset_dir)
-        folders = {
-            "image": os.path.join(self.dataset_dir, "images"),
-            "_image": os.path.join(self.dataset_dir, "_images"),
-        }
-        for key, folder in folders.items():  # the second as they are before CSP's script reorganises them
-            if os.path.isdir(folder):
-                return folder, key
+        image_dir = os.path.join(self.dataset_dir, "images")
+        before_reorganising = os.path.join(self.dataset_dir, "_images")
+        if os.path.isdir(image_dir):
+            return image_dir, "image"
+        if os.path.isdir(before_reorganising):
+            return before_reorganising, "_image"
         raise UserError(
-            f"no folder {folders['image']}: {type(self).__name__} needs images/, {SPLIT}/ and metadata_{SPLIT}.t7 in "
+            f"no folder {image_dir}: {type(self).__name__} needs images/, {SPLIT}/ and metadata_{SPLIT}.t7 in "
             f"{self.dataset_dir} (--root)"
         )
 
-    def classes(self):
+    def classes(self) -> dict[str, Any]:
         return super().classes() | {key: getattr(self, key) for key in WORDS}
 
 
 class AAODataset(DatasetBase):
     """Objects with two attributes each, for testing alone; aao.json as above says which. Classes are what occurs there.
 
-    A reader names its folder in DATASET.ROOT, as the class attribute dataset_dir. On an instance, its path.
+    A reader names its folder in DATASET.ROOT, as the class attribute dataset_dir (on an instance, its path), and may
+    name its template, as SplitDataset's do.
 
     Attributes:
         attributes, objects: as CompositionalDataset has them.
@@ -169,10 +176,11 @@ class AAODataset(DatasetBase):
         UserError: aao.json or an image is missing or damaged; or DATASET.SUBSAMPLE_CLASSES is set.
     """
 
+    template = "a photo of {}."
     list_file = "aao.json"
     num_seen = 0
 
-    def __init__(self, cfg):
+    def __init__(self, cfg: CfgNode) -> None:
         _check_subsample(cfg.DATASET, type(self).__name__)
         self.dataset_dir = os.path.join(os.path.abspath(os.path.expanduser(cfg.DATASET.ROOT)), self.dataset_dir)
         image_dir, path = (os.path.join(self.dataset_dir, name) for name in ("images", self.list_file))
@@ -194,18 +202,18 @@ class AAODataset(DatasetBase):
         check_files(test, path)
         super().__init__(test=test)
 
-    def classes(self):
+    def classes(self) -> dict[str, Any]:
         return super().classes() | {key: getattr(self, key) for key in WORDS}
 
 
-def pairs_by_name(names, attributes, objects):
+def pairs_by_name(names: Iterable[str], attributes: Sequence[str], objects: Sequence[str]) -> list[tuple[int, ...]]:
     """(attribute, ..., object) indices of pairs that are told by name: "wet dog", "wet_dog", "old wet dog".
 
     Raises:
         UserError: a name is not one or more of the attributes, then one of the objects.
     """
 
-    def readings(words):
+    def readings(words: list[str]) -> Iterator[tuple[int, ...]]:
         for i in range(1, len(words)):
             attribute, rest = " ".join(words[:i]), words[i:]
             if attribute in attributes:

@@ -12,6 +12,7 @@ from datasets.sources import Source, coops
 
 @DATASET_REGISTRY.register()
 class DescribableTextures(SplitDataset):
+    template = "{} texture."
     dataset_dir = "dtd"
     image_dir = "images"
     split_file = "split_zhou_DescribableTextures.json"

@@ -12,6 +12,7 @@ from datasets.sources import Source, coops
 
 @DATASET_REGISTRY.register()
 class EuroSAT(SplitDataset):
+    template = "a centered satellite photo of {}."
     dataset_dir = "eurosat"
     image_dir = "2750"
     split_file = "split_zhou_EuroSAT.json"

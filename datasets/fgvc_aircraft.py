@@ -9,13 +9,14 @@ fgvc_aircraft/                  the folder data of the archive
 from dassl.data.datasets import DATASET_REGISTRY
 from datasets.base import SplitDataset
 from datasets.sources import Source
-from datasets.split import PARTS
+from datasets.split import PARTS, Split
 
 LISTS = tuple(f"images_variant_{part}.txt" for part in PARTS)
 
 
 @DATASET_REGISTRY.register()
 class FGVCAircraft(SplitDataset):
+    template = "a photo of a {}, a type of aircraft."
     dataset_dir = "fgvc_aircraft"
     image_dir = "images"
     counts = (100, 3334, 3333, 3333)
@@ -26,7 +27,7 @@ class FGVCAircraft(SplitDataset):
         ),
     )
 
-    def make_split(self):
+    def make_split(self) -> Split:
         label_of = {name: label for label, name in enumerate(self.lines("variants.txt"))}
         return {part: list(self._entries(file, label_of)) for part, file in zip(PARTS, LISTS, strict=True)}
 

@@ -9,25 +9,27 @@ Classes are in the order of their names.
 
 import csv
 import os
+from collections.abc import Sequence
 
 from torchvision.datasets.folder import is_image_file
+from yacs.config import CfgNode
 
-from dassl.data.datasets import DATASET_REGISTRY
+from dassl.data.datasets import DATASET_REGISTRY, Datum
 from dassl.utils import UserError, listdir_nohidden
 from datasets.base import SplitDataset
-from datasets.split import PARTS, as_items, class_folders, split_class_folders, split_whole
+from datasets.split import PARTS, Split, as_items, class_folders, split_class_folders, split_whole
 
 
 @DATASET_REGISTRY.register()
 class Folder(SplitDataset):
     root_is_data = True
 
-    def read(self, options):
+    def read(self, options: CfgNode) -> Sequence[list[Datum]]:
         self.locate(options)
         split = split_table(self.split) if self.split else split_folders(self.image_dir)
         return as_items(split, self.image_dir, self.split or self.image_dir)
 
-    def locate(self, options):
+    def locate(self, options: CfgNode) -> None:
         root = os.path.abspath(os.path.expanduser(options.ROOT))
         table = root if os.path.isfile(root) else os.path.join(root, "labels.csv")
         if not options.ROOT or not os.path.exists(root):
@@ -38,7 +40,7 @@ class Folder(SplitDataset):
             check_folders(root)
 
 
-def check_folders(path):
+def check_folders(path: str) -> None:
     """Raises UserError where a folder holds no class folder, and says what it holds instead."""
     names = listdir_nohidden(path)
     if any(os.path.isdir(os.path.join(path, name)) for name in names):
@@ -53,7 +55,7 @@ def check_folders(path):
     )
 
 
-def split_folders(root):
+def split_folders(root: str) -> Split:
     """The split of class folders, or of train, val and test folders of them."""
     folders = {part: os.path.join(root, part) for part in PARTS if os.path.isdir(os.path.join(root, part))}
     if "train" not in folders or len(folders) == 1:
@@ -71,7 +73,7 @@ def _class_folders(path):
     return class_folders(path)
 
 
-def split_table(path):
+def split_table(path: str) -> Split:
     """The split in a CSV file; one is made where it has no third column. Raises UserError, naming a line amiss."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:

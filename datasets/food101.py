@@ -12,6 +12,7 @@ from datasets.sources import Source, coops
 
 @DATASET_REGISTRY.register()
 class Food101(SplitDataset):
+    template = "a photo of {}, a type of food."
     dataset_dir = "food-101"
     image_dir = "images"
     split_file = "split_zhou_Food101.json"

@@ -9,11 +9,13 @@ unpacked once into the cache folder.
 import hashlib
 import os
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from yacs.config import CfgNode
 
-from dassl.data.datasets import DATASET_REGISTRY
+from dassl.data.datasets import DATASET_REGISTRY, Datum
 from dassl.utils import UserError, atomic_folder, cache_dir, read_json
 from datasets.base import SplitDataset
 from datasets.compositional import CompositionalDataset
@@ -23,7 +25,7 @@ ARCHIVE = Path(__file__).parents[1] / "embedded" / "icons.zip"
 STYLES = ("outline", "filled", "duotone", "pixel", "hand-drawn", "colour")
 
 
-def unpacked():
+def unpacked() -> Path:
     """The folder of the unpacked archive, whole: runs that start at once may all come here."""
     digest = hashlib.sha256(ARCHIVE.read_bytes()).hexdigest()[:12]
     folder = cache_dir() / f"icons-{digest}"
@@ -40,9 +42,10 @@ class Icons(SplitDataset):
     """A part of the archive, in the published split format; the first folder of a path is the style."""
 
     domains = list(STYLES)
+    template = "an icon of a {}."
     part = ""
 
-    def read(self, options):
+    def read(self, options: CfgNode) -> Sequence[list[Datum]]:
         self.check_input_domains(options.SOURCE_DOMAINS, options.TARGET_DOMAINS)
         self.locate(options)
         path = os.path.join(self.dataset_dir, "split.json")
@@ -55,7 +58,7 @@ class Icons(SplitDataset):
             raise UserError(f"some classes have no training icon in {', '.join(options.SOURCE_DOMAINS)}: add a style")
         return train, val, _keep(test, options.TARGET_DOMAINS)
 
-    def locate(self, options):
+    def locate(self, options: CfgNode) -> None:
         self.dataset_dir = str(unpacked() / self.part)
         self.image_dir = os.path.join(self.dataset_dir, "images")
 
@@ -78,6 +81,8 @@ class IconsRare(Icons):
 
 @DATASET_REGISTRY.register()
 class IconsPairs(CompositionalDataset):
-    def locate(self, options):
+    template = "a photo of a {}."
+
+    def locate(self, options: CfgNode) -> tuple[str, str]:
         self.dataset_dir = str(unpacked() / "pairs")
         return super().locate(options)

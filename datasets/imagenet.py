@@ -9,6 +9,9 @@ as in the data sets that test what was learned on ImageNet.
 """
 
 import os
+from collections.abc import Mapping, Sequence
+
+from yacs.config import CfgNode
 
 from dassl.data.datasets import DATASET_REGISTRY, Datum
 from dassl.utils import UserError
@@ -37,12 +40,12 @@ def _unpack_val(archive, folder):
 class ImageNetFolders(SplitDataset):
     """Folders named after wnids; class names from classnames.txt, ImageNet's where the dataset has none itself."""
 
-    def read(self, options):
+    def read(self, options: CfgNode) -> Sequence[list[Datum]]:
         """All images are for testing."""
         self.locate(options)
         return [], [], self.items(self.image_dir, self.classnames_by_wnid())
 
-    def classnames_by_wnid(self):
+    def classnames_by_wnid(self) -> dict[str, str]:
         """{wnid: class name}, wnids in order. Raises UserError where no list is to be had."""
         path = next(filter(os.path.isfile, self._lists()), None)
         if path is None:
@@ -55,12 +58,12 @@ class ImageNetFolders(SplitDataset):
         folders = dict.fromkeys((self.dataset_dir, os.path.join(os.path.dirname(self.dataset_dir), "imagenet")))
         return [os.path.join(folder, "classnames.txt") for folder in folders]
 
-    def wnid(self, folder, names):
+    def wnid(self, folder: str, names: Mapping[str, str]) -> str:
         """The wnid that a class folder stands for."""
         return folder
 
-    def items(self, path, names):
-        """A list of Datum of class folders, labels in the order of their wnids."""
+    def items(self, path: str, names: Mapping[str, str]) -> list[Datum]:
+        """Those of class folders, labels in the order of their wnids."""
         folders = class_folders(path)
         by_wnid = {self.wnid(folder, names): folder for folder in folders}
         unnamed = sorted(by_wnid.keys() - names.keys())
@@ -101,7 +104,7 @@ class ImageNet(ImageNetFolders):
         coops("classnames.txt", "1-61f_ol79pViBFDG_IDlUQSwoLcn2XXF"),
     )
 
-    def read(self, options):
+    def read(self, options: CfgNode) -> Sequence[list[Datum]]:
         self.locate(options)
         names = self.classnames_by_wnid()
         train, test = (self.items(f"{self.image_dir}/{part}", names) for part in ("train", "val"))

@@ -5,6 +5,8 @@ imagenetv2/
     classnames.txt              or imagenet/classnames.txt: see datasets/imagenet.py
 """
 
+from collections.abc import Mapping
+
 from dassl.data.datasets import DATASET_REGISTRY
 from datasets.imagenet import ImageNetFolders
 from datasets.sources import Source
@@ -22,6 +24,6 @@ class ImageNetV2(ImageNetFolders):
         ),
     )
 
-    def wnid(self, folder, names):
+    def wnid(self, folder: str, names: Mapping[str, str]) -> str:
         wnids = list(names)
         return wnids[int(folder)] if folder.isdecimal() and int(folder) < len(wnids) else folder

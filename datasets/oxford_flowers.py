@@ -13,13 +13,14 @@ from dassl.data.datasets import DATASET_REGISTRY
 from dassl.utils import read_json
 from datasets.base import SplitDataset
 from datasets.sources import Source, coops
-from datasets.split import split_whole
+from datasets.split import Split, split_whole
 
 URL = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102"
 
 
 @DATASET_REGISTRY.register()
 class OxfordFlowers(SplitDataset):
+    template = "a photo of a {}, a type of flower."
     dataset_dir = "oxford_flowers"
     image_dir = "jpg"
     split_file = "split_zhou_OxfordFlowers.json"
@@ -31,7 +32,7 @@ class OxfordFlowers(SplitDataset):
         coops(split_file, "1Pp0sRXzZFZq15zVOzKjKBu4A9i01nozT"),
     )
 
-    def make_split(self):
+    def make_split(self) -> Split:
         names = read_json(os.path.join(self.dataset_dir, "cat_to_name.json"))
         numbers = map(int, self.mat("imagelabels.mat")["labels"])
         return split_whole(

@@ -9,13 +9,14 @@ oxford_pets/
 from dassl.data.datasets import DATASET_REGISTRY
 from datasets.base import SplitDataset
 from datasets.sources import Source, coops
-from datasets.split import split_training
+from datasets.split import Split, split_training
 
 URL = "https://www.robots.ox.ac.uk/~vgg/data/pets/data"
 
 
 @DATASET_REGISTRY.register()
 class OxfordPets(SplitDataset):
+    template = "a photo of a {}, a type of pet."
     dataset_dir = "oxford_pets"
     image_dir = "images"
     split_file = "split_zhou_OxfordPets.json"
@@ -28,7 +29,7 @@ class OxfordPets(SplitDataset):
         coops(split_file, "1501r8Ber4nNKvmlFVQZ8SeUHTcdTTEqs"),
     )
 
-    def make_split(self):
+    def make_split(self) -> Split:
         return split_training(*(self._entries(f"annotations/{part}.txt") for part in ("trainval", "test")))
 
     def _entries(self, file):

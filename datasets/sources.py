@@ -2,7 +2,7 @@
 
 import posixpath
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 COOP = "https://github.com/KaiyangZhou/CoOp/blob/main/DATASETS.md"
@@ -15,7 +15,7 @@ class Source:
     Attributes:
         url: where it is downloaded; "" where a site asks for a login or for hands: then `path` is to be put there.
         path: where it goes, in the dataset's folder; "" for the url's last part.
-        gives: {path in the dataset's folder: path in the archive} of what is unpacked; None for a file that is itself
+        gives: {path in the dataset's folder: path in the archive} of what is unpacked; empty for a file that is itself
             what is wanted.
         md5: its checksum; "" where none is published.
         page: where people find it.
@@ -25,17 +25,17 @@ class Source:
 
     url: str = ""
     path: str = ""
-    gives: dict | None = None
+    gives: dict[str, str] = field(default_factory=dict)
     md5: str = ""
     page: str = ""
     inner: str = ""
-    unpack: Callable | None = None
+    unpack: Callable[[str, str], None] | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.path:
             object.__setattr__(self, "path", posixpath.basename(urlsplit(self.url).path))
 
 
-def coops(path, drive_id):
+def coops(path: str, drive_id: str) -> Source:
     """A small file that CoOp's authors keep on Google Drive, under the id that CoOp's DATASETS.md gives."""
     return Source(f"https://drive.google.com/uc?export=download&id={drive_id}", path, page=COOP)

@@ -7,9 +7,11 @@ images' folder and labels from 0.
 import math
 import os
 import random
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import copy
 from itertools import islice
 from operator import index
+from typing import Any
 
 from torchvision.datasets.folder import is_image_file
 
@@ -18,19 +20,22 @@ from dassl.utils import UserError, listdir_nohidden, read_json
 
 PARTS = ("train", "val", "test")
 
+Entry = Sequence[Any]
+Split = dict[str, list[Entry]]
+"""As the file has it; an entry is path, label, class name."""
 
-def read_split(path, image_dir):
+
+def read_split(path: str, image_dir: str) -> list[list[Datum]]:
     """The train, val and test lists of Datum in a split file. Raises UserError as `as_items` does."""
     return as_items(read_json(path), image_dir, path)
 
 
-def as_items(split, image_dir, source):
+def as_items(split: Mapping[str, Iterable[Entry]], image_dir: str, source: str) -> list[list[Datum]]:
     """The train, val and test lists of Datum of a split in the published format.
 
     Args:
-        split: the split.
         image_dir: the folder that its paths start from.
-        source: what names the images, a path, for messages.
+        source: the path of what names the images, for messages.
 
     Raises:
         UserError: it is not in the format; it names a file outside of image_dir; a label has two class names or no
@@ -50,7 +55,7 @@ def as_items(split, image_dir, source):
     ]
 
 
-def path_inside(file, image_dir, source):
+def path_inside(file: str, image_dir: str, source: str) -> str:
     """The path of a file that a split names. Raises UserError where it leaves the folder."""
     normal = os.path.normpath(file)
     if os.path.isabs(normal) or normal.split(os.sep)[0] == os.pardir:
@@ -58,8 +63,8 @@ def path_inside(file, image_dir, source):
     return os.path.join(image_dir, normal)
 
 
-def _check_labels(parts, source):
-    names = {}
+def _check_labels(parts: list[list[tuple[str, int, str]]], source: str) -> None:
+    names: dict[int, str] = {}
     for _, label, name in (entry for part in parts for entry in part):
         if names.setdefault(label, name) != name:
             raise UserError(f'{source} gives label {label} two class names, "{names[label]}" and "{name}"')
@@ -70,11 +75,10 @@ def _check_labels(parts, source):
         raise UserError(f"{source} needs training images, their labels from 0 without gaps")
 
 
-def check_files(items, source):
+def check_files(items: Sequence[Datum], source: str) -> None:
     """Raises UserError where images are missing on disk.
 
     Args:
-        items: a list of Datum.
         source: the split file that names them.
     """
     missing = missing_files(items)
@@ -85,9 +89,10 @@ def check_files(items, source):
         )
 
 
-def missing_files(items):
+def missing_files(items: Iterable[Datum]) -> list[str]:
     """The paths in a list of Datum that are not on disk; lists each folder once instead of asking for each."""
-    listings, missing = {}, []
+    listings: dict[str, set[str]] = {}
+    missing = []
     for item in items:
         folder, name = os.path.split(item.impath)
         if folder not in listings:
@@ -104,7 +109,7 @@ def _names(folder):
         return set()
 
 
-def class_folders(path, ignored=()):
+def class_folders(path: str, ignored: Collection[str] = ()) -> dict[str, list[str]]:
     """{class folder: its image files} of a folder, names in order. Nothing is asked of a file but its name.
 
     Args:
@@ -126,15 +131,14 @@ def class_folders(path, ignored=()):
     return folders
 
 
-def split_class_folders(image_dir, ignored=(), renamed=None):
+def split_class_folders(
+    image_dir: str, ignored: Collection[str] = (), renamed: Mapping[str, str] | None = None
+) -> Split:
     """A split of class folders (see `split_whole`), labels in the order of the folders' names.
 
     Args:
         image_dir, ignored: as `class_folders` takes them.
         renamed: folder -> class name; the others are named as their folder.
-
-    Returns:
-        The split in the published format.
     """
     folders = class_folders(image_dir, ignored)
     return split_whole(
@@ -144,26 +148,27 @@ def split_class_folders(image_dir, ignored=(), renamed=None):
     )
 
 
-def split_whole(entries):
+def split_whole(entries: Iterable[Entry]) -> Split:
     """A split of [path, label, class name] entries: of every class 50% to train, 20% to val, the rest to test."""
     return dict(zip(PARTS, _divide(entries, 0.5, 0.2), strict=True))
 
 
-def split_training(trainval, test):
+def split_training(trainval: Iterable[Entry], test: Iterable[Entry]) -> Split:
     """A split of entries of which the test ones are given: of the others, of every class 80% to train, 20% to val."""
     return dict(zip(PARTS, (*_divide(trainval, 0.8), list(test)), strict=True))
 
 
-def _divide(entries, *shares):
+def _divide(entries: Iterable[Entry], *shares: float) -> list[list[Entry]]:
     """Divide the entries of every class, shuffled, into parts of these shares and a last one of what is left.
 
     The first part has an entry of every class. The same entries are always divided the same way.
     """
     rng = random.Random(0)
-    by_class = {}
+    by_class: dict[int, list[Entry]] = {}
     for entry in entries:
         by_class.setdefault(entry[1], []).append(entry)
-    first, *others = parts = [[] for _ in range(len(shares) + 1)]
+    parts: list[list[Entry]] = [[] for _ in range(len(shares) + 1)]
+    first, *others = parts
     for items in by_class.values():
         rng.shuffle(items)
         sizes = [round(share * len(items)) for share in shares]
@@ -174,11 +179,11 @@ def _divide(entries, *shares):
     return parts
 
 
-def subsample_classes(*data_sources, subsample="all"):
+def subsample_classes(*data_sources: list[Datum], subsample: str = "all") -> Sequence[list[Datum]]:
     """Keep the base or the new classes of lists of Datum, relabelled from 0 in order.
 
     Args:
-        data_sources: lists of Datum; the labels of the first that is not empty decide.
+        data_sources: the labels of the first that is not empty decide.
         subsample: "base" for the first half of the classes in the order of their labels, rounded up; "new"
             for the rest; "all" for the lists as they are.
 

@@ -13,7 +13,7 @@ import numpy as np
 from dassl.data.datasets import DATASET_REGISTRY
 from datasets.base import SplitDataset
 from datasets.sources import Source, coops
-from datasets.split import split_training
+from datasets.split import Split, split_training
 
 PAGE = "https://github.com/pytorch/vision/issues/7545"
 """The authors' site is gone; people there say where the files are."""
@@ -32,7 +32,7 @@ class StanfordCars(SplitDataset):
         coops(split_file, "1ObCFbaAgVu0I-k_Au-gIUcefirdAuizT"),
     )
 
-    def make_split(self):
+    def make_split(self) -> Split:
         names = np.atleast_1d(self.mat("devkit/cars_meta.mat")["class_names"])
         return split_training(
             self._entries("cars_train", "devkit/cars_train_annos.mat", names),

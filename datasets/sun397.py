@@ -10,7 +10,7 @@ sun397/
 from dassl.data.datasets import DATASET_REGISTRY
 from datasets.base import SplitDataset
 from datasets.sources import Source, coops
-from datasets.split import split_training
+from datasets.split import Split, split_training
 
 
 @DATASET_REGISTRY.register()
@@ -32,7 +32,7 @@ class SUN397(SplitDataset):
         coops(split_file, "1y2RD81BYuiyvebdN-JymPfyWYcd8_MUq"),
     )
 
-    def make_split(self):
+    def make_split(self) -> Split:
         label_of = {folder.lstrip("/"): label for label, folder in enumerate(self.lines("ClassName.txt"))}
         return split_training(*(self._entries(f"{part}_01.txt", label_of) for part in ("Training", "Testing")))
 

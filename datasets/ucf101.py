@@ -12,11 +12,12 @@ import re
 from dassl.data.datasets import DATASET_REGISTRY
 from datasets.base import SplitDataset
 from datasets.sources import COOP, Source, coops
-from datasets.split import split_training
+from datasets.split import Split, split_training
 
 
 @DATASET_REGISTRY.register()
 class UCF101(SplitDataset):
+    template = "a photo of a person doing {}."
     dataset_dir = "ucf101"
     image_dir = "UCF-101-midframes"
     split_file = "split_zhou_UCF101.json"
@@ -30,7 +31,7 @@ class UCF101(SplitDataset):
         coops(split_file, "1I0S0q91hJfsV9Gf4xDIjgDq4AqBNJb1y"),
     )
 
-    def make_split(self):
+    def make_split(self) -> Split:
         label_of = {
             name: int(number) - 1 for number, name in map(str.split, self.lines("ucfTrainTestlist/classInd.txt"))
         }

@@ -35,7 +35,8 @@ from torch import nn
 from dassl.errors import UserError, exit_status
 from dassl.utils import atomic_path, read_image, set_random_seed, setup_logger
 from embedded.concepts import COMMON
-from prompting.backbone import OPENAI, load_backbone
+from prompting.backbone import load_backbone
+from prompting.backbones.files import OPENAI
 from prompting.openai_clip import clip
 from prompting.openai_clip import model as openai_model
 from prompting.prompts import tokenizer

@@ -70,7 +70,8 @@ def words(model: TrainedModel, n: int) -> Table | None:
     labels, vectors = zip(*learned, strict=True)
     trainer = model.trainer
     embedding = trainer.model.text_encoder.token_embedding.weight
-    nearest = nearest_words(torch.stack(vectors), embedding, known_tokens(trainer.cfg.MODEL.BACKBONE.NAME), n)
+    backbone = trainer.cfg.MODEL.BACKBONE
+    nearest = nearest_words(torch.stack(vectors), embedding, known_tokens(backbone.NAME, backbone.FAMILY), n)
     return Table(
         "words",
         "Words nearest to the learned vectors, with Euclidean distances",

@@ -1,8 +1,8 @@
 """The way into the project from anywhere: its own packages come before others of the same names.
 
-The packages have the plain names that CoOp's readers know (`datasets`, `trainers`, `dassl`). One of them is also that of
-Hugging Face's package: so an installation puts `mocoop` alone beside other people's packages, and this puts the rest in
-front of them, for the process that asks.
+The packages have the plain names that CoOp's readers know (`datasets`, `trainers`, `dassl`). One of them is also that
+of Hugging Face's package: so an installation puts `mocoop` alone beside other people's packages, and this puts the rest
+in front of them, for the process that asks.
 """
 
 import sys

@@ -1,7 +1,12 @@
 """Text features within a memory budget: prompts are encoded in chunks, and one chunk's activations held at a time."""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch
 from torch.utils.checkpoint import checkpoint
+
+from prompting.text_encoder import TextEncoder
 
 VECTORS_PER_TOKEN = 20
 """What a token takes in each layer, in vectors of the text tower's width, at the peak of forward and backward pass.
@@ -15,11 +20,10 @@ Over many chunks a CPU process may grow further, since glibc keeps what is freed
 pairs took 691 MiB in 9 chunks, and 235 MiB with MALLOC_TRIM_THRESHOLD_=262144; CoCoOp took 327 and 194 MiB."""
 
 
-def bytes_per_token(text_encoder, training=True):
+def bytes_per_token(text_encoder: TextEncoder, training: bool = True) -> int:
     """The memory in bytes that a token takes; tokens that prompts of a row share count once a row.
 
     Args:
-        text_encoder: the TextEncoder.
         training: whether all layers' activations are held, for the backward pass, or one layer's at a time.
     """
     layers = len(text_encoder.transformer.resblocks) if training else 1
@@ -27,12 +31,12 @@ def bytes_per_token(text_encoder, training=True):
     return layers * VECTORS_PER_TOKEN * text_encoder.token_embedding.weight.shape[1] * size
 
 
-def how_many_fit(memory_gb, bytes_each):
+def how_many_fit(memory_gb: float, bytes_each: int) -> int:
     """How many things fit a budget in GiB, at least 1."""
     return max(1, int(memory_gb * 2**30 / bytes_each))
 
 
-def encode_in_chunks(encode, chunks):
+def encode_in_chunks(encode: Callable[[Any], torch.Tensor], chunks: Sequence[Any]) -> torch.Tensor:
     """torch.cat of encode(chunk) for every chunk; encode may use tensors to be trained beside its argument."""
     if len(chunks) == 1 or not torch.is_grad_enabled():
         return torch.cat([encode(chunk) for chunk in chunks])

@@ -1,6 +1,7 @@
 """Context vectors among the words of a prompt: where they start from, and CoOp's prompts of them."""
 
 import logging
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -8,7 +9,8 @@ from yacs.config import CfgNode
 
 from dassl.config import require
 from dassl.utils import UserError
-from prompting.prompts import Prompts, sequence, soft, token_ids
+from prompting.prompts import Encoded, Prompts, sequence, soft, token_ids
+from prompting.text_encoder import TextEncoder
 
 logger = logging.getLogger("dassl.prompting")
 
@@ -16,7 +18,7 @@ POSITIONS = ("end", "middle", "front")
 """Where CLASS_TOKEN_POSITION may put the class name among the context vectors."""
 
 
-def check_context(cfg, section):
+def check_context(cfg: CfgNode, section: str) -> None:
     """Raises UserError where cfg.TRAINER.<section> makes no context vector, or puts the class name in no place."""
     options = cfg.TRAINER[section]
     if "CLASS_TOKEN_POSITION" in options:
@@ -27,11 +29,11 @@ def check_context(cfg, section):
         raise UserError(f"TRAINER.{section}.CTX_INIT holds no word: give words, or leave it empty for N_CTX vectors")
 
 
-def initial_context(options, text_encoder, *copies):
+def initial_context(options: CfgNode, text_encoder: TextEncoder, *copies: int) -> torch.Tensor:
     """The values that context vectors start from: the words of CTX_INIT, or noise for N_CTX of them.
 
     Returns:
-        (*copies, n_ctx, d) float32 tensor.
+        (*copies, n_ctx, d) float32.
     """
     embedding = text_encoder.token_embedding
     if options.CTX_INIT:
@@ -56,13 +58,13 @@ class PromptLearner(nn.Module):
     Args:
         options: N_CTX, CSC, CTX_INIT and CLASS_TOKEN_POSITION, as in cfg.TRAINER.COOP.
         classnames: N class names.
-        text_encoder: the TextEncoder, for its token embeddings.
+        text_encoder: for its token embeddings.
 
     Attributes:
         ctx: the context vectors, (n_ctx, d) or, class-specific, (N, n_ctx, d).
     """
 
-    def __init__(self, options, classnames, text_encoder):
+    def __init__(self, options: CfgNode, classnames: Sequence[str], text_encoder: TextEncoder) -> None:
         super().__init__()
         ctx = initial_context(options, text_encoder, *([len(classnames)] if options.CSC else []))
         n_ctx = ctx.shape[-2]
@@ -77,6 +79,6 @@ class PromptLearner(nn.Module):
             sequences.append(sequence(words[:before], ids[:length], words[before:], ids[length:]))
         self.prompts = Prompts(text_encoder, [sequences], classnames)
 
-    def forward(self):
+    def forward(self) -> Encoded:
         """The text encoder's arguments for one row of N prompts."""
         return self.prompts(self.ctx.flatten(0, -2))

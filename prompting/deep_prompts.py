@@ -1,20 +1,23 @@
 """Deep prompting: learnable vectors of their own in each of the first layers of CLIP's towers."""
 
 import logging
+from collections.abc import Sequence
 
 import torch
 from torch import nn
+from yacs.config import CfgNode
 
 from dassl.config import require
 from dassl.utils import UserError
 from prompting.backbone import known_names
-from prompting.openai_clip import model as openai_model
+from prompting.backbones import image_encoder_of
 from prompting.prompts import soft, token_ids
+from prompting.text_encoder import TextEncoder
 
 logger = logging.getLogger("dassl.prompting")
 
 
-def noise(*shape):
+def noise(*shape: int) -> nn.Parameter:
     """A parameter to start a learnable vector from where there is no word for it."""
     return nn.Parameter(nn.init.normal_(torch.empty(*shape), std=0.02))
 
@@ -26,7 +29,7 @@ class DeepContext(nn.Module):
         text: words to start from. The first n_ctx tokens become context vectors, the others stay words. "": noise.
         n_ctx: number of context vectors, where there is text at most its tokens.
         depth: how many layers have context vectors of their own; where there are fewer layers, all have.
-        text_encoder: the TextEncoder.
+        text_encoder: for its token embeddings and its number of layers.
 
     Attributes:
         ctx: (n_ctx, d), those among the prompt's tokens.
@@ -35,7 +38,7 @@ class DeepContext(nn.Module):
         words: what every prompt begins with, the entries of a sequence (see prompting.prompts).
     """
 
-    def __init__(self, text, n_ctx, depth, text_encoder):
+    def __init__(self, text: str, n_ctx: int, depth: int, text_encoder: TextEncoder) -> None:
         super().__init__()
         embedding, ids = text_encoder.token_embedding.weight.detach(), token_ids(text)
         depth, shape = min(depth, len(text_encoder.transformer.resblocks)), (n_ctx, embedding.shape[1])
@@ -46,13 +49,13 @@ class DeepContext(nn.Module):
         logger.info("Context vectors: %d in each of the first %d layers", n_ctx, depth)
 
 
-def check_vision_transformer(visual):
-    """Raises UserError where an image encoder has no layers of tokens to put prompts into: CLIP's ResNets."""
-    if not isinstance(visual, openai_model.VisionTransformer):
-        names = ", ".join(name for name in known_names() if "vit" in name.lower())
+def check_vision_transformer(visual: nn.Module) -> None:
+    """Raises UserError where an image encoder has no layers of tokens to put prompts into, as CLIP's ResNets."""
+    if (kind := image_encoder_of(visual)) != "vit":
+        has = "a ResNet" if kind == "resnet" else "another image encoder"
         raise UserError(
-            "prompts in the image encoder need a vision transformer, this backbone has a ResNet: set "
-            f"MODEL.BACKBONE.NAME (--backbone) to {names}, or to a path"
+            f"prompts in the image encoder need a vision transformer, this backbone has {has}: set "
+            f"MODEL.BACKBONE.NAME (--backbone) to {', '.join(known_names('vit'))}, or to a path"
         )
 
 
@@ -61,7 +64,6 @@ class CoupledPrompts(DeepContext):
 
     Args:
         options: cfg.TRAINER.MAPLE.
-        text_encoder: the TextEncoder.
         visual: the image encoder, for its width w and its number of layers.
 
     Attributes:
@@ -71,7 +73,7 @@ class CoupledPrompts(DeepContext):
         UserError: the image encoder is a ResNet.
     """
 
-    def __init__(self, options, text_encoder, visual):
+    def __init__(self, options: CfgNode, text_encoder: TextEncoder, visual: nn.Module) -> None:
         check_vision_transformer(visual)
         depth = min(options.PROMPT_DEPTH, len(visual.transformer.resblocks))
         super().__init__(options.CTX_INIT, options.N_CTX, depth, text_encoder)
@@ -79,14 +81,14 @@ class CoupledPrompts(DeepContext):
         self.proj = nn.Linear(*widths)
         self.compound_prompt_projections = nn.ModuleList(nn.Linear(*widths) for _ in self.compound_prompts_text)
 
-    def vision_prompts(self):
+    def vision_prompts(self) -> list[torch.Tensor]:
         """The image encoder's prompts: (n_ctx, w) for each layer."""
         couplings = [self.proj, *self.compound_prompt_projections]
         contexts = [self.ctx, *self.compound_prompts_text]
         return [coupling(context) for coupling, context in zip(couplings, contexts, strict=True)]
 
 
-def check_deep_context(cfg, section, n_ctx, *counts):
+def check_deep_context(cfg: CfgNode, section: str, n_ctx: str, *counts: str) -> None:
     """Raises UserError where CTX_INIT of cfg.TRAINER.<section> is too short for its key `n_ctx`, or that or another
     of the keys `counts` is not positive.
     """
@@ -101,7 +103,7 @@ def check_deep_context(cfg, section, n_ctx, *counts):
         )
 
 
-def encode_with_prompts(visual, images, prompts):
+def encode_with_prompts(visual: nn.Module, images: torch.Tensor, prompts: Sequence[torch.Tensor]) -> torch.Tensor:
     """Image features of images seen together with prompt tokens.
 
     The first layer's prompts join class token and patches before the first normalisation and have no position; those

@@ -6,6 +6,8 @@ A pair is feasible if its attribute goes with similar objects and its object wit
 """
 
 import logging
+from collections.abc import Sequence
+from os import PathLike
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +17,7 @@ from dassl.utils import UserError
 logger = logging.getLogger("dassl.prompting")
 
 
-def feasibility(attributes, objects, seen):
+def feasibility(attributes: torch.Tensor, objects: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
     """f of all pairs, in [-1, 1]; where nothing is seen with an attribute or object, its cosine counts as -1.
 
     Args:
@@ -40,23 +42,23 @@ def _best_cosine(vectors, together):
     return torch.stack([cosine[row].amax(dim=0) if row.any() else none for row in together])
 
 
-def word_vectors(path, names):
+def word_vectors(path: str | PathLike[str], names: Sequence[str]) -> torch.Tensor:
     """The mean of the word vectors of each name's words, from a text file as GloVe's: a word and its numbers a line.
 
     Words that the file lacks are left out, and logged; a name without any is a vector of zeros, similar to nothing.
 
     Args:
-        path: the file.
         names: N names; words end at spaces, underscores, dots and hyphens, and capitals do not matter.
 
     Returns:
-        (N, k) tensor.
+        (N, k).
 
     Raises:
         UserError: the file cannot be read, a line of a wanted word is not like the others, or it has no word at all.
     """
     words_of = [name.lower().translate(str.maketrans("_.-", "   ")).split() for name in names]
-    wanted, found = {word for words in words_of for word in words}, {}
+    wanted = {word for words in words_of for word in words}
+    found: dict[str, torch.Tensor] = {}
     try:
         with open(path, encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):

@@ -1,19 +1,23 @@
 """Image features of a frozen encoder, computed once and kept on disk.
 
 A file in the cache holds the features of one list of images under one encoder and one transform. Its name is a
-digest of all that decides the numbers: the weights, the transform, the content of every image file in order, the
-batches, the precision, torch's flags, and the libraries and the processor that decode and compute. It is therefore
-exact, shared by all trainers, seeds and shots, and safe to delete. Files appear whole or not at all, so concurrent runs
-may share the folder.
+digest of all that decides the numbers: the weights and their family, the transform, the content of every image file in
+order, the batches, the precision, torch's flags, and the libraries and the processor that decode and compute. It is
+therefore exact, shared by all trainers, seeds and shots, and safe to delete. Files appear whole or not at all, so
+concurrent runs may share the folder.
 """
 
 import hashlib
 import logging
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import PIL
 import torch
 import torchvision
+from torch import nn
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from dassl.utils import UserError, atomic_path, cache_dir, numerics
@@ -23,12 +27,20 @@ logger = logging.getLogger("dassl.prompting")
 DETERMINISTIC = {"Compose", "Resize", "CenterCrop", "ToImage", "ToDtype", "Normalize", "PILToTensor", "ToTensor"}
 
 
-def cached_image_features(encode, weights, loader, paths, transform, precision, enabled=True):
+def cached_image_features(
+    encode: Callable[[torch.Tensor], torch.Tensor],
+    weights: nn.Module,
+    loader: DataLoader,
+    paths: Sequence[str],
+    transform: Callable[..., Any],
+    precision: str,
+    enabled: bool = True,
+) -> torch.Tensor:
     """Features of all images of a loader, in order.
 
     Args:
         encode: (B, 3, H, W) images, as the loader yields them -> (B, e) features.
-        weights: the encoder (an nn.Module) whose parameters and buffers key the cache.
+        weights: the encoder whose parameters and buffers key the cache.
         loader: yields batches with "img", in a fixed order.
         paths: the image files in that order.
         transform: what the loader applies to each; random ones are never cached.
@@ -63,7 +75,7 @@ def cached_image_features(encode, weights, loader, paths, transform, precision, 
     return features
 
 
-def is_deterministic(transform):
+def is_deterministic(transform: Callable[..., Any]) -> bool:
     """Whether a transform is known to give the same pixels every time."""
     return all(type(step).__name__ in DETERMINISTIC for step in _steps(transform))
 
@@ -92,7 +104,9 @@ def _key(weights, paths, transform, batch_size, precision):
     on_gpu = device.type == "cuda"
     device = torch.cuda.get_device_name(device) if on_gpu else torch.backends.cpu.get_cpu_capability()
     steps = [_settings(step) for step in _steps(transform)]
-    digest.update(repr((versions, device, numerics(), precision, batch_size, steps)).encode())
+    backbone = getattr(weights, "backbone", None)  # the same weights mean something else with another activation
+    family = backbone and (backbone.family.name, backbone.family.activation, backbone.family.head_width)
+    digest.update(repr((versions, device, numerics(), precision, batch_size, steps, family)).encode())
     for name, tensor in tensors.items():
         tensor = tensor.detach().cpu().contiguous()
         digest.update(repr((name, tensor.dtype, tuple(tensor.shape))).encode())

@@ -6,9 +6,13 @@ modules and weights, from what the tower computes anyway.
 
 import torch
 import torch.nn.functional as F
+from torch import nn
+
+from dassl.utils import UserError
+from prompting.backbones import image_encoder_of
 
 
-def global_and_local_features(visual, images):
+def global_and_local_features(visual: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The features of images as a whole, and of their places in rows from the top left.
 
     A ResNet's places are those of its last feature map (7 x 7 at 224 pixels); each is a query of the attention pool,
@@ -22,7 +26,10 @@ def global_and_local_features(visual, images):
     Returns:
         (B, e) global features, which are visual(images), and (B, M, e) local ones; not normalised.
     """
-    is_resnet = hasattr(visual, "attnpool")
+    kind = image_encoder_of(visual)
+    if kind == "other":
+        raise UserError("local features need an image encoder of OpenAI's, this backbone has another: set --backbone")
+    is_resnet = kind == "resnet"
     last, seen = visual.layer4 if is_resnet else visual.transformer, []
     with last.register_forward_hook(lambda module, inputs, output: seen.append(output)):
         features = visual(images)

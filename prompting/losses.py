@@ -1,12 +1,13 @@
 """Losses that several methods add to their cross-entropy on images."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 
 
-def distillation_loss(logits, zero_shot_logits, temperature):
+def distillation_loss(logits: torch.Tensor, zero_shot_logits: torch.Tensor, temperature: float) -> torch.Tensor:
     """KL(softmax(z_0 / temperature) || softmax(z / temperature)), the mean over images; (B, N) twice -> scalar.
 
     z_0 are zero-shot CLIP's logits, z the learned prompts'.
@@ -15,7 +16,11 @@ def distillation_loss(logits, zero_shot_logits, temperature):
     return F.kl_div(F.log_softmax(logits / temperature, dim=-1), target, reduction="batchmean", log_target=True)
 
 
-def text_loss(text_features, hard_features, logit_scale):
+def text_loss(
+    text_features: torch.Tensor | Sequence[torch.Tensor],
+    hard_features: Sequence[torch.Tensor],
+    logit_scale: torch.Tensor | float,
+) -> torch.Tensor:
     """Grouped text-to-text cross-entropy: the mean over groups g and classes y of -log mean_i P_i(y | t_g).
 
     P_i(y | t_g) is the softmax over classes c of logit_scale * cos(t_g(y), h_i(c)), i over the group's templates
@@ -23,7 +28,7 @@ def text_loss(text_features, hard_features, logit_scale):
 
     Args:
         text_features: (G, N, e), normalised, of each group's learned prompts.
-        hard_features: G tensors (n_g, N, e), normalised, of each group's templates.
+        hard_features: G of (n_g, N, e), normalised, of each group's templates.
     """
     losses = []
     for soft_features, hard in zip(text_features, hard_features, strict=True):

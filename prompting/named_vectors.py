@@ -3,6 +3,8 @@
 Runs on other classes, or on a part of them, thus find the vectors that are theirs, and those of several runs merge.
 """
 
+from collections.abc import Collection, Iterable, Mapping
+
 import torch
 from torch import nn
 
@@ -22,14 +24,16 @@ class NamedVectors(nn.Module):
         kept: (F, d) buffer.
     """
 
-    def __init__(self, learned, kept, width, device):
+    def __init__(
+        self, learned: Mapping[str, torch.Tensor], kept: Collection[str], width: int, device: torch.device | str
+    ) -> None:
         super().__init__()
         self.names = [*learned, *kept]
         start = torch.stack(list(learned.values())) if learned else torch.zeros(0, width, device=device)
         self.learned = nn.Parameter(start, requires_grad=bool(learned))
         self.register_buffer("kept", torch.zeros(len(kept), width, device=device))
 
-    def forward(self):
+    def forward(self) -> torch.Tensor:
         """(T + F, d) in the order of names."""
         return torch.cat([self.learned, self.kept])
 
@@ -53,6 +57,6 @@ class NamedVectors(nn.Module):
         unexpected_keys += [key for key in state_dict if key.startswith(prefix) and key not in own]
 
 
-def names_in(state_dict, prefix):
+def names_in(state_dict: Iterable[str], prefix: str) -> list[str]:
     """The names of the vectors that a state dict holds under keys of this prefix."""
     return [key.removeprefix(prefix) for key in state_dict if key.startswith(prefix)]

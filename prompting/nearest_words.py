@@ -1,13 +1,17 @@
 """What learned vectors resemble: the words of CLIP's vocabulary whose token embeddings are nearest (CoOp, IJCV 2022,
 section 4.4)."""
 
+from collections.abc import Iterable
+
 import torch
 
 from prompting.prompts import tokenizer
 
 
 @torch.no_grad()
-def nearest_words(vectors, embedding, known, n):
+def nearest_words(
+    vectors: torch.Tensor, embedding: torch.Tensor, known: Iterable[int], n: int
+) -> list[list[tuple[str, float]]]:
     """The n nearest words of each vector, by Euclidean distance.
 
     Args:
@@ -29,7 +33,7 @@ def nearest_words(vectors, embedding, known, n):
     ]
 
 
-def word(token):
+def word(token: int) -> str:
     """A token id as people read it."""
     text = tokenizer().decode([int(token)])
     return text[:-1] if text.endswith(" ") else f"{text}-"

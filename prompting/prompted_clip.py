@@ -1,9 +1,14 @@
 """A frozen CLIP with a prompt learner: from images and prompts to logits."""
 
+from collections.abc import Callable
+from typing import Any
+
+import torch
 import torch.nn.functional as F
 from torch import nn
 
 from prompting.deep_prompts import encode_with_prompts
+from prompting.text_encoder import TextEncoder
 
 
 class PromptedCLIP(nn.Module):
@@ -11,12 +16,12 @@ class PromptedCLIP(nn.Module):
 
     Args:
         clip_model: as `load_backbone` gives it.
-        prompt_learner: an nn.Module; called without arguments it gives the text encoder's arguments. It may have an
+        prompt_learner: called without arguments it gives the text encoder's arguments. It may have an
             `offset`, (e,) or None: a learned vector added to all text features.
         text_encoder: the TextEncoder of clip_model.
     """
 
-    def __init__(self, clip_model, prompt_learner, text_encoder):
+    def __init__(self, clip_model: nn.Module, prompt_learner: nn.Module, text_encoder: TextEncoder) -> None:
         super().__init__()
         self.image_encoder = clip_model.visual
         self.text_encoder = text_encoder
@@ -24,29 +29,29 @@ class PromptedCLIP(nn.Module):
         self.dtype = clip_model.dtype
         self.register_buffer("logit_scale", clip_model.logit_scale.detach().float().exp())
 
-    def encode_image(self, images):
+    def encode_image(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) images -> (B, e) image features, not normalised."""
         return self.image_encoder(images.to(self.dtype))
 
-    def image_encoding(self):
+    def image_encoding(self) -> Callable[[torch.Tensor], torch.Tensor]:
         """`encode_image` for many batches: what does not depend on images is computed now."""
         return self.encode_image
 
-    def encode_prompts(self, *args):
+    def encode_prompts(self, *args: Any) -> torch.Tensor:
         """(B, N, e) normalised text features of what the prompt learner gives when called with `args`."""
         features = self.text_encoder(*self.prompt_learner(*args))
         offset = getattr(self.prompt_learner, "offset", None)
         return F.normalize((features if offset is None else features + offset).float(), dim=-1)
 
-    def encode_text(self):
+    def encode_text(self) -> torch.Tensor:
         """The text features that `logits` takes. Default: (N, e), normalised."""
         return self.encode_prompts()[0]
 
-    def logits(self, image_features, text_features):
+    def logits(self, image_features: torch.Tensor, text_features: torch.Tensor) -> torch.Tensor:
         """(B, e) normalised image features, text features -> (B, N) logits."""
         return self.logit_scale * image_features @ text_features.t()
 
-    def forward(self, images):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
         image_features = F.normalize(self.encode_image(images).float(), dim=-1)
         return self.logits(image_features, self.encode_text())
 
@@ -54,9 +59,9 @@ class PromptedCLIP(nn.Module):
 class DeepPromptedCLIP(PromptedCLIP):
     """A frozen CLIP with prompts in both towers; the learner's `vision_prompts()` are the image encoder's."""
 
-    def encode_image(self, images):
+    def encode_image(self, images: torch.Tensor) -> torch.Tensor:
         return self.image_encoding()(images)
 
-    def image_encoding(self):
+    def image_encoding(self) -> Callable[[torch.Tensor], torch.Tensor]:
         prompts = self.prompt_learner.vision_prompts()
         return lambda images: encode_with_prompts(self.image_encoder, images.to(self.dtype), prompts)

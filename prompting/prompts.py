@@ -4,7 +4,9 @@ A sequence is a list of integers: a token id of CLIP's vocabulary, or `soft(k)` 
 Every method only says what its sequences are; which tokens are shared and which are each prompt's own follows.
 """
 
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from typing import Any, overload
 
 import torch
 import torch.nn.functional as F
@@ -15,18 +17,25 @@ from prompting.openai_clip import simple_tokenizer
 
 tokenizer = lru_cache(maxsize=1)(simple_tokenizer.SimpleTokenizer)
 
+Encoded = tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[int]]
+"""What the text encoder takes: shared, own, eot, shared_lengths."""
 
-def token_ids(text):
+
+def token_ids(text: str) -> list[int]:
     """The token ids of a text, without start and end token."""
     return tokenizer().encode(text.replace("_", " "))
 
 
-def soft(k):
-    """The entry of a sequence that stands for learnable vector k (an integer or a range: then a list)."""
+@overload
+def soft(k: int) -> int: ...
+@overload
+def soft(k: Iterable[int]) -> list[int]: ...
+def soft(k: int | Iterable[int]) -> int | list[int]:
+    """The entry of a sequence that stands for learnable vector k; of several, a list."""
     return ~k if isinstance(k, int) else [~i for i in k]
 
 
-def sequence(*parts):
+def sequence(*parts: str | Iterable[int]) -> list[int]:
     """One prompt from texts, token ids and soft entries: [start, *parts, end]."""
     start, end = (tokenizer().encoder[t] for t in ("<|startoftext|>", "<|endoftext|>"))
     inner = [i for part in parts for i in (token_ids(part) if isinstance(part, str) else part)]
@@ -45,7 +54,7 @@ class Prompts(nn.Module):
         UserError: a prompt is longer than the encoder's context; names the class.
     """
 
-    def __init__(self, encoder, sequences, names):
+    def __init__(self, encoder: Any, sequences: Sequence[Sequence[list[int]]], names: Sequence[object]) -> None:
         super().__init__()
         for row in sequences:
             for name, tokens in zip(names, row, strict=True):
@@ -81,8 +90,8 @@ class Prompts(nn.Module):
         self.eot = eot[0] if len(eot) == 1 else eot  # on the CPU: the encoder plans with it
         self.shared_lengths = n_shared
 
-    def forward(self, vectors=None):
-        """The text encoder's arguments (shared, own, eot, shared_lengths) with learnable vectors in place.
+    def forward(self, vectors: torch.Tensor | None = None) -> Encoded:
+        """The text encoder's arguments, with learnable vectors in place.
 
         Args:
             vectors: (K, d), or (R, K, d): R rows of the one row of prompts, each with vectors of its own.
@@ -113,10 +122,11 @@ def _common_prefix(row):
 
 
 @torch.no_grad()
-def encode_templates(encoder, templates, names):
+def encode_templates(encoder: Any, templates: Sequence[str], names: Sequence[str]) -> torch.Tensor:
     """Text features of hand-written templates: (T templates, N names, e), not normalised.
 
     Args:
+        encoder: the TextEncoder.
         templates: T strings with one `{}` each, where the class name goes.
         names: N class names; underscores count as spaces.
     """

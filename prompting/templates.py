@@ -1,33 +1,12 @@
-"""Hand-written prompt templates: CLIP's published ones, and those that CoOp uses for each dataset."""
+"""Hand-written prompt templates: CLIP's published ones, and that of each data set, which stands with its reader."""
 
+from collections.abc import Iterable
+
+from dassl.data.datasets import DATASET_REGISTRY
 from dassl.utils import UserError
 
-CUSTOM = {
-    "OxfordPets": "a photo of a {}, a type of pet.",
-    "OxfordFlowers": "a photo of a {}, a type of flower.",
-    "FGVCAircraft": "a photo of a {}, a type of aircraft.",
-    "DescribableTextures": "{} texture.",
-    "EuroSAT": "a centered satellite photo of {}.",
-    "StanfordCars": "a photo of a {}.",
-    "Food101": "a photo of {}, a type of food.",
-    "SUN397": "a photo of a {}.",
-    "Caltech101": "a photo of a {}.",
-    "UCF101": "a photo of a person doing {}.",
-    "ImageNet": "a photo of a {}.",
-    "ImageNetSketch": "a photo of a {}.",
-    "ImageNetV2": "a photo of a {}.",
-    "ImageNetA": "a photo of a {}.",
-    "ImageNetR": "a photo of a {}.",
-    "IconsCommon": "an icon of a {}.",
-    "IconsRare": "an icon of a {}.",
-    "MITStates": "a photo of {}.",
-    "UTZappos": "a photo of {}.",
-    "CGQA": "a photo of {}.",
-    "CompositionalFolder": "a photo of {}.",
-    "MITStatesAAO": "a photo of {}.",
-    "AAOFolder": "a photo of {}.",
-}
-"""Dataset name -> the one template of zero-shot CLIP in CoOp (IJCV 2022); icons have one of our own."""
+DEFAULT = "a photo of a {}."
+"""The template of data sets whose readers have none."""
 
 IMAGENET_SELECT = [
     "itap of a {}.",
@@ -125,18 +104,28 @@ IMAGENET = [
 """CLIP's eighty templates for ImageNet (Radford et al., ICML 2021)."""
 
 
-def custom_template(dataset_name):
-    """The template that CoOp's zero-shot CLIP uses for a dataset."""
-    return CUSTOM.get(dataset_name, "a photo of a {}.")
+def custom_template(dataset_name: str) -> str:
+    """The template of a data set's reader, the one that CoOp's zero-shot CLIP uses; else `DEFAULT`.
+
+    Raises:
+        UserError: there is no such reader, or its template does not hold one {} for the class name.
+    """
+    template = getattr(DATASET_REGISTRY.get(dataset_name), "template", DEFAULT)
+    _check(template, f"the data set {dataset_name}")
+    return template
 
 
-def all_templates(dataset_name):
-    """CLIP's eighty for ImageNet and, where it is none of them, the dataset's own."""
+def all_templates(dataset_name: str) -> list[str]:
+    """CLIP's eighty for ImageNet and, where it is none of them, the data set's own."""
     return list(dict.fromkeys([*IMAGENET, custom_template(dataset_name)]))
 
 
-def check_templates(templates, section):
+def check_templates(templates: Iterable[object], section: str) -> None:
     """Raises UserError where a template of cfg.TRAINER.<section> does not hold one {} for the class name."""
     for template in templates:
-        if not isinstance(template, str) or template.count("{}") != 1:
-            raise UserError(f"the template {template!r} of TRAINER.{section} must hold one {{}} for the class name")
+        _check(template, f"TRAINER.{section}")
+
+
+def _check(template, owner):
+    if not isinstance(template, str) or template.count("{}") != 1:
+        raise UserError(f"the template {template!r} of {owner} must hold one {{}} for the class name")

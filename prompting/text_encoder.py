@@ -8,12 +8,16 @@ of a bin apart. The result equals encoding every prompt in full, forward and bac
 """
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from itertools import zip_longest
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from dassl.utils import UserError
+from prompting.prompts import tokenizer
 
 BIN_TOKENS = 256
 """About how many own tokens a bin holds. Attention is dense within a bin, so its cost grows with the bin; more bins
@@ -24,33 +28,44 @@ class TextEncoder(nn.Module):
     """The frozen text tower of a CLIP model, fed with token embeddings instead of token ids.
 
     Args:
-        clip_model: a `clip.model.CLIP`; its modules are referenced, not copied.
+        clip_model: a `clip.model.CLIP`, or what has its parts; its modules are referenced, not copied.
+
+    Raises:
+        UserError: it is of a family whose text tower is not causal, or whose tokens are not OpenAI's.
     """
 
-    def __init__(self, clip_model):
+    def __init__(self, clip_model: nn.Module) -> None:
         super().__init__()
+        _check(clip_model)
         self.transformer = clip_model.transformer
         self.token_embedding = clip_model.token_embedding
         self.positional_embedding = clip_model.positional_embedding
         self.ln_final = clip_model.ln_final
         self.text_projection = clip_model.text_projection
         self.context_length = clip_model.context_length
-        self._packings = OrderedDict()
+        self._packings: OrderedDict[tuple, Packing] = OrderedDict()
 
     @property
-    def dtype(self):
+    def dtype(self) -> torch.dtype:
         return self.transformer.resblocks[0].mlp.c_fc.weight.dtype
 
-    def forward(self, shared, own, eot, shared_lengths=None, deep=()):
+    def forward(
+        self,
+        shared: torch.Tensor,
+        own: torch.Tensor,
+        eot: torch.Tensor,
+        shared_lengths: Sequence[int] | None = None,
+        deep: Sequence[torch.Tensor] = (),
+    ) -> torch.Tensor:
         """Text features of B x N prompts.
 
         Args:
             shared: (B, P, d) token embeddings that every prompt of a row begins with, P >= 1.
             own: (1 or B, N, S, d) token embeddings of what follows, padded at the end to S.
-            eot: (N,) or (B, N) integers, where in `own` each prompt's end-of-text token stands.
-            shared_lengths: (B,) integers, the real length of each row of `shared` where they differ; the rest
+            eot: (N,) or (B, N), where in `own` each prompt's end-of-text token stands.
+            shared_lengths: B of them, the real length of each row of `shared` where they differ; the rest
                 of the row is padding. Default: P for all rows.
-            deep: L tensors (n, d) for deep prompting, n < P, L less than the number of layers. The k-th replaces the
+            deep: L of (n, d) for deep prompting, n < P, L less than the number of layers. The k-th replaces the
                 hidden states at the positions 1 to n of every row, where context vectors stand, between layers k
                 and k + 1.
 
@@ -94,6 +109,17 @@ class TextEncoder(nn.Module):
         return self._packings[key]
 
 
+def _check(clip_model):
+    backbone = getattr(clip_model, "backbone", None)  # what load_backbone knows of it
+    if backbone and not backbone.family.causal:
+        raise UserError(
+            f"the text tower of {backbone.name} is bidirectional, and prompts are encoded for causal ones alone: "
+            "choose another --backbone"
+        )
+    if backbone and backbone.family.tokenizer is not tokenizer:
+        raise UserError(f"{backbone.name} has a tokenizer of its own, prompts have OpenAI's: choose another --backbone")
+
+
 class Packing:
     """Where each token of a ragged set of prompts goes, and what it may see.
 
@@ -109,7 +135,15 @@ class Packing:
         prompts: (R, N) where in C*E each prompt ended up.
     """
 
-    def __init__(self, eot, shared_lengths, n_shared, own_length, dtype, device):
+    def __init__(
+        self,
+        eot: np.ndarray,
+        shared_lengths: np.ndarray,
+        n_shared: int,
+        own_length: int,
+        dtype: torch.dtype,
+        device: torch.device | str,
+    ) -> None:
         rows = max(len(eot), len(shared_lengths))
         lengths = np.broadcast_to(eot, (rows, eot.shape[1])) + 1
         shared_lengths = np.broadcast_to(shared_lengths, (rows,))

@@ -1,12 +1,37 @@
-"""The commands that tell results: rows, tables, the report."""
+"""The commands that tell results: rows, tables, and what the commands that do runs found."""
 
 import argparse
 import os
+from collections.abc import Sequence
 from typing import Any
 
+from benchmark import commands
+from benchmark.grid import Grid
+from benchmark.place import Place
+from benchmark.protocol import Run as OneRun
 from benchmark.protocols import PROTOCOLS
 from dassl.errors import UserError
 from mocoop.command import Command
+
+
+class Run(commands.Run):
+    __doc__ = commands.Run.__doc__
+
+    def tell(self, grid: Grid, place: Place) -> None:
+        from report import results, tables
+
+        for name in grid.protocols:
+            print(tables.text(results.of_grid(grid, place.output), name, seeds=False))
+
+
+class ProtocolRuns(commands.ProtocolRuns):
+    __doc__ = commands.ProtocolRuns.__doc__
+
+    def tell(self, name: str, runs: Sequence[OneRun], place: Place) -> None:
+        from report import results, tables
+
+        found = results.read(place.output)
+        print(tables.text(found[found.folder.isin([str(place.folder(run)) for run in runs])], name))
 
 
 class Results(Command):

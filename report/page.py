@@ -48,7 +48,7 @@ def write(runs, folder, name, compare=None, examples=0, root=None):
     mkdir_if_missing(folder / "figures")
     for kind, file in FILES.items():
         _write(folder / file, layouts.FORMATS[kind](summaries))
-    for chart in (chart for drawn in charts.values() for chart in drawn):
+    for chart in (chart for found in charts.values() for chart in found):
         chart.save(folder / "figures")
     for protocol, pictures in sheets.items():
         for dataset, picture in pictures.items():
@@ -148,10 +148,11 @@ class Report(Command):
         tables.csv               every cell of every table, unrounded
         figures/                 SVG and PNG
 
-    of what is finished, at any time. An average over fewer datasets than another method has says so and is never the best.
-    Beside a figure stands what a paper printed for the same backbone, and the difference (report/published/). --compare
-    tests two methods, named as in the tables, in pairs of dataset and seed. --examples adds the K test images that the
-    experts of a mixture prefer, from one run of each dataset; it needs the datasets, and some seconds for each.
+    of what is finished, at any time. An average over fewer datasets than another method has says so and is never the
+    best. Beside a figure stands what a paper printed for the same backbone, and the difference (report/published/).
+    --compare tests two methods, named as in the tables, in pairs of dataset and seed. --examples adds, of methods that
+    mix experts, the K test images that each expert prefers, from one run of each dataset; it needs the datasets, and
+    some seconds for each.
     """
 
     examples = ("report output", "report demo --compare MoCoOp CoOp", "report output --format latex --examples 5")

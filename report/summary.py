@@ -112,12 +112,12 @@ def summaries(runs):
 def labels(runs, protocol):
     """{method: what tables call it}: without its config, but with a label, where the protocol has its trainer once."""
     own = runs[runs.protocol == protocol].drop_duplicates("method")[["method", "trainer", "config"]]
-    alone = ~own.trainer.duplicated(keep=False)
+    own = own.assign(alone=~own.trainer.duplicated(keep=False))
     return {
-        method: method_name(trainer, label_in(trainer, config))
-        if once and method == f"{trainer} ({config})"
-        else method
-        for once, method, trainer, config in zip(alone, *(own[name] for name in own), strict=True)
+        row.method: method_name(row.trainer, label_in(row.trainer, row.config))
+        if row.alone and row.method == method_name(row.trainer, row.config)
+        else row.method
+        for row in own.itertuples()
     }
 
 

@@ -15,8 +15,8 @@ from benchmark.protocols import PROTOCOLS
 def per_seed(runs: pd.DataFrame, name: str) -> pd.DataFrame:
     """Figures in percent: a row for each of the protocol's `rows` and seed, NaN where a run is missing.
 
-    Columns are the protocol's, and those that it derives; in transfers the datasets trained on, those tested on, and the
-    average over the latter, as far as any method has them.
+    Columns are the protocol's, and those that it derives; in transfers the datasets trained on, those tested on, and
+    the average over the latter, as far as any method has them.
 
     Args:
         runs: as `results.read` gives them.

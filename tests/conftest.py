@@ -28,6 +28,11 @@ TOY_PAIRS = {
 }
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--trainer", default="", help="test_contract.py: of this trainer alone")
+    parser.addoption("--keys", default="", help="test_contract.py: KEY VALUE ... for its runs")
+
+
 @pytest.fixture
 def caltech_root():
     """DATASET.ROOT with the real Caltech101."""

@@ -212,8 +212,10 @@ def compute(gpu, function, args, kwargs):
         )
     if function is aten._local_scalar_dense.default:
         gpu.sync("item")
-    elif str(function).startswith(OF_UNKNOWN_SIZE) or function is aten.index.Tensor and any(
-        x is not None and x.dtype == torch.bool for x in args[1]
+    elif (
+        str(function).startswith(OF_UNKNOWN_SIZE)
+        or function is aten.index.Tensor
+        and any(x is not None and x.dtype == torch.bool for x in args[1])
     ):
         gpu.sync("size")
     elif function is aten.copy_.default and not isinstance(args[0], CudaTensor):

@@ -32,6 +32,11 @@ GROUP_SIZES = {
 """Templates per group in MoCoOp's release; ImageNet has twenty groups."""
 
 
+def test_the_default_config_is_coops():
+    ours, coops = (CONFIGS / "trainers" / name for name in ("default.yaml", "CoOp/vit_b16_ep50.yaml"))
+    assert yaml.safe_load(ours.read_text()) == yaml.safe_load(coops.read_text())
+
+
 def build(dataset, trainer, *keys):
     """The frozen config of a run."""
     words = ["--dataset-config-file", dataset, "--config-file", trainer, "--trainer", trainer.parent.name, *keys]

@@ -1,4 +1,4 @@
-"""What the commands say of themselves: at once, under the name that they are called by, with examples that are right."""
+"""What the commands say of themselves: at once, under the name they are called by, with examples that are right."""
 
 import os
 import shlex

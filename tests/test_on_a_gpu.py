@@ -10,11 +10,12 @@ from safetensors.torch import load_file
 import predict
 import train
 from benchmark import explain, export
+from benchmark.facts import config_names
 from dassl.engine import TRAINER_REGISTRY
 from learned.model import load_run
 from tests.conftest import REPO
 from tests.pretend_cuda import CudaTensor, pretend_cuda
-from tests.reference import tiny_clip
+from tests.reference import openai_weights, tiny_clip
 from trainers import promptsrc
 from trainers.base import PRECISIONS
 
@@ -47,7 +48,7 @@ def do(toy_args, toy_pairs_root, closing_logger, tmp_path, monkeypatch):
         flags = ["--resume", str(tmp_path / resume)] if resume else []
         if trainer == "CSP":
             flags += ["--root", toy_pairs_root, "--dataset-config-file", str(REPO / "configs/datasets/mit_states.yaml")]
-        config = sorted((REPO / "configs/trainers" / trainer).glob("*.yaml"))[0].stem
+        config = sorted(config_names(trainer))[0]
         keys = (*ONE_STEP, *MORE.get(trainer, ()), *keys, "OPTIM.MAX_EPOCH", epochs)
         return train.main(toy_args(trainer, tmp_path / name, *keys, flags=flags, config=config))
 
@@ -74,7 +75,7 @@ def test_a_run(trainer, precision, do, tmp_path):
     section = TRAINER_REGISTRY.get(trainer).section
     keys = (f"TRAINER.{section}.PREC", precision) if section else ()
     if precision in ("fp16", "bf16") and trainer not in VIT_ALONE:
-        torch.save(tiny_clip("resnet").state_dict(), tmp_path / "resnet.pt")
+        torch.save(openai_weights(tiny_clip("resnet")), tmp_path / "resnet.pt")
         keys += ("MODEL.BACKBONE.NAME", tmp_path / "resnet.pt")
     with pretend_cuda() as gpu:
         run = do(trainer, "run", *keys)

@@ -11,7 +11,7 @@ from tests.conftest import REPO
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """A folder of packages as pip fills it: the wheel's, and another package called `datasets`, as Hugging Face's is."""
+    """A folder of packages as pip fills it: the wheel's, and another package called `datasets`, like Hugging Face's."""
     folder = tmp_path_factory.mktemp("wheel")
     names = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=REPO, capture_output=True, text=True)
     for name in names.stdout.splitlines():  # a build leaves files behind: not in the clone

@@ -6,35 +6,18 @@ through an entry point of the group "mocoop.trainers" that names its module. A m
 where a trainer is asked for that is not there; the others work without it.
 """
 
-import pkgutil
-from functools import partial
-from importlib import import_module
-from importlib.metadata import entry_points
 from types import ModuleType
 
 from yacs.config import CfgNode
 
+from dassl import plugins
 from dassl.engine import TRAINER_REGISTRY
 
 modules: list[ModuleType] = []
 
 
 def _load():
-    found = {
-        f"trainers/{info.name}" + (not info.ispkg) * ".py": partial(import_module, f"{__name__}.{info.name}")
-        for info in pkgutil.iter_modules(__path__)
-    }
-    for point in entry_points(group="mocoop.trainers"):
-        found[f"the entry point {point.name} = {point.value}"] = point.load
-    for source, load in found.items():
-        try:
-            modules.append(load())
-        except Exception as error:  # whatever is in the file
-            TRAINER_REGISTRY.leave_out(_told(source, error))
-
-
-def _told(source, error):
-    return f"{source} ({type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0]})"
+    modules.extend(plugins.load(__name__, "mocoop.trainers", TRAINER_REGISTRY.leave_out))
 
 
 _load()
@@ -53,7 +36,7 @@ def extend_cfg(cfg: CfgNode) -> None:
             module.extend_cfg(declared)
         except Exception as error:
             modules.remove(module)
-            reason = _told(f"extend_cfg of {module.__name__}", error)
+            reason = plugins.failure(f"extend_cfg of {module.__name__}", error)
             TRAINER_REGISTRY.leave_out(reason, module.__name__)
             continue
         for block, owner in own_blocks.items():

@@ -1,36 +1,35 @@
 """The protocols, one file each, and those that other packages offer.
 
-A file dropped into this folder is found by itself, a package's through an entry point of the group "mocoop.protocols" that
-names its module. The module's `PROTOCOL` is the protocol, a `benchmark.protocol.Protocol`.
+A file dropped into this folder is found by itself, a package's through an entry point of the group "mocoop.protocols"
+that names its module. The module's `PROTOCOL` is the protocol, a `benchmark.protocol.Protocol`. A module that fails is
+left out, and told of where a protocol is asked for that is not there.
 """
 
-import pkgutil
 from collections.abc import Iterable
-from importlib import import_module
-from importlib.metadata import entry_points
 from typing import Any
 
 from benchmark.facts import method_of
 from benchmark.protocol import Point, Protocol, Run
-from dassl.errors import UserError
+from dassl import plugins
+from dassl.errors import UserError, nearest
 
+_FOUND, _, LEFT_OUT = plugins.collect(__name__, "mocoop.protocols", "PROTOCOL")
 
-def _found() -> dict[str, Protocol]:
-    modules = [import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__)]
-    modules += [point.load() for point in entry_points(group="mocoop.protocols")]
-    found = [module.PROTOCOL for module in modules]
-    return {protocol.name: protocol for protocol in sorted(found, key=lambda protocol: (protocol.rank, protocol.name))}
-
-
-PROTOCOLS = _found()
-"""Name -> protocol, in the order of reports."""
-
+PROTOCOLS: dict[str, Protocol] = {each.name: each for each in sorted(_FOUND.values(), key=lambda p: (p.rank, p.name))}
+"""Name -> protocol, in the order of reports. LEFT_OUT says what failed and is therefore none of them, and why."""
 
 SET_BY_PROTOCOL = {
     *("OUTPUT_DIR", "RESUME", "SEED", "TRAINER.NAME"),
     *("DATASET.NAME", "DATASET.ROOT", "DATASET.NUM_SHOTS", "DATASET.SUBSAMPLE_CLASSES"),
 }
 """Config keys that overrides leave alone: with another value a run would not be what its folder says."""
+
+
+def protocol_named(name: str) -> Protocol:
+    """The protocol of that name. Raises UserError, with the nearest names, where there is none."""
+    if name not in PROTOCOLS:
+        raise UserError(f"unknown protocol {name}: {nearest(name, PROTOCOLS)}{plugins.told(LEFT_OUT)}")
+    return PROTOCOLS[name]
 
 
 def runs_of(protocol: str, points: Iterable[Point]) -> list[Run]:
@@ -47,9 +46,7 @@ def runs_of(protocol: str, points: Iterable[Point]) -> list[Run]:
             known = ", ".join(facts.configs)
             raise UserError(f"the protocol {protocol} does not suit {point.trainer}: it has {known}")
         for key in SET_BY_PROTOCOL.intersection(point.overrides[::2]):
-            raise UserError(
-                f"{key} cannot be overridden: the protocol sets it, from its dataset, shots, seed and folder"
-            )
+            raise UserError(f"{key} cannot be overridden: the protocol sets it, by dataset, shots, seed and folder")
         for run in PROTOCOLS[protocol].runs(point):
             if runs.setdefault(run.folder, run) != run:
                 raise UserError(f"two different runs would share the folder {run.folder}: give one of them a label")

@@ -19,7 +19,7 @@ PROTOCOL = Protocol(
     name=NAME,
     rank=6,
     title="Compositional zero-shot learning",
-    what="Train on seen attribute-object pairs, test on seen and unseen ones, in the open world too where a method can.",
+    what="Train on seen attribute-object pairs, test on seen and unseen ones; in the open world too if the method can.",
     note="Best accuracies on seen (S) and unseen pairs (U) along the seen-unseen curve, its best harmonic mean (H) and "
     "area (AUC), the last two also of the twenty points that published tables take.",
     caption="{method} on {dataset}, {part} world",

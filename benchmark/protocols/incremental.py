@@ -17,7 +17,7 @@ PROTOCOL = Protocol(
     name=NAME,
     rank=5,
     title="Continual learning",
-    what="Train on the first half of the classes, go on with the second half alone, then test on either half and on all.",
+    what="Train on the first half of the classes, then on the second half alone; test on either half and on all.",
     note="Accuracy on the first half of the classes before and after the second half was learned, on the second half, "
     "and on all.",
     caption="{method} on {dataset}, {shots}, one half of the classes after the other",

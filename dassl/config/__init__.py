@@ -1,15 +1,19 @@
 """A run's config: the defaults, and merging files and arguments into them with errors that help."""
 
 import ast
+import inspect
+import re
+import sys
+from collections.abc import Iterator
 from operator import ge, gt, le, lt
 
 import yaml
 from yacs.config import CfgNode
 
-from dassl.config.defaults import DEFAULTS
+from dassl.config.defaults import DASSLS, DEFAULTS
 from dassl.utils import UserError, nearest
 
-__all__ = ["clean_cfg", "get_cfg_default", "merge_from_file", "merge_from_list", "require"]
+__all__ = ["clean_cfg", "get_cfg_default", "merge_from_file", "merge_from_list", "require", "without_effect"]
 
 KINDS = {
     bool: "True or False",
@@ -101,6 +105,44 @@ def require(cfg, key, *, at_least=None, above=None, at_most=None, below=None, on
     elif above is None:
         words += " or more"
     raise UserError(f"{key} is {value}: give {words}" + (f", {note}" if note else ""))
+
+
+def without_effect(cfg: CfgNode, *readers: type) -> list[str]:
+    """Keys of Dassl's that are set to something else than their default though nothing reads them, such as "VERSION".
+
+    Args:
+        cfg: the config.
+        readers: the classes of its trainer and its data set; what one of their modules names counts as read, and so
+            does the block of the trainer.
+    """
+    modules = {base.__module__ for reader in readers for base in reader.__mro__}
+    words = set(re.findall(r"\w+", " ".join(_source(name) for name in modules if not name.startswith("dassl."))))
+    default = dict(_keys(DEFAULTS))
+    own = f"TRAINER.{cfg.TRAINER.NAME.upper()}"
+    return [
+        key
+        for key, value in _keys(cfg)
+        if (key in DASSLS or key.rpartition(".")[0] in DASSLS)
+        and value != default.get(key, value)
+        and key.rpartition(".")[0] != own
+        and key.rpartition(".")[2] not in words
+    ]
+
+
+def _keys(node: CfgNode, prefix: str = "") -> Iterator[tuple[str, object]]:
+    for name, value in node.items():
+        if isinstance(value, CfgNode):
+            yield from _keys(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _source(module: str) -> str:
+    """A module's text; "" where it has none."""
+    try:
+        return inspect.getsource(sys.modules[module])
+    except (KeyError, OSError, TypeError):
+        return ""
 
 
 def _merge_tree(cfg, tree, parents, source):

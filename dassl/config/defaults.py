@@ -118,6 +118,7 @@ DEFAULTS = CfgNode(
             "EVALUATOR": "Classification",
             "PER_CLASS_RESULT": False,
             "COMPUTE_CMAT": False,  # save the confusion matrix to OUTPUT_DIR/cmat.pt
+            "METRICS": (),  # ours: names of dassl.metrics' METRIC_REGISTRY (EVALUATOR Classification)
             "CURVE_PLOT": "",  # ours: png or svg saves the seen-unseen curve (EVALUATOR Compositional)
             "NO_TEST": False,
             "SPLIT": "test",  # val or test
@@ -161,3 +162,16 @@ DEFAULTS = CfgNode(
         },
     }
 )
+
+DASSLS = (
+    "VERSION",
+    "DATASET.NUM_LABELED",
+    "DATASET.VAL_PERCENT",
+    "DATASET.STL10_FOLD",
+    "DATASET.CIFAR_C_TYPE",
+    "DATASET.CIFAR_C_LEVEL",
+    "DATASET.ALL_AS_UNLABELED",
+    *(f"TRAINER.{block}" for block in DEFAULTS.TRAINER if block != "NAME"),
+)
+"""Keys, and blocks of keys, of Dassl's own data sets and trainers. They are here for those from elsewhere that read
+them; nothing in this project does."""

@@ -11,9 +11,8 @@ import torchvision
 import yaml
 
 from dassl.data.datasets import DATASET_REGISTRY
+from dassl.layout import ANY_CHECKPOINT, CLASSES, CONFIG, CONFUSIONS, METRICS, POINTER
 from dassl.utils import UserError, atomic_path, mkdir_if_missing, numerics, read_json, write_json
-
-CLASSES = "classes.json"
 
 NO_EFFECT = {
     "OUTPUT_DIR",
@@ -27,11 +26,12 @@ NO_EFFECT = {
     "TEST.COMPUTE_CMAT",
     "TEST.CURVE_PLOT",
     "TEST.FEATURE_CACHE",
+    "TEST.METRICS",
     "TEST.PER_CLASS_RESULT",
 }
 """Keys that two runs of the same result may differ in; DATASET.ROOT unless it is the data itself."""
 
-MORE_OUTPUT = {"TEST.COMPUTE_CMAT", "TEST.CURVE_PLOT", "TEST.PER_CLASS_RESULT"}
+MORE_OUTPUT = {"TEST.COMPUTE_CMAT", "TEST.CURVE_PLOT", "TEST.METRICS", "TEST.PER_CLASS_RESULT"}
 """Those of them that ask for more files or figures."""
 
 WEIGHTS, BACKBONE = "MODEL.INIT_WEIGHTS", "MODEL.BACKBONE.NAME"
@@ -48,7 +48,7 @@ def claim(cfg, overwrite=False):
     """
     differing = conflict(cfg)
     if differing and not overwrite:
-        state = "a finished" if os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "metrics.json")) else "an unfinished"
+        state = "a finished" if os.path.isfile(os.path.join(cfg.OUTPUT_DIR, METRICS)) else "an unfinished"
         raise UserError(
             f"{cfg.OUTPUT_DIR} holds {state} run of another config ({tell(differing)}): choose another --output-dir, "
             "or replace that run with --overwrite"
@@ -56,7 +56,7 @@ def claim(cfg, overwrite=False):
     if differing:
         _clear(cfg.OUTPUT_DIR)
     mkdir_if_missing(cfg.OUTPUT_DIR)
-    path = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
+    path = os.path.join(cfg.OUTPUT_DIR, CONFIG)
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write(cfg.dump())
 
@@ -66,7 +66,7 @@ def conflict(cfg):
 
     Empty where the folder holds none, or one of the same config. Raises UserError if its config.yaml is damaged.
     """
-    if not (os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "config.yaml")) and _holds_a_run(cfg.OUTPUT_DIR)):
+    if not (os.path.isfile(os.path.join(cfg.OUTPUT_DIR, CONFIG)) and _holds_a_run(cfg.OUTPUT_DIR)):
         return {}
     held, ours = read_config(cfg.OUTPUT_DIR), _flat(_tree(cfg))
     return {key: (held[key], ours[key]) for key in _differing(held, ours, _no_effect(cfg))}
@@ -82,7 +82,7 @@ def tell(differing):
 
 def read_config(folder):
     """{"OPTIM.LR": value, ...} as the run in a folder has it. Raises UserError if there is none, or it is damaged."""
-    path = os.path.join(folder, "config.yaml")
+    path = os.path.join(folder, CONFIG)
     try:
         with open(path, encoding="utf-8") as file:
             return _flat(yaml.safe_load(file) or {})
@@ -111,7 +111,7 @@ def read_classes(folder):
 def is_finished(cfg):
     """Whether cfg.OUTPUT_DIR holds the result of this config, and all output that it asks for."""
     try:
-        with open(os.path.join(cfg.OUTPUT_DIR, "metrics.json"), encoding="utf-8") as file:
+        with open(os.path.join(cfg.OUTPUT_DIR, METRICS), encoding="utf-8") as file:
             held = _flat(json.load(file)["config"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # missing or damaged
         return False
@@ -138,27 +138,27 @@ def write_metrics(cfg, metrics):
         "numerics": numerics(),
         "config": _tree(cfg),
     }
-    write_json(record, os.path.join(cfg.OUTPUT_DIR, "metrics.json"))
+    write_json(record, os.path.join(cfg.OUTPUT_DIR, METRICS))
 
 
 def _clear(folder):
     """Remove an earlier run's checkpoints and result. Its logs stay, and so do runs in folders below."""
     pointers = _pointers(folder)
-    doomed = [os.path.join(folder, "metrics.json"), *pointers]  # first what makes it a run, last what tells of which
+    doomed = [os.path.join(folder, METRICS), *pointers]  # first what makes it a run, last what tells of which
     for pointer in pointers:
-        doomed += glob.glob(os.path.join(glob.escape(os.path.dirname(pointer)), "model*.pth.tar*"))
-    for path in [*doomed, *(os.path.join(folder, name) for name in ("cmat.pt", CLASSES, "config.yaml"))]:
+        doomed += glob.glob(os.path.join(glob.escape(os.path.dirname(pointer)), ANY_CHECKPOINT))
+    for path in [*doomed, *(os.path.join(folder, name) for name in (CONFUSIONS, CLASSES, CONFIG))]:
         if os.path.isfile(path):
             os.remove(path)
 
 
 def _holds_a_run(folder):
     """Whether a run got as far as a checkpoint or a result; one that failed at its start leaves nothing to protect."""
-    return os.path.isfile(os.path.join(folder, "metrics.json")) or bool(_pointers(folder))
+    return os.path.isfile(os.path.join(folder, METRICS)) or bool(_pointers(folder))
 
 
 def _pointers(folder):
-    return glob.glob(os.path.join(glob.escape(folder), "*", "checkpoint"))
+    return glob.glob(os.path.join(glob.escape(folder), "*", POINTER))
 
 
 def _no_effect(cfg):

@@ -19,10 +19,12 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from dassl import layout
 from dassl.data import DataManager
 from dassl.engine import class_axes, run_folder
 from dassl.engine.simple_net import SimpleNet
 from dassl.evaluation import build_evaluator
+from dassl.layout import BEST
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.optim.prograd import prograd
 from dassl.utils import (
@@ -43,8 +45,6 @@ from dassl.utils import (
 )
 
 logger = logging.getLogger(__name__)
-
-BEST = "model-best.pth.tar"
 
 
 def __getattr__(name):
@@ -135,7 +135,7 @@ class TrainerBase:
         epoch = min(last)  # a kill between two models' files leaves one of them an epoch ahead
         logger.info("Found checkpoint at %s (will resume training from epoch %d)", directory, epoch + 1)
         for name in names:
-            checkpoint = load_checkpoint(os.path.join(directory, name, f"model.pth.tar-{epoch}"))
+            checkpoint = load_checkpoint(os.path.join(directory, name, layout.checkpoint(epoch)))
             self.load_weights(name, checkpoint["state_dict"], directory)
             for states, key in ((self._optims, "optimizer"), (self._scheds, "scheduler")):
                 if states[name] is not None and checkpoint[key] is not None:
@@ -155,9 +155,10 @@ class TrainerBase:
             return
         for name in self.get_model_names():
             folder = self.model_folder(directory, name)
-            file = f"model.pth.tar-{epoch}" if epoch is not None else BEST
-            if epoch is None and not os.path.isfile(os.path.join(folder, BEST)) and _last_epoch(folder) is not None:
-                file = f"model.pth.tar-{_last_epoch(folder)}"
+            file = layout.checkpoint(epoch) if epoch is not None else BEST
+            last = _last_epoch(folder)
+            if epoch is None and not os.path.isfile(os.path.join(folder, BEST)) and last is not None:
+                file = layout.checkpoint(last)
             path = os.path.join(folder, file)
             if not os.path.isfile(path):
                 found = ", ".join(sorted(os.path.basename(p) for p in _checkpoints(folder))) or "nothing"
@@ -421,7 +422,7 @@ class SimpleTrainer(TrainerBase):
         self.start_epoch = self.resume_model_if_exist(directory)
         self._sweep(whole=directory == self.output_dir)
         self.epoch = max(0, self.start_epoch - 1)
-        self.init_writer(os.path.join(self.output_dir, "tensorboard"), self.start_epoch * len(self.train_loader_x))
+        self.init_writer(os.path.join(self.output_dir, layout.TENSORBOARD), self.start_epoch * len(self.train_loader_x))
         self.time_start = time.time()
 
     def _take_best(self, directory):
@@ -461,7 +462,7 @@ class SimpleTrainer(TrainerBase):
         """
         for name in self.get_model_names():
             remove_half_written(os.path.join(self.output_dir, name))
-        if whole and not os.path.isfile(os.path.join(self.output_dir, "metrics.json")):
+        if whole and not os.path.isfile(os.path.join(self.output_dir, layout.METRICS)):
             self._drop_checkpoint(self.start_epoch - 1)
 
     def _drop_checkpoint(self, epoch):
@@ -473,7 +474,7 @@ class SimpleTrainer(TrainerBase):
         if epoch < 1 or (frequency > 0 and epoch % frequency == 0):
             return
         for name in self.get_model_names():
-            path = os.path.join(self.output_dir, name, f"model.pth.tar-{epoch}")
+            path = os.path.join(self.output_dir, name, layout.checkpoint(epoch))
             if os.path.isfile(path):
                 os.remove(path)
 
@@ -676,13 +677,13 @@ def _cycle(loader, n):
 
 
 def _checkpoints(folder):
-    return glob.glob(os.path.join(glob.escape(folder), "model*.pth.tar*"))
+    return glob.glob(os.path.join(glob.escape(folder), layout.ANY_CHECKPOINT))
 
 
 def _last_epoch(folder):
     """The epoch that a model's `checkpoint` file points at, or None."""
     try:
-        with open(os.path.join(folder, "checkpoint"), encoding="utf-8") as file:
+        with open(os.path.join(folder, layout.POINTER), encoding="utf-8") as file:
             name = file.read().strip()
     except FileNotFoundError:
         return None

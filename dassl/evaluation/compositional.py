@@ -10,15 +10,21 @@ does as soon as the bias exceeds s - u, the image's threshold. Nothing else is k
 import logging
 import os
 from collections import OrderedDict
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
+from yacs.config import CfgNode
 
 from dassl.evaluation.build import EVALUATOR_REGISTRY
 from dassl.evaluation.evaluator import EvaluatorBase
 from dassl.utils import UserError, atomic_path, mkdir_if_missing, nearest
 
 logger = logging.getLogger(__name__)
+
+Array = np.ndarray[Any, Any]
+Curve = dict[str, Any]
 
 PLOTS = ("", "png", "svg")
 RANKS = 20  # of the thresholds that published tables take as biases
@@ -38,18 +44,20 @@ class BestPairs:
         pairs: (n, G) integers, which pairs those are; -1 where a group was empty.
     """
 
-    def __init__(self, images, groups=2, device="cpu"):
+    def __init__(self, images: int, groups: int = 2, device: torch.device | str = "cpu") -> None:
         self.scores = torch.full((images, groups), -torch.inf, device=device)
         self.pairs = torch.full((images, groups), -1, dtype=torch.int64, device=device)
 
-    def update(self, scores, pairs, groups, images=slice(None)):
+    def update(
+        self, scores: torch.Tensor, pairs: torch.Tensor, groups: torch.Tensor, images: slice = slice(None)
+    ) -> None:
         """Take in the scores of more pairs; of equal scores the first one stays.
 
         Args:
             scores: (B, k).
             pairs: (k,) integers that name the pairs.
             groups: (k,) integers, the group of each; negative ones are left out.
-            images: which B of the n images these are, a slice.
+            images: which B of the n images these are.
         """
         for group in range(self.scores.shape[1]):
             columns = (groups == group).nonzero()[:, 0]
@@ -60,14 +68,14 @@ class BestPairs:
             self.scores[images, group] = torch.where(better, best, self.scores[images, group])
             self.pairs[images, group] = torch.where(better, pairs[columns][at], self.pairs[images, group])
 
-    def seen_and_unseen(self, first=1):
+    def seen_and_unseen(self, first: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
         """(scores, pairs), both (n, 2): of the seen pairs, and of the unseen groups from `first` on."""
         score, at = self.scores[:, first:].max(dim=1, keepdim=True)
         pair = self.pairs[:, first:].gather(1, at)
         return torch.cat([self.scores[:, :1], score], dim=1), torch.cat([self.pairs[:, :1], pair], dim=1)
 
 
-def seen_unseen_curve(scores, labels, seen):
+def seen_unseen_curve(scores: ArrayLike, labels: ArrayLike, seen: ArrayLike) -> Curve:
     """The curve at every bias at which a prediction changes, exactly, in O(n log n) after the scores.
 
     Args:
@@ -95,7 +103,7 @@ def seen_unseen_curve(scores, labels, seen):
     return curve | {"closed_accuracy": float(100 * (scores.argmax(axis=1) == labels).mean())}
 
 
-def exact_curve(threshold, seen_right, unseen_right, true_seen):
+def exact_curve(threshold: Array, seen_right: Array, unseen_right: Array, true_seen: Array) -> Curve:
     """The curve before the first threshold, then just above each.
 
     Args:
@@ -110,7 +118,7 @@ def exact_curve(threshold, seen_right, unseen_right, true_seen):
     return _curve(np.concatenate([[-np.inf], np.unique(threshold)]), threshold, seen_right, unseen_right, true_seen)
 
 
-def twenty_point_curve(threshold, seen_right, unseen_right, true_seen):
+def twenty_point_curve(threshold: Array, seen_right: Array, unseen_right: Array, true_seen: Array) -> Curve:
     """The coarser curve of published tables, whose area and maxima are a little different from the exact ones.
 
     Its biases are thresholds of those m images of unseen pairs whose best unseen pair is the true one, in order: from
@@ -128,7 +136,7 @@ def twenty_point_curve(threshold, seen_right, unseen_right, true_seen):
     return _curve(np.append(np.nextafter(biases, -np.inf), np.inf), threshold, seen_right, unseen_right, true_seen)
 
 
-def _curve(biases, threshold, seen_right, unseen_right, true_seen):
+def _curve(biases: Array, threshold: Array, seen_right: Array, unseen_right: Array, true_seen: Array) -> Curve:
     """The curve just above each of these rising biases; arguments and result as those of `exact_curve`."""
     falling = np.sort(threshold[seen_right & true_seen])
     rising = np.sort(threshold[unseen_right & ~true_seen])
@@ -147,7 +155,7 @@ def _curve(biases, threshold, seen_right, unseen_right, true_seen):
     }
 
 
-def thinned(curve, points=KEPT):
+def thinned(curve: Curve, points: int = KEPT) -> dict[str, list[float]]:
     """A curve's seen and unseen as lists for a plot: at most so many points, about as far from each other, both ends.
 
     Args:
@@ -174,15 +182,20 @@ class Compositional(EvaluatorBase):
         dataset: has attributes, objects, pairs, num_seen and phase_pairs, as datasets/compositional.py says.
 
     Raises:
-        UserError: the dataset has no pairs, or the plot's format is unknown.
+        UserError: the dataset has no pairs, the plot's format is unknown, or there are TEST.METRICS.
     """
 
-    def __init__(self, cfg, lab2cname=None, dataset=None, **kwargs):
+    def __init__(
+        self, cfg: CfgNode, lab2cname: dict[int, str] | None = None, dataset: Any = None, **kwargs: Any
+    ) -> None:
         super().__init__(cfg)
         if not hasattr(dataset, "phase_pairs"):
             raise UserError(
-                f"TEST.EVALUATOR Compositional needs pairs of attribute and object, which {cfg.DATASET.NAME} has not"
+                "TEST.EVALUATOR Compositional needs pairs of attribute and object, which "
+                f"{cfg.DATASET.NAME} does not have"
             )
+        if cfg.TEST.METRICS:
+            raise UserError("TEST.METRICS are figures of TEST.EVALUATOR Classification: leave them out here")
         plot = cfg.TEST.CURVE_PLOT
         if plot not in PLOTS:
             raise UserError(f'unknown TEST.CURVE_PLOT "{plot}": {nearest(plot, PLOTS[1:])}')
@@ -191,12 +204,14 @@ class Compositional(EvaluatorBase):
         self._phase_pairs = dataset.phase_pairs
         self.reset()
 
-    def reset(self):
-        self._scores, self._pairs, self._labels = [], [], []
+    def reset(self) -> None:
+        self._scores: list[torch.Tensor] = []
+        self._pairs: list[torch.Tensor] = []
+        self._labels: list[torch.Tensor] = []
         self._correct = self._total = 0
-        self.curve = None
+        self.curve: Curve = {}
 
-    def process(self, mo, gt):
+    def process(self, mo: torch.Tensor | BestPairs, gt: torch.Tensor) -> None:
         """Take in a batch.
 
         Args:
@@ -225,8 +240,8 @@ class Compositional(EvaluatorBase):
         best.update(scores, self._codes.to(scores.device), groups.to(scores.device))
         return best
 
-    def evaluate(self):
-        """OrderedDict of auc, best_harmonic, best_seen, best_unseen; accuracy, attribute_accuracy, object_accuracy,
+    def evaluate(self) -> OrderedDict[str, Any]:
+        """auc, best_harmonic, best_seen, best_unseen; accuracy, attribute_accuracy, object_accuracy,
         those with no bias; the first four of the 20-point curve as auc_20, ...; and curve, what `thinned` leaves of it
 
         Raises:
@@ -277,11 +292,11 @@ class Compositional(EvaluatorBase):
         logger.info("The curve is saved to %s", path)
 
 
-def outcomes(scores, pairs, true, true_seen):
+def outcomes(scores: Array, pairs: Array, true: Array, true_seen: Array) -> tuple[Array, Array, Array, Array]:
     """The arguments of a curve, (n,) each, from the best seen and best unseen pair.
 
     Args:
-        scores, pairs: (n, 2) arrays, as `BestPairs.seen_and_unseen` gives them.
+        scores, pairs: (n, 2), as `BestPairs.seen_and_unseen` gives them.
         true: (n,) the true pairs.
         true_seen: (n,) booleans, whether they are seen.
     """

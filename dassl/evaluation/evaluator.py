@@ -3,15 +3,20 @@
 import logging
 import os
 from collections import OrderedDict
+from typing import Any
 
 import numpy as np
 import torch
 from sklearn.metrics import confusion_matrix, f1_score
+from yacs.config import CfgNode
 
 from dassl.evaluation.build import EVALUATOR_REGISTRY
+from dassl.metrics import METRIC_REGISTRY
 from dassl.utils import UserError, atomic_path, mkdir_if_missing
 
 logger = logging.getLogger(__name__)
+
+FIGURES = {"accuracy", "error_rate", "macro_f1", "perclass_accuracy", "total", "correct"}
 
 
 class EvaluatorBase:
@@ -23,18 +28,18 @@ class EvaluatorBase:
 
     split = "test"
 
-    def __init__(self, cfg):
+    def __init__(self, cfg: CfgNode) -> None:
         self.cfg = cfg
 
-    def reset(self):
+    def reset(self) -> None:
         """Forget all batches."""
         raise NotImplementedError
 
-    def process(self, mo, gt):
+    def process(self, mo: Any, gt: torch.Tensor) -> None:
         """Take in a batch: model output and ground truth."""
         raise NotImplementedError
 
-    def evaluate(self):
+    def evaluate(self) -> OrderedDict[str, Any]:
         """An OrderedDict of figures; the first is the one that models are chosen by."""
         raise NotImplementedError
 
@@ -48,28 +53,37 @@ class Classification(EvaluatorBase):
     """Accuracy, error rate and macro F1, in percent.
 
     cfg.TEST.PER_CLASS_RESULT adds the accuracy of every class and their mean; cfg.TEST.COMPUTE_CMAT saves the
-    confusion matrix, rows summing to 1 (true class by predicted class), as <OUTPUT_DIR>/cmat.pt.
+    confusion matrix, rows summing to 1 (true class by predicted class), as <OUTPUT_DIR>/cmat.pt; cfg.TEST.METRICS adds
+    metrics of METRIC_REGISTRY by name.
 
     Args:
         cfg: the whole config.
         lab2cname: {label: class name}, needed for the result per class.
+
+    Raises:
+        UserError: there is no metric of one of these names, or it is that of another figure.
     """
 
-    def __init__(self, cfg, lab2cname=None, **kwargs):
+    def __init__(self, cfg: CfgNode, lab2cname: dict[int, str] | None = None, **kwargs: Any) -> None:
         super().__init__(cfg)
         if cfg.TEST.PER_CLASS_RESULT and lab2cname is None:
             raise ValueError("TEST.PER_CLASS_RESULT needs lab2cname, the class names by label")
-        self._lab2cname = lab2cname
+        self._lab2cname = lab2cname or {}
+        self._metrics = {name: METRIC_REGISTRY.get(name) for name in cfg.TEST.METRICS}
+        if taken := FIGURES.intersection(self._metrics):
+            raise UserError(f"TEST.METRICS: {taken.pop()} is a figure of this evaluator's own: rename the metric")
         self.reset()
 
     _correct = _total = 0
 
-    def reset(self):
-        self._predicted, self._true = [], []
+    def reset(self) -> None:
+        self._predicted: list[torch.Tensor] = []
+        self._true: list[torch.Tensor] = []
+        self._scores: list[torch.Tensor] = []
         self._correct = self._total = 0
         self._num_classes = 0
 
-    def process(self, mo, gt):
+    def process(self, mo: torch.Tensor, gt: torch.Tensor) -> None:
         """Take in a batch; nothing is moved off the GPU before `evaluate`.
 
         Args:
@@ -78,10 +92,12 @@ class Classification(EvaluatorBase):
         """
         self._predicted.append(mo.argmax(dim=1))
         self._true.append(gt)
+        if self._metrics:
+            self._scores.append(mo)
         self._num_classes = mo.shape[1]
 
-    def evaluate(self):
-        """OrderedDict of accuracy, error_rate, macro_f1 and, where asked for, perclass_accuracy, in percent.
+    def evaluate(self) -> OrderedDict[str, float]:
+        """accuracy, error_rate, macro_f1 and, where asked for, perclass_accuracy and TEST.METRICS, in percent.
 
         Raises:
             UserError: nothing was processed.
@@ -103,6 +119,11 @@ class Classification(EvaluatorBase):
             results["perclass_accuracy"] = self._per_class(true, predicted)
         if self.cfg.TEST.COMPUTE_CMAT:
             self._save_confusion_matrix(true, predicted)
+        if self._metrics:
+            scores, labels = torch.cat(self._scores).float().cpu(), torch.from_numpy(true)
+            found = {name: float(metric(scores, labels)) for name, metric in self._metrics.items()}
+            logger.info("\n".join(f"* {name}: {value:.1f}%" for name, value in found.items()))
+            results.update(found)
         return results
 
     def counts(self) -> dict[str, int]:

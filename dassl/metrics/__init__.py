@@ -1,6 +1,7 @@
-"""Measures of a batch's outputs, for the training loop."""
+"""Measures of a model's outputs: of a batch, for the training loop, and of a test set (METRIC_REGISTRY)."""
 
 from dassl.metrics.accuracy import compute_accuracy
+from dassl.metrics.build import METRIC_REGISTRY
 from dassl.metrics.distance import compute_distance_matrix
 
-__all__ = ["compute_accuracy", "compute_distance_matrix"]
+__all__ = ["METRIC_REGISTRY", "compute_accuracy", "compute_distance_matrix"]

@@ -1,11 +1,19 @@
 """Top-k accuracy."""
 
+from collections.abc import Sequence
 
-def compute_accuracy(output, target, topk=(1,)):
+import torch
+
+
+def compute_accuracy(
+    output: torch.Tensor | tuple[torch.Tensor, ...] | list[torch.Tensor],
+    target: torch.Tensor,
+    topk: Sequence[int] = (1,),
+) -> list[torch.Tensor]:
     """Top-k accuracy of a batch.
 
     Args:
-        output: (B, N) logits, or a tuple or list that starts with them.
+        output: (B, N) logits, or what starts with them.
         target: (B,) labels.
         topk: for which k.
 

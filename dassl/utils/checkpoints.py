@@ -9,6 +9,7 @@ import torch
 from torch import optim
 from torch.optim import lr_scheduler
 
+from dassl import layout
 from dassl.errors import UserError
 from dassl.utils.files import atomic_path, mkdir_if_missing
 
@@ -48,16 +49,16 @@ def save_checkpoint(state, save_dir, is_best=False, remove_module_from_keys=True
     if remove_module_from_keys:
         state = state | {"state_dict": _without_module(state["state_dict"])}
     mkdir_if_missing(save_dir)
-    name = model_name or f"model.pth.tar-{state['epoch']}"
+    name = model_name or layout.checkpoint(state["epoch"])
     path = os.path.join(save_dir, name)
     # through a file object: given a path, torch writes its name into the file
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         torch.save(state, file)
-    with atomic_path(os.path.join(save_dir, "checkpoint")) as temporary:
+    with atomic_path(os.path.join(save_dir, layout.POINTER)) as temporary:
         temporary.write_text(name + "\n", encoding="utf-8")
     logger.info("Checkpoint saved to %s", path)
     if is_best:
-        with atomic_path(os.path.join(save_dir, "model-best.pth.tar")) as temporary:
+        with atomic_path(os.path.join(save_dir, layout.BEST)) as temporary:
             shutil.copyfile(path, temporary)
 
 
@@ -94,7 +95,7 @@ def resume_from_checkpoint(fdir, model, optimizer=None, scheduler=None):
         UserError: there is no checkpoint, or it is of another model.
     """
     try:
-        with open(os.path.join(fdir, "checkpoint"), encoding="utf-8") as file:
+        with open(os.path.join(fdir, layout.POINTER), encoding="utf-8") as file:
             path = os.path.join(fdir, file.read().strip())
     except OSError as error:
         raise UserError(f"no checkpoint to resume from in {fdir} ({error.strerror})") from error

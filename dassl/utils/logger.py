@@ -7,6 +7,7 @@ import time
 
 from tqdm import tqdm
 
+from dassl.layout import LOG
 from dassl.utils.files import mkdir_if_missing
 
 
@@ -36,7 +37,7 @@ def setup_logger(output=None):
 
 
 def _free_path(output):
-    path = output if output.endswith((".txt", ".log")) else os.path.join(output, "log.txt")
+    path = output if output.endswith((".txt", ".log")) else os.path.join(output, LOG)
     mkdir_if_missing(os.path.dirname(path) or ".")
     return path + time.strftime("-%Y-%m-%d-%H-%M-%S") if os.path.exists(path) else path
 

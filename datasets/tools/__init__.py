@@ -1,11 +1,13 @@
 """What the commands of `python -m datasets` share: readers by the names of their config files."""
 
 from pathlib import Path
+from typing import Any
 
 import yaml
+from yacs.config import CfgNode
 
 from dassl.config import get_cfg_default
-from dassl.data.datasets import DATASET_REGISTRY
+from dassl.data.datasets import DATASET_REGISTRY, Datum
 from dassl.utils import UserError, nearest
 from datasets.base import SplitDataset
 from datasets.split import PARTS
@@ -13,12 +15,12 @@ from datasets.split import PARTS
 CONFIGS = Path(__file__).parents[2] / "configs" / "datasets"
 
 
-def config_names():
+def config_names() -> list[str]:
     """The names of all dataset configs, in order."""
     return sorted(path.stem for path in CONFIGS.glob("*.yaml"))
 
 
-def find(name, root):
+def find(name: str, root: str) -> tuple[Any, CfgNode]:
     """The reader (a class) and the config of a dataset's whole. Raises UserError where there is no such name."""
     if name not in config_names():
         raise UserError(f'no data set "{name}": {nearest(name, config_names())}')
@@ -28,13 +30,13 @@ def find(name, root):
     return DATASET_REGISTRY.get(cfg.DATASET.NAME), cfg
 
 
-def read(reader, cfg):
+def read(reader: Any, cfg: CfgNode) -> tuple[Any, dict[str, list[Datum]]]:
     """(the dataset, {"train": items, "val": items, "test": items}), the images there or not.
 
     Raises UserError where the dataset's folder or split is not there or damaged.
     """
     if issubclass(reader, SplitDataset):
-        dataset = reader.__new__(reader)  # __init__ would stop at the first image that is missing
-        return dataset, dict(zip(PARTS, dataset.read(cfg.DATASET), strict=True))
+        unbuilt = reader.__new__(reader)  # __init__ would stop at the first image that is missing
+        return unbuilt, dict(zip(PARTS, unbuilt.read(cfg.DATASET), strict=True))
     dataset = reader(cfg)
     return dataset, {"train": dataset.train_x, "val": dataset.val or [], "test": dataset.test}

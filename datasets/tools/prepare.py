@@ -4,6 +4,7 @@ What is there already is left alone, and a download that was interrupted goes on
 a login or a file cannot be had, the command says which file to put where; given again, it goes on from there.
 """
 
+import argparse
 import http.client
 import os
 import posixpath
@@ -13,12 +14,14 @@ import tarfile
 import urllib.error
 import urllib.request
 import zipfile
+from collections.abc import Mapping
 from contextlib import contextmanager
 
 from torchvision.datasets.utils import check_integrity
 from tqdm import tqdm
 
 from dassl.utils import UserError, mkdir_if_missing
+from datasets.sources import Source
 from datasets.split import path_inside
 from datasets.tools import find
 from datasets.tools.check import check
@@ -26,11 +29,11 @@ from datasets.tools.check import check
 CHUNK = 2**20
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="do not open the images to check them")
 
 
-def run(args):
+def run(args: argparse.Namespace) -> bool:
     """Whether the data set is there, whole."""
     reader, _ = find(args.name, args.root)
     sources = getattr(reader, "sources", ())
@@ -45,7 +48,7 @@ def run(args):
     return check(args.name, args.root, args.quick)
 
 
-def fetch(source, folder):
+def fetch(source: Source, folder: str) -> None:
     """See that a source's files are in a data set's folder.
 
     Raises:
@@ -69,7 +72,7 @@ def fetch(source, folder):
             os.remove(path)
 
 
-def download(source, path):
+def download(source: Source, path: str) -> None:
     """Download a source to a path, going on where an earlier try stopped. Raises UserError if that fails."""
     print(f"downloading {source.url}")
     mkdir_if_missing(os.path.dirname(path))
@@ -123,7 +126,7 @@ def _is_page(path):
         return file.read(512).lstrip().lower().startswith((b"<!doctype html", b"<html"))
 
 
-def lay_out(source, archive, folder):
+def lay_out(source: Source, archive: str, folder: str) -> None:
     """Unpack an archive and move what it gives to its places, each whole or not at all.
 
     Raises:
@@ -156,7 +159,7 @@ def lay_out(source, archive, folder):
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def unpack(archive, gives, folder):
+def unpack(archive: str, gives: Mapping[str, str], folder: str) -> None:
     """Write files of a zip or tar archive below a folder. Links and devices are left out.
 
     Args:

@@ -1,23 +1,29 @@
 """Draw a contact sheet: a few images of every class, their class name below; training images, then test images."""
 
+import argparse
 import random
+from collections.abc import Mapping, Sequence
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from dassl.data.datasets import Datum
 from dassl.utils import UserError, atomic_path, read_image
 from datasets.tools import find, read
 
 GAP = 6
 WIDTH = 1600
 
+Row = tuple[str, tuple[list[str], ...]]
+"""A class name, and groups of its images' paths."""
 
-def add_arguments(parser):
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", default="sheet.png", help="the picture (%(default)s)")
     parser.add_argument("--images", type=int, default=4, help="images per class, half of them from test (%(default)s)")
     parser.add_argument("--size", type=int, default=72, help="pixels of an image's longer side (%(default)s)")
 
 
-def run(args):
+def run(args: argparse.Namespace) -> bool:
     if min(args.images, args.size) < 1:
         raise UserError("--images and --size must be at least 1")
     _, parts = read(*find(args.name, args.root))
@@ -31,18 +37,18 @@ def run(args):
     return True
 
 
-def choose(parts, number):
+def choose(parts: Mapping[str, Sequence[Datum]], number: int) -> list[Row]:
     """[(class name, (paths of training images, paths of test images)), ...] in the order of the labels.
 
     Args:
         parts: {"train": items, "test": items}.
         number: images per class, where there are as many. Always the same ones are chosen.
     """
-    by_class = {}
+    by_class: dict[tuple[int, str], tuple[list[str], list[str]]] = {}
     for side, part in enumerate(("train", "test")):
         for item in parts[part]:
             by_class.setdefault((item.label, item.classname), ([], []))[side].append(item.impath)
-    rows = []
+    rows: list[Row] = []
     for (_, name), (train, test) in sorted(by_class.items()):
         n_test = min(len(test), max(number // 2, number - len(train)))
         n_train = min(len(train), number - n_test)
@@ -51,9 +57,10 @@ def choose(parts, number):
     return rows
 
 
-def sheet(rows, size):
+def sheet(rows: Sequence[Row], size: int) -> Image.Image:
     """The picture of [(class name, groups of paths), ...], images within `size` pixels, a gap between groups."""
     font = ImageFont.load_default(max(10, size // 6))
+    assert isinstance(font, ImageFont.FreeTypeFont)  # as it is of a given size
     line = sum(font.getmetrics()) + GAP
     step = size + 2
     cell = max(sum(len(group) * step + GAP for group in groups if group) for _, groups in rows) + GAP

@@ -22,7 +22,11 @@ def configs(tmp_path, monkeypatch):
     """Config files of all datasets, and of all trainers one named c; they hold nothing but the groups of ImageNet."""
     targets = [protocol.targets.items() for protocol in PROTOCOLS.values()]
     names = {name for pairs in targets for source, tested in pairs for name in (source, *tested)}
-    for path in ["datasets/mit_states", *(f"datasets/{name}" for name in names), *(f"trainers/{m.name}/c" for m in METHODS)]:
+    for path in [
+        "datasets/mit_states",
+        *(f"datasets/{name}" for name in names),
+        *(f"trainers/{m.name}/c" for m in METHODS),
+    ]:
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / f"{path}.yaml").write_text(yaml.dump(IMAGENET if path.endswith("/imagenet") else {}))
     kept = [*CONFIGS.glob("datasets/icons_*.yaml"), *CONFIGS.glob("trainers/*/method.yaml")]

@@ -59,7 +59,7 @@ def test_run_status_and_run_again(undisturbed, grid_file, toy_root, capsys):
     head, _, *rows = capsys.readouterr().out.splitlines()
     assert head.split() == ["method", *STATES]
     assert [row.split() for row in rows] == [
-        [name, *counts] for name, counts in (("ZeroshotCLIP", "40000"), ("CoOp", "40000"), ("all", "80000"))
+        [name, *counts] for name, counts in (("ZeroshotCLIP", "400000"), ("CoOp", "400000"), ("all", "800000"))
     ]
     assert main(arguments("run", grid_file, toy_root, undisturbed)) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -82,6 +82,35 @@ def test_a_failure_does_not_stop_the_rest(toy_root, toy_backbone, tmp_path, caps
     main(arguments("status", str(path), toy_root, tmp_path))
     told = capsys.readouterr().out
     assert "failed: base2new train_base: CoOp" in told and "103 tokens" in told
+
+
+def test_what_is_missing_is_told_before_the_first_run(undisturbed, grid_file, toy_root, tmp_path, capsys):
+    path = tmp_path / "grid.yaml"
+    grid = yaml.safe_load(Path(grid_file).read_text())
+    path.write_text(yaml.dump(grid | {"datasets": ["caltech101", "dtd", "food101"]}))
+    words = arguments("run", str(path), toy_root, tmp_path / "runs")
+    assert main(words) == 1 and not (tmp_path / "runs").exists()
+    told = capsys.readouterr()
+    lines = told.err.splitlines()
+    assert not told.out and [line.split(" needs ")[0].split(": ")[-1] for line in lines] == [
+        "DescribableTextures",
+        "Food101",
+    ]
+    assert all("(8 of 24 runs, the first " in line for line in lines)
+    assert main([*words, "--no-check", "--workers", "2"]) == 1, "done as far as it goes"
+    assert len(results.of_grid(read_grid(path), tmp_path / "runs")) == 8
+
+
+def test_a_run_of_another_backbone_is_none_of_the_grids(undisturbed, grid_file, toy_root, tmp_path, capsys):
+    path = tmp_path / "grid.yaml"
+    path.write_text(yaml.dump(yaml.safe_load(Path(grid_file).read_text()) | {"backbone": "icon-clip"}))
+    assert main(arguments("status", str(path), toy_root, undisturbed)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[4].split() == ["all", *(("8" if state == "other" else "0") for state in STATES)]
+    assert "another config (MODEL.BACKBONE.NAME was " in lines[5] and "is now 'icon-clip'" in lines[5]
+    assert "(8 of 8 runs, the first " in lines[5] and len(lines) == 6
+    assert main(arguments("run", str(path), toy_root, undisturbed)) == 1
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_dry_run(grid_file, toy_root, tmp_path, capsys):

@@ -71,7 +71,9 @@ def test_what_is_finished_is_known(toy):
     assert log.stat().st_mtime_ns == before and not list(log.parent.glob("log.txt-*"))
 
     others, _ = toy("base2new", "CoOp", "OPTIM.LR", "0.1")
-    assert set(runner.states(others, place).values()) != {"done"}, "another config"
+    states, problems = runner.survey(others, place)
+    assert set(states.values()) == {"other"} and list(problems.values()) == [others]
+    assert "holds a run of another config (OPTIM.LR was 0.002, is now 0.1)" in next(iter(problems))
     os.utime(place.folder(base) / "metrics.json")  # trained once more
     assert runner.states(runs, place) == {base: "done", new: "waiting"}
     (place.folder(base) / "metrics.json").write_text("{")

@@ -169,7 +169,7 @@ def test_evaluator_refuses(tmp_path, monkeypatch):
         fed(evaluator(tmp_path), *drawn(0), split="val")
     cfg = get_cfg_default()
     cfg.TEST.EVALUATOR, cfg.DATASET.NAME = "Compositional", "Caltech101"
-    with pytest.raises(UserError, match="needs pairs of attribute and object, which Caltech101 has not"):
+    with pytest.raises(UserError, match="needs pairs of attribute and object, which Caltech101 does not have"):
         build_evaluator(cfg)
 
 

@@ -1,17 +1,24 @@
 """The config: Dassl's defaults, and merges whose errors say where and what."""
 
+import ast
+import importlib
+
 import pytest
 from yacs.config import CfgNode
 
-from dassl.config import clean_cfg, get_cfg_default, merge_from_file, merge_from_list, require
+from dassl.config import clean_cfg, get_cfg_default, merge_from_file, merge_from_list, require, without_effect
+from dassl.config.defaults import DASSLS
+from dassl.data.datasets import DatasetBase
+from dassl.engine import TrainerX
 from dassl.utils import UserError
+from tests.conftest import REPO
 
 KEYS = {
     "INPUT": "SIZE INTERPOLATION TRANSFORMS NO_TRANSFORM PIXEL_MEAN PIXEL_STD CROP_PADDING RRCROP_SCALE "
     "CUTOUT_N CUTOUT_LEN GN_MEAN GN_STD RANDAUGMENT_N RANDAUGMENT_M COLORJITTER_B COLORJITTER_C "
     "COLORJITTER_S COLORJITTER_H RGS_P GB_P GB_K",
     "DATASET": "ROOT NAME SOURCE_DOMAINS TARGET_DOMAINS NUM_LABELED NUM_SHOTS VAL_PERCENT STL10_FOLD "
-    "CIFAR_C_TYPE CIFAR_C_LEVEL ALL_AS_UNLABELED SUBSAMPLE_CLASSES",
+    "CIFAR_C_TYPE CIFAR_C_LEVEL ALL_AS_UNLABELED SUBSAMPLE_CLASSES STYLES BACKBONES",
     "DATALOADER": "NUM_WORKERS K_TRANSFORMS RETURN_IMG0 TRAIN_X TRAIN_U TEST CACHE_GB",
     "MODEL": "INIT_WEIGHTS BACKBONE HEAD",
     "OPTIM": "NAME LR WEIGHT_DECAY MOMENTUM SGD_DAMPNING SGD_NESTEROV RMSPROP_ALPHA ADAM_BETA1 ADAM_BETA2 ADAM_EPS "
@@ -160,3 +167,34 @@ def test_require(limits, taken, refused, message):
                 require(cfg, "TRAINER.X.KEY", **limits)
             told = message if "one_of" in limits else f"TRAINER.X.KEY is {value}: {message}"
             assert str(error.value).startswith(told)
+
+
+def keys(node, prefix=""):
+    for name, value in node.items():
+        yield from keys(value, f"{prefix}{name}.") if isinstance(value, CfgNode) else [prefix + name]
+
+
+def test_what_is_called_dassls_is_what_no_code_reads():
+    files = [p for folder in ("dassl", "datasets", "prompting", "trainers") for p in (REPO / folder).rglob("*.py")]
+    nodes = [n for p in files if p.name != "defaults.py" for n in ast.walk(ast.parse(p.read_text()))]
+    read = {n.attr for n in nodes if isinstance(n, ast.Attribute)}
+    read |= {n.value.rpartition(".")[2] for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+    assert [key for key in DASSLS if key.rpartition(".")[2] in read] == []
+    others = [key for key in keys(get_cfg_default()) if not {key, key.rpartition(".")[0]} & set(DASSLS)]
+    of_the_benchmark = {"DATASET.STYLES"}
+    assert {key for key in others if key.rpartition(".")[2] not in read} == of_the_benchmark
+
+
+def test_setting_a_key_that_nothing_reads_is_told(tmp_path, monkeypatch):
+    cfg = get_cfg_default()
+    cfg.TRAINER.MINE = CfgNode({"LMDA": 1})
+    set_to = ["OPTIM.LR", 0.1, "TRAINER.MCD.N_STEP_F", 2, "TRAINER.MINE.LMDA", 2, "DATASET.CIFAR_C_LEVEL", 3]
+    merge_from_list(cfg, [*set_to, "DATASET.STL10_FOLD", 1, "TRAINER.FIXMATCH.WEIGHT_U", 2.0, "TRAINER.MME.LMDA", 0.1])
+    told = ["DATASET.STL10_FOLD", "DATASET.CIFAR_C_LEVEL", "TRAINER.MCD.N_STEP_F", "TRAINER.FIXMATCH.WEIGHT_U"]
+    assert without_effect(cfg, TrainerX, DatasetBase) == told
+    cfg.TRAINER.NAME = "FixMatch"
+    assert without_effect(cfg, TrainerX, DatasetBase) == told[:-1]
+    (tmp_path / "reads_a_fold.py").write_text("class Reader:\n    fold = 'STL10_FOLD'")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert without_effect(cfg, TrainerX, importlib.import_module("reads_a_fold").Reader) == told[1:-1]
+    assert without_effect(get_cfg_default(), TrainerX, DatasetBase) == []

@@ -134,9 +134,11 @@ def test_modes_steps_and_rates_by_name(cfg):
 
 
 def test_the_step_of_prograds_release_by_hand():
-    """At rate 1 a parameter loses its gradient: 3 and 4 on loss_a, and what loss_b says against it, tensor by tensor."""
+    """At rate 1 a parameter loses its gradient: 3 and 4 on loss_a, less what loss_b says against it, by tensor."""
     for half in (torch.float32, torch.float16):
-        model = nn.ParameterDict({name: nn.Parameter(torch.zeros(2, dtype=half)) for name in ("obtuse", "acute", "own")})
+        model = nn.ParameterDict(
+            {name: nn.Parameter(torch.zeros(2, dtype=half)) for name in ("obtuse", "acute", "own")}
+        )
         model["frozen"] = nn.Parameter(torch.zeros(2), requires_grad=False)
         other = nn.Linear(1, 1)
         trainer = TrainerBase()
@@ -185,7 +187,9 @@ def test_a_trainer_that_registers_nothing(cfg):
 
 
 def test_tensorboard_waits_until_it_is_asked_for():
-    code = "import sys; from dassl.engine import trainer; assert 'tensorboard' not in sys.modules; trainer.SummaryWriter"
+    code = (
+        "import sys; from dassl.engine import trainer; assert 'tensorboard' not in sys.modules; trainer.SummaryWriter"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": str(REPO)})
     assert engine.SummaryWriter is torch.utils.tensorboard.SummaryWriter
     with pytest.raises(AttributeError, match="'SummaryWritter'"):

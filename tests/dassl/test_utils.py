@@ -213,7 +213,8 @@ def test_folders_and_lists(tmp_path, caplog):
 
 def test_dassls_modules_have_dassls_names():
     """What trainers written for Dassl import from its modules, and from the package."""
-    tools = """mkdir_if_missing check_isfile read_json write_json set_random_seed download_url read_image collect_env_info
+    tools = """mkdir_if_missing check_isfile read_json write_json set_random_seed download_url read_image
+        collect_env_info
         listdir_nohidden get_most_similar_str_to_a_from_b check_availability tolist_if_not"""
     torchtools = """save_checkpoint load_checkpoint resume_from_checkpoint open_all_layers open_specified_layers
         count_num_param load_pretrained_weights init_network_weights"""

@@ -8,7 +8,8 @@ import pytest
 import torch
 from clip.model import VisionTransformer
 
-from prompting.backbone import EMBEDDED, image_size, load_backbone
+from prompting.backbone import image_size, load_backbone
+from prompting.backbones.embedded import EMBEDDED
 from prompting.prompts import token_ids
 
 

@@ -3,13 +3,15 @@
 import os
 import re
 import urllib.request
+from pathlib import Path
 
 import pytest
 import torch
 
 from dassl.utils import UserError
 from prompting import backbone
-from prompting.backbone import OPENAI, family_of, image_size, load_backbone
+from prompting.backbone import family_of, image_size, load_backbone
+from prompting.backbones.files import OPENAI, in_file
 from tests.reference import openai_weights, tiny_clip
 
 
@@ -62,7 +64,7 @@ def test_files(kind, file, tmp_path):
         torch.save(model.state_dict(), path)
         family = "openai"
     loaded = load_backbone(path, family=family)
-    assert image_size(path) == 32 and family_of(path, family) == OPENAI
+    assert image_size(path, family) == 32 and family_of(path, family) == OPENAI
     assert not loaded.training and not any(p.requires_grad for p in loaded.parameters())
     assert loaded.dtype == torch.float32
     images = torch.randn(2, 3, 32, 32)
@@ -157,8 +159,9 @@ def test_what_is_at_hand_is_named(home, monkeypatch, toy_backbone):
     folder = home / ".cache" / "clip"
     folder.mkdir(parents=True)
     (folder / "RN50.pt").write_bytes(b"")
-    monkeypatch.setitem(backbone.EMBEDDED, "small", toy_backbone)
-    with pytest.raises(UserError, match="at hand.*: RN50, icon-clip, icon-clip-vit, small"):
+    small = in_file("small", Path(toy_backbone), OPENAI, image_size=32, image_encoder="vit")
+    monkeypatch.setitem(backbone._found()[0], "small", small)
+    with pytest.raises(UserError, match="at hand: icon-clip, icon-clip-vit, RN50, small"):
         load_backbone("RN101")
     assert load_backbone("small").visual.input_resolution == 32
 

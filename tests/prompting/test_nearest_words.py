@@ -2,7 +2,8 @@
 
 import torch
 
-from prompting.backbone import EMBEDDED, known_tokens, load_backbone
+from prompting.backbone import known_tokens, load_backbone
+from prompting.backbones.embedded import EMBEDDED
 from prompting.nearest_words import nearest_words, word
 from prompting.prompts import token_ids, tokenizer
 

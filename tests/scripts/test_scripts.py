@@ -64,6 +64,10 @@ def test_mistakes(tmp_path):
     assert done.returncode == 1 and 'SHOTS is "sixteen"' in done.stderr
     done = bash("scripts/coop/base2new.sh", "caltech101", "16", OUTPUT=str(tmp_path), DEVICE="tpu")
     assert done.returncode == 1 and 'DEVICE is "tpu"' in done.stderr
+    keys = ("OPTIM.MAX_EPOCHS", "2")
+    done = bash("scripts/coop/base2new.sh", "icons_rare", "16", *keys, OUTPUT=str(tmp_path), SEEDS="1 2")
+    assert done.returncode == 1 and "did you mean MAX_EPOCH" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert not done.stdout and not list(tmp_path.iterdir())
 
 
 def test_shellcheck():

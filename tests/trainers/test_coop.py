@@ -3,7 +3,6 @@
 import clip
 import pytest
 import torch
-import torch.nn.functional as F
 
 from dassl.config import get_cfg_default
 from prompting.text_encoder import TextEncoder
@@ -80,14 +79,3 @@ def test_released_checkpoints_load(tmp_path, toy_run):
     trainer.load_model(str(tmp_path / "released"), epoch=50)
     assert torch.equal(trainer.model.prompt_learner.ctx, ctx)
     trainer.test()
-
-
-def test_a_training_step_lowers_the_loss_on_its_batch(tmp_path, toy_run):
-    trainer = toy_run("CoOp", tmp_path, "OPTIM.MAX_EPOCH", 1)
-    batch = next(iter(trainer.train_loader_x))
-    trainer.set_model_mode("train")
-    before = F.cross_entropy(trainer.model(batch["img"]), batch["label"])
-    for group in trainer._optims["prompt_learner"].param_groups:
-        group["lr"] = 0.01
-    trainer.model_backward_and_update(before)
-    assert F.cross_entropy(trainer.model(batch["img"]), batch["label"]) < before

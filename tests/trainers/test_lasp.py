@@ -9,7 +9,7 @@ import torch
 from dassl.utils import UserError, load_checkpoint
 from prompting.backbone import load_backbone
 from tests.conftest import TOY_CLASSES
-from tests.reference import in_double, learned_in_full, openai_weights, relative_error, tiny_clip, written_in_full
+from tests.reference import in_double, learned_in_full, relative_error, written_in_full
 
 TEMPLATES = ["a {}.", "the {}.", "my {} texture.", "a bad {}.", "itap of {}."]
 KEYS = ("TRAINER.LASP.N_GROUPS", 2, "TRAINER.LASP.TEMPLATES", str(TEMPLATES))
@@ -100,14 +100,6 @@ def test_layernorms_learn_at_a_tenth_of_the_rate(run):
     assert trainer.model.prompt_learner.offset.any()
 
 
-def test_a_training_step_lowers_the_loss_on_its_batch(run):
-    trainer = run("a", "OPTIM.MAX_EPOCH", 1)
-    batch = next(iter(trainer.train_loader_x))
-    before = trainer.loss(batch["img"], batch["label"])[0]
-    trainer.model_backward_and_update(before)
-    assert trainer.loss(batch["img"], batch["label"])[0] < before
-
-
 @pytest.mark.parametrize(("config", "realigned"), [("vit_b16_ep50", True), ("vit_b16_ep50_virtual", False)])
 def test_a_run_is_saved_and_loads_to_the_same_outputs(config, realigned, tmp_path, run):
     keys = ("TRAINER.LASP.TUNE_LAYERNORM", realigned, "TRAINER.LASP.TEXT_OFFSET", realigned)
@@ -137,9 +129,3 @@ def test_a_run_is_saved_and_loads_to_the_same_outputs(config, realigned, tmp_pat
 def test_mistakes_in_the_config(key, value, message, run):
     with pytest.raises(UserError, match=message):
         run("a", f"TRAINER.LASP.{key}", value)
-
-
-def test_a_resnet_has_no_layernorms(tmp_path, run):
-    torch.save(openai_weights(tiny_clip("resnet")), tmp_path / "resnet.pt")
-    with pytest.raises(UserError, match="no LayerNorms; choose a ViT backbone, or set it False"):
-        run("a", "MODEL.BACKBONE.NAME", tmp_path / "resnet.pt")

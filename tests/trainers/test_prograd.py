@@ -144,25 +144,6 @@ def test_without_its_weight_it_is_coop(run):
     assert not torch.equal(held.model.prompt_learner.ctx, coop.model.prompt_learner.ctx)
 
 
-def test_a_training_step_lowers_the_loss_on_its_batch(run):
-    trainer = run("a", "OPTIM.MAX_EPOCH", 1)
-    batch = next(iter(trainer.train_loader_x))
-    before = trainer.loss(batch["img"], batch["label"])[0]
-    trainer.model_backward_and_update(before)
-    assert trainer.loss(batch["img"], batch["label"])[0] < before
-
-
-def test_a_run_is_saved_and_loads_to_the_same_outputs(run):
-    keys = ("DATASET.SUBSAMPLE_CLASSES", "base")
-    trained = run("a", *keys)
-    alone = run("b", *keys, model="a")
-    batch = next(iter(alone.test_loader))["img"]
-    with torch.no_grad():
-        assert torch.equal(trained.model(batch), alone.model(batch))
-    assert trained.test() == alone.test()
-    assert run("c", "DATASET.SUBSAMPLE_CLASSES", "new", model="a").num_classes == 2
-
-
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [

@@ -14,7 +14,7 @@ from prompting.prompted_clip import DeepPromptedCLIP
 from prompting.templates import IMAGENET
 from prompting.text_encoder import TextEncoder
 from tests.conftest import TOY_CLASSES
-from tests.reference import encode_image_in_full, encode_in_full, openai_weights, relative_error, tiny_clip
+from tests.reference import encode_image_in_full, encode_in_full, relative_error, tiny_clip
 from trainers import extend_cfg, promptsrc
 from trainers.promptsrc import PromptSRC
 
@@ -105,20 +105,10 @@ def test_the_loss_is_their_weighted_sum(tmp_path, toy_run, toy_backbone):
     assert loss.item() == pytest.approx(sum(expected.values()), rel=1e-4)
 
 
-def test_a_training_step_lowers_the_loss_on_its_batch(tmp_path, toy_run):
-    trainer = toy_run("PromptSRC", tmp_path, "OPTIM.MAX_EPOCH", 1, config=CONFIG)
-    batch = next(iter(trainer.train_loader_x))
-    before = trainer.loss(batch["img"], batch["label"])[0]
-    for group in trainer._optims["prompt_learner"].param_groups:
-        group["lr"] = 0.001
-    trainer.model_backward_and_update(before)
-    assert trainer.loss(batch["img"], batch["label"])[0] < before
-
-
 SHORT = (*keys(GPA_MEAN=2.0, GPA_STD=1.5), "OPTIM.LR", 0.1)
 
 
-def test_a_run_ends_with_the_aggregate_and_loads_to_the_same_accuracy(tmp_path, toy_run, monkeypatch):
+def test_a_run_ends_with_the_aggregate(tmp_path, toy_run, monkeypatch):
     epochs, after_epoch = [], PromptSRC.after_epoch
 
     def record(trainer):
@@ -132,13 +122,6 @@ def test_a_run_ends_with_the_aggregate_and_loads_to_the_same_accuracy(tmp_path, 
         expected = sum(w * epoch[name] for w, epoch in zip(gauss, epochs, strict=True)) / sum(gauss)
         assert relative_error(value, expected) < 1e-6
         assert relative_error(epochs[-1][name], expected) > 1e-4, "the last epoch alone is another"
-
-    flags = ["--eval-only", "--model-dir", str(tmp_path / "a"), "--load-epoch", "3"]
-    alone = toy_run("PromptSRC", tmp_path / "b", config=CONFIG, flags=flags)
-    batch = next(iter(alone.test_loader))["img"]
-    with torch.no_grad():
-        assert torch.equal(trained.model(batch), alone.model(batch))
-    assert trained.test() == alone.test()
 
 
 def test_a_killed_run_goes_on_to_the_same_aggregate(tmp_path, toy_run, monkeypatch):
@@ -175,9 +158,3 @@ def test_a_killed_run_goes_on_to_the_same_aggregate(tmp_path, toy_run, monkeypat
 def test_mistakes_in_the_config(options, message, tmp_path, toy_run):
     with pytest.raises(UserError, match=message):
         toy_run("PromptSRC", tmp_path, *keys(**options), config=CONFIG)
-
-
-def test_a_resnet_is_refused(tmp_path, toy_run):
-    torch.save(openai_weights(tiny_clip("resnet")), tmp_path / "resnet.pt")
-    with pytest.raises(UserError, match="vision transformer.* ViT-B/32, ViT-B/16"):
-        toy_run("PromptSRC", tmp_path / "run", "MODEL.BACKBONE.NAME", tmp_path / "resnet.pt", config=CONFIG)

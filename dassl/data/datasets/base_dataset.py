@@ -3,7 +3,7 @@
 import logging
 import random
 from collections import defaultdict
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from dassl.utils import UserError, nearest
 

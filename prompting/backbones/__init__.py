@@ -1,0 +1,84 @@
+"""Backbones: what is to be known of one, and one file for each family of them.
+
+A file dropped into this folder is found by itself, a package's through an entry point of the group "mocoop.backbones"
+that names its module. The module's `BACKBONES` is a list of `Backbone`. A family of more names than a list can hold,
+such as paths, has two functions as well: `takes(name)`, whether a name looks like one of its own, and
+`find(name, family)`, the Backbone of that name or None; `family` is what the user says of it (MODEL.BACKBONE.FAMILY),
+"" for nothing.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dassl.errors import UserError
+from prompting.openai_clip import model as openai_model
+from prompting.prompts import tokenizer
+
+ENCODERS = ("vit", "resnet", "other")
+
+
+class NotAtHand(UserError):
+    """A backbone's weights are not there; whoever tells the user adds which backbones' are."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """What backbones have in common that their weights do not tell: others' may have the same names and shapes.
+
+    Attributes:
+        name: what MODEL.BACKBONE.FAMILY says, or the entry "family" in a file of weights.
+        activation: of the transformers' MLPs.
+        head_width: of every attention head, in both towers.
+        pixel_mean, pixel_std: of the images' normalisation, by channel.
+        tokenizer: makes what turns text into token ids, with the methods and the vocabulary that OpenAI's has.
+        causal: whether a token of the text tower sees those before it alone.
+    """
+
+    name: str
+    activation: str
+    head_width: int
+    pixel_mean: tuple[float, float, float]
+    pixel_std: tuple[float, float, float]
+    tokenizer: Callable[[], Any] = tokenizer
+    causal: bool = True
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A backbone.
+
+    Attributes:
+        name: what MODEL.BACKBONE.NAME and --backbone say.
+        family: what it shares with others.
+        image_size: pixels per side of the square images that it takes.
+        image_encoder: "vit", blocks of tokens as OpenAI's, which prompts can join; "resnet" as OpenAI's; or "other".
+        load: gives the model in float32, with the parts that `clip.model.CLIP` has: visual, transformer (with
+            resblocks), token_embedding, positional_embedding, ln_final, text_projection, logit_scale, context_length
+            and dtype.
+        fetch: has the weights at hand, downloaded if need be.
+        at_hand: whether that needs no network.
+        tokens: gives the ids of the tokens whose embeddings were trained; None: all of them.
+    """
+
+    name: str
+    family: Family
+    image_size: int
+    image_encoder: str
+    load: Callable[[], Any]
+    fetch: Callable[[], object] = lambda: None
+    at_hand: Callable[[], bool] = lambda: True
+    tokens: Callable[[], Sequence[int]] | None = None
+
+    def __post_init__(self) -> None:
+        if self.image_encoder not in ENCODERS:
+            raise ValueError(f"the image encoder of {self.name} is one of {', '.join(ENCODERS)}")
+
+
+def image_encoder_of(visual: Any) -> str:
+    """A model's image encoder in the words of `Backbone`; of a model that did not come by name, by its class."""
+    backbone = getattr(visual, "backbone", None)
+    if backbone is not None:
+        return backbone.image_encoder
+    kinds = {openai_model.VisionTransformer: "vit", openai_model.ModifiedResNet: "resnet"}
+    return kinds.get(type(visual), "other")

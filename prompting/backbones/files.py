@@ -1,0 +1,177 @@
+"""Files of weights: OpenAI's archives and state dicts with the names that OpenAI's have, by path.
+
+open_clip's weights (LAION's, DataComp's) have the names and shapes of OpenAI's, but most have another activation and
+some have heads of another width. Computed as OpenAI's, their features are off by some percent and nothing fails. So
+weights load only where it is known whose they are: by OpenAI's own marks, by what the file says, or the user.
+"""
+
+import os
+import warnings
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dassl.utils import UserError, nearest
+from prompting.backbones import Backbone, Family, NotAtHand
+from prompting.openai_clip import model as openai_model
+
+BACKBONES: tuple[Backbone, ...] = ()
+
+OPENAI = Family("openai", "QuickGELU", 64, (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+FAMILIES = {family.name: family for family in (OPENAI,)}
+
+FAMILY = "family"  # in a file of weights: the name of their family
+OPENAI_MARKS = {"input_resolution", "context_length", "vocab_size"}  # in the state dicts of OpenAI's archives alone
+
+VOCABULARY = 49408  # tokens of OpenAI's tokenizer
+KNOWN_TOKENS = "token_embedding.rows"  # in an embedded backbone's file: which of them its embeddings are of
+TEXT_TOWER = "text_tower"  # in an embedded image tower's file: the embedded backbone whose text tower goes with it
+
+HOME = Path(__file__).parents[2] / "embedded"
+"""Where the backbones that ship with the project are."""
+
+
+def takes(name: str) -> bool:
+    return name.endswith((".pt", ".pth"))
+
+
+def find(name: str, family: str) -> Backbone | None:
+    """The backbone in a file.
+
+    Raises:
+        UserError: there is no such file, it holds no CLIP model; or nothing tells the family, it is not known here, or
+            the file and the user say different things.
+    """
+    path = Path(name).expanduser()
+    if not path.is_file():
+        if takes(name) or (path.parent.is_dir() and os.sep in name):
+            raise NotAtHand(f"backbone file {path} not found")
+        return None
+    with _of_openais_architecture(path):
+        weights = _read(path)
+        known = _family(name, weights, family)
+        if is_vit := "visual.proj" in weights:
+            positions, patch = weights["visual.positional_embedding"], weights["visual.conv1.weight"].shape[-1]
+        else:
+            positions, patch = weights["visual.attnpool.positional_embedding"], 32
+        size = patch * round((positions.shape[0] - 1) ** 0.5)
+    return in_file(name, path, known, size, "vit" if is_vit else "resnet")
+
+
+def in_file(name: str, path: Path, family: Family, image_size: int, image_encoder: str) -> Backbone:
+    """The record of a backbone in a file whose facts are known."""
+    tokens = partial(known_tokens, path)
+    return Backbone(name, family, image_size, image_encoder, load=partial(load, path, family), tokens=tokens)
+
+
+def load(path: Path, family: Family) -> Any:
+    """The model in a file, in float32. Raises UserError where it holds none of the family's."""
+    try:
+        with _of_openais_architecture(path):
+            weights = {key: value for key, value in _read(path).items() if key not in (KNOWN_TOKENS, FAMILY)}
+            _check_widths(weights, family, path)
+            model = openai_model.build_model(weights)
+            model.float().load_state_dict(weights)  # build_model has rounded them
+            return model
+    finally:
+        _read_once.cache_clear()  # the model has its own copy
+
+
+def known_tokens(path: Path) -> list[int]:
+    """Ids of the tokens whose embeddings a file holds; those that it lacks are drawn at random."""
+    rows = _read(path).get(KNOWN_TOKENS)
+    _read_once.cache_clear()
+    return list(range(VOCABULARY)) if rows is None else rows.tolist()
+
+
+@contextmanager
+def _of_openais_architecture(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, RuntimeError, AttributeError, AssertionError, IndexError) as error:
+        raise UserError(f"{path} does not hold a CLIP model of OpenAI's architecture: {first_line(error)}") from error
+
+
+def _family(name, weights, declared):
+    """The family of a file's weights, as `find` says."""
+    told = OPENAI.name if weights.keys() >= OPENAI_MARKS else weights.get(FAMILY)
+    if declared and told and declared != told:
+        raise UserError(f"MODEL.BACKBONE.FAMILY is {declared}, but the weights of {name} are of the family {told}")
+    known = declared or told
+    if not known:
+        raise UserError(
+            f"{name} does not tell whether its weights are OpenAI's or have their names alone, as open_clip's, which "
+            f"compute otherwise: if they are OpenAI's ({OPENAI.activation}, heads {OPENAI.head_width} wide), give "
+            f'MODEL.BACKBONE.FAMILY {OPENAI.name}, or add the entry "{FAMILY}": "{OPENAI.name}" to the file'
+        )
+    if known not in FAMILIES:
+        raise UserError(f'{name}: weights of the family "{known}" cannot be loaded ({nearest(known, FAMILIES)})')
+    return FAMILIES[known]
+
+
+def _check_widths(weights, family, path):
+    """Raises UserError where weights do not go with their family's heads or with the tokenizer."""
+    image = weights.get("visual.class_embedding", weights.get("visual.attnpool.positional_embedding"))
+    for tower, width in (("image", image.shape[-1]), ("text", weights["ln_final.weight"].shape[0])):
+        if width % family.head_width:
+            raise UserError(
+                f"the {tower} encoder in {path} is {width} wide, which makes no heads of {family.head_width}: it is "
+                f"not of the family {family.name}"
+            )
+    tokens = weights["token_embedding.weight"].shape[0]
+    if tokens != VOCABULARY:
+        raise UserError(f"{path} has embeddings of {tokens} tokens, OpenAI's tokenizer has {VOCABULARY}")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The state dict in a file: OpenAI's TorchScript archive or a plain state dict."""
+    return _read_once(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=1)
+def _read_once(path: Path, written: int) -> dict[str, Any]:
+    code = _torchscript(path)
+    if code and (b"torch.gelu(" in code or b"torch.sigmoid(" not in code):
+        raise UserError(f"{path} is no model of OpenAI's: its code does not compute {OPENAI.activation}")
+    try:
+        if code:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # OpenAI's archives are what they are
+                return torch.jit.load(path, map_location="cpu").state_dict()
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UserError(f"{path} is neither a TorchScript archive nor a state dict: {first_line(error)}") from error
+    weights = weights if isinstance(weights, dict) else {}
+    weights = {FAMILY: weights.get(FAMILY)} | weights.get("state_dict", weights)
+    if KNOWN_TOKENS in weights:
+        rows, known = weights[KNOWN_TOKENS].long(), weights["token_embedding.weight"]
+        full = torch.randn(VOCABULARY, known.shape[1], generator=torch.Generator().manual_seed(0))
+        full = (full * known.float().std()).to(known.dtype)
+        full[rows] = known
+        weights["token_embedding.weight"] = full
+    if TEXT_TOWER in weights:
+        other = _read(HOME / f"{weights.pop(TEXT_TOWER)}.pt")
+        weights = {**{k: v for k, v in other.items() if not k.startswith("visual.")}, **weights}
+    towers = ("visual.proj", "visual.attnpool.positional_embedding")
+    for keys in (("text_projection",), ("visual.conv1.weight",), towers):
+        if not any(key in weights for key in keys):
+            raise UserError(f"{path} does not hold a CLIP model of OpenAI's architecture: it has no {keys[0]}")
+    return weights
+
+
+def _torchscript(path):
+    """The code in a TorchScript archive; empty for other files, as state dicts hold none."""
+    if not zipfile.is_zipfile(path):
+        return b""
+    with zipfile.ZipFile(path) as archive:
+        return b"".join(archive.read(n) for n in archive.namelist() if "/code/" in n and n.endswith(".py"))
+
+
+def first_line(error: Exception) -> str:
+    """What an error of other people's code says, in one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
