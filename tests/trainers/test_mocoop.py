@@ -200,11 +200,13 @@ def test_auto_groups():
     ],
 )
 def test_mistakes_in_the_config(options, message):
+    import datasets  # noqa: F401  the templates are those of one
     from dassl.config import get_cfg_default
     from trainers import extend_cfg
 
     cfg = get_cfg_default()
     extend_cfg(cfg)
+    cfg.DATASET.NAME = "Caltech101"
     cfg.TRAINER.MOCOOP.update(options)
     with pytest.raises(UserError, match=message.replace("{}", r"\{\}")):
         mocoop.MoCoOp.check_cfg(object.__new__(mocoop.MoCoOp), cfg)
