@@ -1,6 +1,7 @@
 """A table of classes or functions by name, which anyone may extend."""
 
 import sys
+from typing import Any
 
 from dassl.errors import UserError, nearest
 
@@ -22,13 +23,13 @@ class Registry:
         left_out: what failed and is therefore not in the table, and why; a text each.
     """
 
-    def __init__(self, name):
+    def __init__(self, name: str) -> None:
         self._name = name
-        self._objects = {}
-        self._claimed_twice = {}  # name -> what is wrong
-        self.left_out = []
+        self._objects: dict[str, Any] = {}
+        self._claimed_twice: dict[str, str] = {}  # name -> what is wrong
+        self.left_out: list[str] = []
 
-    def register(self, obj=None, force=False):
+    def register(self, obj: Any = None, force: bool = False) -> Any:
         """Enter an object under its __name__; without `obj`, a decorator that does so.
 
         Args:
@@ -55,7 +56,7 @@ class Registry:
         self._objects[name] = obj
         return obj
 
-    def leave_out(self, reason, module=None):
+    def leave_out(self, reason: str, module: str | None = None) -> None:
         """Note that a module failed, and take out what it had registered till then.
 
         Args:
@@ -66,7 +67,7 @@ class Registry:
         whole = sys.modules.keys() - {module}
         self._objects = {name: obj for name, obj in self._objects.items() if obj.__module__ in whole}
 
-    def get(self, name):
+    def get(self, name: str) -> Any:
         """The object of that name. Raises UserError with the nearest names if there is none, or if there are two."""
         if name in self._claimed_twice:
             raise UserError(self._claimed_twice[name])
@@ -75,6 +76,6 @@ class Registry:
             raise UserError(f'no "{name}" in the {self._name} registry: {nearest(name, self._objects)}{failed}')
         return self._objects[name]
 
-    def registered_names(self):
+    def registered_names(self) -> list[str]:
         """All names that `get` takes, as a list."""
         return [name for name in self._objects if name not in self._claimed_twice]
