@@ -1,11 +1,11 @@
-"""Say what is there of a data set, and what is missing, unreadable or not as published.
+"""python -m datasets check: what is there of a data set, and what is missing, unreadable or not as published."""
 
-Without NAME, of all data sets that have a folder in the root. Exit status 1 when something is off.
-"""
-
+import argparse
 import os
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from PIL import Image
 from tabulate import tabulate
@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from dassl.utils import UserError
 from datasets.split import missing_files
-from datasets.tools import config_names, find, read
+from datasets.tools import Tool, config_names, find, read
 
 SHOWN = 10
 """Problems of a kind that are told one by one."""
@@ -22,17 +22,25 @@ CHUNK = 4096
 """Images that wait for their turn at a time: the pool would take in all million of ImageNet's at once."""
 
 
-def add_arguments(parser):
-    parser.add_argument("--quick", action="store_true", help="do not open the images")
+class Check(Tool):
+    """Say what is there of a data set, and what is missing, unreadable or not as published.
+
+    Without NAME, of all data sets that have a folder in the root. Exit status 1 when something is off.
+    """
+
+    examples = ("check caltech101 --root data --quick",)
+    name_needed = False
+
+    def add_arguments(self, add: Any) -> None:
+        super().add_arguments(add)
+        add("--quick", action="store_true", help="do not open the images")
+
+    def run(self, args: argparse.Namespace) -> int:
+        names = [args.name] if args.name else present(args.root)
+        return int(not all([check(name, args.root, args.quick, per_class=bool(args.name)) for name in names]))
 
 
-def run(args):
-    """Whether all is well."""
-    names = [args.name] if args.name else present(args.root)
-    return all([check(name, args.root, args.quick, per_class=bool(args.name)) for name in names])
-
-
-def present(root):
+def present(root: str) -> list[str]:
     """The names of the data sets that have a folder in the root."""
     readers = {name: find(name, root)[0] for name in config_names()}
     folders = {name: reader.dataset_dir for name, reader in readers.items()}
@@ -45,7 +53,7 @@ def present(root):
     return names
 
 
-def check(name, root, quick=False, per_class=False):
+def check(name: str, root: str, quick: bool = False, per_class: bool = False) -> bool:
     """Print what is there; whether all is well.
 
     Args:
@@ -72,7 +80,7 @@ def check(name, root, quick=False, per_class=False):
         print("", tabulate(rows, ["label", "class", *parts], disable_numparse=[1]), sep="\n")
 
     missing = {part: missing_files(items) for part, items in parts.items()}
-    unreadable = {part: {} for part in parts}
+    unreadable: dict[str, dict[str, str]] = {part: {} for part in parts}
     if not quick:
         for part, items in parts.items():
             unreadable[part] = find_unreadable(sorted({item.impath for item in items} - set(missing[part])))
@@ -94,13 +102,13 @@ def check(name, root, quick=False, per_class=False):
     return not problems
 
 
-def find_unreadable(paths):
+def find_unreadable(paths: Sequence[str]) -> dict[str, str]:
     """{path: why} of the image files that cannot be decoded to their end."""
     with ThreadPoolExecutor() as pool:  # decoding releases the GIL
         chunks = (paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK))
         whys = (why for chunk in chunks for why in pool.map(_why_unreadable, chunk))
-        whys = tqdm(whys, total=len(paths), unit=" images", disable=None, leave=False)
-        return {path: why for path, why in zip(paths, whys, strict=True) if why}
+        bar = tqdm(whys, total=len(paths), unit=" images", disable=None, leave=False)
+        return {path: why for path, why in zip(paths, bar, strict=True) if why}
 
 
 def _why_unreadable(path):

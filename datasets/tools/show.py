@@ -1,44 +1,51 @@
-"""Draw a contact sheet: a few images of every class, their class name below; training images, then test images."""
+"""python -m datasets show: a contact sheet of a data set."""
 
+import argparse
 import random
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from dassl.utils import UserError, atomic_path, read_image
-from datasets.tools import find, read
+from datasets.tools import Tool, find, read
 
 GAP = 6
 WIDTH = 1600
 
 
-def add_arguments(parser):
-    parser.add_argument("--out", default="sheet.png", help="the picture (%(default)s)")
-    parser.add_argument("--images", type=int, default=4, help="images per class, half of them from test (%(default)s)")
-    parser.add_argument("--size", type=int, default=72, help="pixels of an image's longer side (%(default)s)")
+class Show(Tool):
+    """Draw a contact sheet: a few images of every class, their class name below; training images, then test images."""
+
+    examples = ("show dtd --root data --out sheet.png",)
+
+    def add_arguments(self, add: Any) -> None:
+        super().add_arguments(add)
+        add("--out", default="sheet.png", help="the picture (%(default)s)")
+        add("--images", type=int, default=4, help="images per class, half of them from test (%(default)s)")
+        add("--size", type=int, default=72, help="pixels of an image's longer side (%(default)s)")
+
+    def run(self, args: argparse.Namespace) -> None:
+        if min(args.images, args.size) < 1:
+            raise UserError("--images and --size must be at least 1")
+        _, parts = read(*find(args.name, args.root))
+        picture = sheet(choose(parts, args.images), args.size)
+        try:
+            with atomic_path(args.out) as temporary:
+                picture.save(temporary)
+        except (OSError, ValueError) as error:  # ValueError: no format has this suffix
+            raise UserError(f"cannot write the picture {args.out}: {error}") from error
+        print(f"{args.out}: {picture.width} x {picture.height} pixels")
 
 
-def run(args):
-    if min(args.images, args.size) < 1:
-        raise UserError("--images and --size must be at least 1")
-    _, parts = read(*find(args.name, args.root))
-    picture = sheet(choose(parts, args.images), args.size)
-    try:
-        with atomic_path(args.out) as temporary:
-            picture.save(temporary)
-    except (OSError, ValueError) as error:  # ValueError: no format has this suffix
-        raise UserError(f"cannot write the picture {args.out}: {error}") from error
-    print(f"{args.out}: {picture.width} x {picture.height} pixels")
-    return True
-
-
-def choose(parts, number):
+def choose(parts: Mapping[str, Any], number: int) -> list[tuple[str, tuple[list[str], list[str]]]]:
     """[(class name, (paths of training images, paths of test images)), ...] in the order of the labels.
 
     Args:
         parts: {"train": items, "test": items}.
         number: images per class, where there are as many. Always the same ones are chosen.
     """
-    by_class = {}
+    by_class: dict[tuple[int, str], Any] = {}
     for side, part in enumerate(("train", "test")):
         for item in parts[part]:
             by_class.setdefault((item.label, item.classname), ([], []))[side].append(item.impath)
@@ -51,9 +58,9 @@ def choose(parts, number):
     return rows
 
 
-def sheet(rows, size):
+def sheet(rows: Sequence[tuple[str, Sequence[Sequence[str]]]], size: int) -> Image.Image:
     """The picture of [(class name, groups of paths), ...], images within `size` pixels, a gap between groups."""
-    font = ImageFont.load_default(max(10, size // 6))
+    font: Any = ImageFont.load_default(max(10, size // 6))
     line = sum(font.getmetrics()) + GAP
     step = size + 2
     cell = max(sum(len(group) * step + GAP for group in groups if group) for _, groups in rows) + GAP
