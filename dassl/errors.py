@@ -1,6 +1,7 @@
 """How a mistake of the user is told: one line that says what is wrong, where, and what to do."""
 
 import difflib
+import os
 import sys
 from collections.abc import Callable, Iterable
 
@@ -29,6 +30,9 @@ def exit_status(main: Callable[..., int | None], *args: object) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # who reads has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # python flushes once more
+        return 1
 
 
 def nearest(name: object, known: Iterable[object]) -> str:
