@@ -10,9 +10,7 @@ TRAINED = "Finish training"
 
 def read_logs(folder: Path | str) -> list[tuple[Path, str]]:
     """A folder's logs and what they say, in the order of writing: log.txt, then those that end in their time."""
-    return [
-        (path, path.read_text(encoding="utf-8", errors="replace")) for path in sorted(Path(folder).glob(f"{LOG}*"))
-    ]
+    return [(path, path.read_text(encoding="utf-8", errors="replace")) for path in sorted(Path(folder).glob(f"{LOG}*"))]
 
 
 def closing_figures(text: str, trained: bool) -> dict[str, float]:
