@@ -22,6 +22,7 @@ agrees with all it says. A file may hold several grids as yaml documents, one ou
 import os
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 
 import yaml
 
@@ -52,7 +53,7 @@ class Grid:
     output: str = "output"
 
 
-def read_grid(path):
+def read_grid(path: str | Path) -> Grid:
     """The Grid in a file, or of a name in configs/grids/.
 
     Raises:
@@ -74,7 +75,7 @@ def read_grid(path):
         raise UserError(f"{path}: {error}") from error
 
 
-def is_grid(name):
+def is_grid(name: str) -> bool:
     """Whether a name is that of a grid's file, or of a grid in configs/grids/, rather than of a folder."""
     return name.endswith((".yaml", ".yml")) or (_own(name).is_file() and not os.path.isdir(name))
 

@@ -53,7 +53,7 @@ def over_seeds(figures: pd.DataFrame, name: str) -> tuple[pd.DataFrame, pd.DataF
     return PROTOCOLS[name].derived(tables.mean()), tables.std(ddof=0), tables.size()
 
 
-def text(runs, protocol, seeds=True):
+def text(runs: pd.DataFrame, protocol: str, seeds: bool = True) -> str:
     """The tables of a protocol, and where there are several their means; "" where no seed has all its runs.
 
     Args:

@@ -85,5 +85,5 @@ def identify(folder: str) -> dict[str, Any] | None:
         "part": found["part"] or ("test" if tested else "train"),
         "shots": found["shots"] and int(found["shots"]),
         "config": f"{config}-{variant}" if variant else config,
-        "seed": int(found["seed"]),
+        "seed": int(str(found["seed"])),
     }
