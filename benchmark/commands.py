@@ -181,12 +181,10 @@ class ProtocolRuns(Command):
         k = None if shots is None else int(shots)
         changes = overrides.pairs(args.overrides)
         keys, label = tuple(word for pair in changes.items() for word in pair), overrides.label(changes)
-        methods = [f"{args.trainer}/{args.config or config_of(args.trainer, args.name, dataset, k)}", *args.beside]
-        points = [
-            Point(dataset, k, *method.split("/", 1), seed, args.backbone, keys, label)
-            for method in methods
-            for seed in args.seeds
-        ]
+        points = []
+        for trainer, config in [(args.trainer, args.config), *(method.partition("/")[::2] for method in args.beside)]:
+            config = config or config_of(trainer, args.name, dataset, k)
+            points += [Point(dataset, k, trainer, config, seed, args.backbone, keys, label) for seed in args.seeds]
         return self.do(args.name, runs_of(args.name, points), place_of(args, "output"))
 
     def do(self, name: str, runs: Sequence[OneRun], place: Place) -> int:
