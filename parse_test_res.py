@@ -9,13 +9,14 @@
 import argparse
 import statistics
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from dassl.errors import UserError, exit_status
 from report.logs import TRAINED, closing_figures, read_logs
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=Path)
     parser.add_argument("--ci95", action="store_true", help="the 95%% confidence interval instead of the deviation")
@@ -25,7 +26,7 @@ def main(argv=None):
     return exit_status(parse, parser.parse_args(argv))
 
 
-def parse(args):
+def parse(args: argparse.Namespace) -> None:
     """Print what the command line asks for."""
     folders = _folders(args.directory) if args.multi_exp else [args.directory]
     means = [summary(folder, args.keyword, not args.test_log, args.ci95) for folder in folders]
@@ -33,7 +34,7 @@ def parse(args):
         print(f"Average performance\n* {args.keyword}: {statistics.fmean(means):.2f}%")
 
 
-def summary(directory, keyword, trained, ci95=False):
+def summary(directory: Path, keyword: str, trained: bool, ci95: bool = False) -> float:
     """Print the figure of each run in a directory, their mean and deviation; return the mean.
 
     Args:

@@ -4,51 +4,72 @@ import argparse
 import logging
 import os
 import sys
+from collections.abc import Sequence
+from typing import Any
+
+from yacs.config import CfgNode
 
 from dassl.errors import UserError  # torch is imported when the arguments are parsed: --help does without
+from mocoop.command import Command
 
 logger = logging.getLogger("dassl.train")
 
-EXAMPLES = """\
-examples:
-  python train.py --root data --seed 1 --trainer CoOp \\
+PROGRAM = "train.py", "python train.py"
+"""What usage lines and what examples begin with."""
+
+
+class Train(Command):
+    """One run: arguments -> config -> trainer -> train, or test with --eval-only. The command line is CoOp's."""
+
+    examples = (
+        """\
+--root data --seed 1 --trainer CoOp \\
       --dataset-config-file configs/datasets/caltech101.yaml \\
       --config-file configs/trainers/CoOp/vit_b16_ep50.yaml \\
-      --output-dir output/coop TRAINER.COOP.N_CTX 16 DATASET.NUM_SHOTS 16
-  python train.py --root data --seed 1 --trainer CoOp \\
+      --output-dir output/coop TRAINER.COOP.N_CTX 16 DATASET.NUM_SHOTS 16""",
+        """\
+--root data --seed 1 --trainer CoOp \\
       --dataset-config-file configs/datasets/dtd.yaml \\
       --config-file configs/trainers/CoOp/vit_b16_ep50.yaml \\
-      --output-dir output/coop-on-dtd --eval-only --model-dir output/coop
-"""
-
-
-def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
-        prog="train.py", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+      --output-dir output/coop-on-dtd --eval-only --model-dir output/coop""",
     )
-    add = parser.add_argument
-    add("--root", default="", help="path to the datasets (DATASET.ROOT)")
-    add("--output-dir", default="", help="output directory (OUTPUT_DIR)")
-    add("--resume", default="", help="folder of a run to go on from (RESUME)")
-    add("--seed", type=int, default=-1, help="seed of all random numbers; negative: none is set (SEED)")
-    add("--source-domains", nargs="+", help="source domains for DA/DG (DATASET.SOURCE_DOMAINS)")
-    add("--target-domains", nargs="+", help="target domains for DA/DG (DATASET.TARGET_DOMAINS)")
-    add("--transforms", nargs="+", help="data augmentation methods (INPUT.TRANSFORMS)")
-    add("--config-file", default="", help="path to the trainer's config file")
-    add("--dataset-config-file", default="", help="path to the dataset's config file")
-    add("--trainer", default="", help="name of the trainer (TRAINER.NAME)")
-    add("--backbone", default="", help="name or path of the backbone (MODEL.BACKBONE.NAME)")
-    add("--head", default="", help="name of the head (MODEL.HEAD.NAME)")
-    add("--eval-only", action="store_true", help="evaluation only")
-    add("--model-dir", default="", help="load the model from this directory for --eval-only")
-    add("--load-epoch", type=int, help="load the weights of this epoch for --eval-only")
-    add("--no-train", action="store_true", help="do not call trainer.train()")
-    add("--overwrite", action="store_true", help="replace a run of another config in the output directory")
-    add("opts", nargs=argparse.REMAINDER, help="config keys and values: KEY VALUE ...")
-    return parser.parse_args(argv)
+
+    def add_arguments(self, add: Any) -> None:
+        add("--root", default="", help="path to the datasets (DATASET.ROOT)")
+        add("--output-dir", default="", help="output directory (OUTPUT_DIR)")
+        add("--resume", default="", help="folder of a run to go on from (RESUME)")
+        add("--seed", type=int, default=-1, help="seed of all random numbers; negative: none is set (SEED)")
+        add("--source-domains", nargs="+", help="source domains for DA/DG (DATASET.SOURCE_DOMAINS)")
+        add("--target-domains", nargs="+", help="target domains for DA/DG (DATASET.TARGET_DOMAINS)")
+        add("--transforms", nargs="+", help="data augmentation methods (INPUT.TRANSFORMS)")
+        add("--config-file", default="", help="path to the trainer's config file")
+        add("--dataset-config-file", default="", help="path to the dataset's config file")
+        add("--trainer", default="", help="name of the trainer (TRAINER.NAME)")
+        add("--backbone", default="", help="name or path of the backbone (MODEL.BACKBONE.NAME)")
+        add("--head", default="", help="name of the head (MODEL.HEAD.NAME)")
+        add("--eval-only", action="store_true", help="evaluation only")
+        add("--model-dir", default="", help="load the model from this directory for --eval-only")
+        add("--load-epoch", type=int, help="load the weights of this epoch for --eval-only")
+        add("--no-train", action="store_true", help="do not call trainer.train()")
+        add("--overwrite", action="store_true", help="replace a run of another config in the output directory")
+        add("opts", nargs=argparse.REMAINDER, help="config keys and values: KEY VALUE ...")
+
+    def run(self, args: argparse.Namespace) -> None:
+        try:
+            do(args)
+        except UserError as error:
+            from dassl.utils.logger import Tee
+
+            if isinstance(sys.stdout, Tee):  # the log ends with it, too
+                sys.stdout.file.write(f"error: {error}\n")
+            raise
 
 
-def setup_cfg(args):
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    return Train().parse(argv, *PROGRAM)
+
+
+def setup_cfg(args: argparse.Namespace) -> CfgNode:
     """The frozen config: defaults, dataset config, trainer config, arguments, KEY VALUE; the last word wins."""
     import datasets  # noqa: F401  registers every dataset; here, so that a broken plug-in is a mistake like others
     from dassl.config import get_cfg_default, merge_from_file, merge_from_list
@@ -105,8 +126,8 @@ def _set_input(cfg, default):
         cfg.INPUT[key] = given or value
 
 
-def main(argv=None):
-    args = parse_args(argv)
+def do(args: argparse.Namespace) -> Any:
+    """Do the run; its trainer. Raises UserError for a mistake of the user's."""
     from dassl.config import without_effect
     from dassl.data.datasets import DATASET_REGISTRY
     from dassl.engine import TRAINER_REGISTRY, build_trainer, run_folder
@@ -172,21 +193,14 @@ def _trainers():
     ]
 
 
-def run(argv=None):
-    """main(), with a user's mistakes as one line on stderr and exit status 1."""
-    try:
-        main(argv)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        from dassl.utils.logger import Tee
+def main(argv: Sequence[str] | None = None) -> Any:
+    """Do the run that argv (None: the process's arguments) says; its trainer. Raises UserError."""
+    return do(parse_args(argv))
 
-        if isinstance(sys.stdout, Tee):
-            sys.stdout.file.write(f"error: {error}\n")
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last epoch", file=sys.stderr)
-        return 130
-    return 0
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """main(), with a user's mistakes as one line on stderr; the exit status."""
+    return Train().main(argv, *PROGRAM)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from benchmark.grid import Grid, read_grid
 from benchmark.place import STATES, Place, command
 from benchmark.protocol import Point
 from benchmark.protocol import Run as OneRun
-from benchmark.protocols import LEFT_OUT, PROTOCOLS, protocol_named, runs_of
+from benchmark.protocols import LEFT_OUT, PROTOCOLS, config_of, protocol_named, runs_of
 from dassl.errors import UserError
 from mocoop import HOME
 from mocoop.command import Command
@@ -181,12 +181,10 @@ class ProtocolRuns(Command):
         k = None if shots is None else int(shots)
         changes = overrides.pairs(args.overrides)
         keys, label = tuple(word for pair in changes.items() for word in pair), overrides.label(changes)
-        methods = [f"{args.trainer}/{args.config or facts.config(args.name, dataset, k)}", *args.beside]
-        points = [
-            Point(dataset, k, *method.split("/", 1), seed, args.backbone, keys, label)
-            for method in methods
-            for seed in args.seeds
-        ]
+        points = []
+        for trainer, config in [(args.trainer, args.config), *(method.partition("/")[::2] for method in args.beside)]:
+            config = config or config_of(trainer, args.name, dataset, k)
+            points += [Point(dataset, k, trainer, config, seed, args.backbone, keys, label) for seed in args.seeds]
         return self.do(args.name, runs_of(args.name, points), place_of(args, "output"))
 
     def do(self, name: str, runs: Sequence[OneRun], place: Place) -> int:
@@ -245,7 +243,7 @@ def _usage(args: argparse.Namespace, takes: Mapping[str, str | None]) -> str:
         root=args.root,
         seeds=" ".join(map(str, args.seeds)),
         trainer=args.trainer,
-        config=args.config or method_of(args.trainer).config(args.name),
+        config=args.config or config_of(args.trainer, args.name),
         backbone=args.backbone or "as the data set's config says, else the trainer's",
         output=args.output or "output",
         device=args.device or "as the machine has",

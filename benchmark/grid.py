@@ -22,12 +22,13 @@ agrees with all it says. A file may hold several grids as yaml documents, one ou
 import os
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 
 import yaml
 
 from benchmark.facts import CONFIGS, method_name, method_of
 from benchmark.protocol import Point, Run
-from benchmark.protocols import protocol_named, runs_of
+from benchmark.protocols import config_of, protocol_named, runs_of
 from dassl.errors import UserError, nearest
 
 KEYS = ("protocol", "methods", "datasets", "shots", "seeds", "backbone", "overrides", "exclude", "output")
@@ -52,7 +53,7 @@ class Grid:
     output: str = "output"
 
 
-def read_grid(path):
+def read_grid(path: str | Path) -> Grid:
     """The Grid in a file, or of a name in configs/grids/.
 
     Raises:
@@ -74,7 +75,7 @@ def read_grid(path):
         raise UserError(f"{path}: {error}") from error
 
 
-def is_grid(name):
+def is_grid(name: str) -> bool:
     """Whether a name is that of a grid's file, or of a grid in configs/grids/, rather than of a folder."""
     return name.endswith((".yaml", ".yml")) or (_own(name).is_file() and not os.path.isdir(name))
 
@@ -111,7 +112,7 @@ def _points(document):
         _check_keys(exclusion, EXCLUDE_KEYS, "exclusion")
     for method in methods:
         trainer, label = method["trainer"], method.get("label", "")
-        own = method.get("config", method_of(trainer).config(protocol))
+        own = method.get("config", config_of(trainer, protocol))
         plain = method_name(trainer, own if trainers.count(trainer) > 1 else "", label)
         name = method.get("name", plain)
         shots = _numbers("shots", method, document) if takes_shots and method_of(trainer).trains else [None]
@@ -119,7 +120,7 @@ def _points(document):
         words = tuple(str(word) for pair in overrides.items() for word in pair)
         datasets, seeds = _list(method.get("datasets", document["datasets"])), _numbers("seeds", method, document)
         for dataset, k, seed in product(datasets, shots, seeds):
-            config = method.get("config", method_of(trainer).config(protocol, dataset, k))
+            config = method.get("config", config_of(trainer, protocol, dataset, k))
             said = {"method": name, "trainer": trainer, "config": config, "dataset": dataset, "shots": k, "seed": seed}
             if not any(_agrees(exclusion, said) for exclusion in _list(document.get("exclude", []))):
                 yield name, Point(dataset, k, trainer, config, seed, document.get("backbone", ""), words, label)

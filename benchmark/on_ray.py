@@ -1,9 +1,13 @@
 """Runs on a Ray cluster whose machines share the folders of data, results and this code, under the same paths."""
 
+import argparse
 import os
+from typing import Any
 
 import ray
 
+from benchmark.place import Place
+from benchmark.protocol import Run
 from benchmark.runner import Local, execute
 from dassl.errors import UserError
 from mocoop import HOME
@@ -16,7 +20,7 @@ CARRIED = ("MOCOOP_CACHE", "XDG_CACHE_HOME")
 """Variables of this process's environment that runs get."""
 
 
-def launcher(args, place):
+def launcher(args: argparse.Namespace, place: Place) -> "OnRay":
     try:
         gpus = float(args.gpus or 0)
     except ValueError as error:
@@ -34,25 +38,32 @@ class OnRay:
         options: more of ray.init's.
     """
 
-    def __init__(self, place, address=None, cpus=1, gpus=0, options=None):
+    def __init__(
+        self,
+        place: Place,
+        address: str | None = None,
+        cpus: float = 1,
+        gpus: float = 0,
+        options: dict[str, Any] | None = None,
+    ) -> None:
         paths = os.pathsep.join([str(HOME), *filter(None, [os.environ.get("PYTHONPATH")])])
         environment = {"PYTHONPATH": paths} | {name: os.environ[name] for name in CARRIED if name in os.environ}
         options = {"log_to_driver": False, "logging_level": "error"} | (options or {})
         ray.init(address, runtime_env={"env_vars": environment}, **options)
         self.place, self.needs = place.absolute(), {"CPU": cpus, "GPU": gpus}
         self.task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES)(_do)
-        self.runs = {}
+        self.runs: dict[Any, Run] = {}
 
     @property
-    def slots(self):
+    def slots(self) -> int:
         """How many runs the cluster holds at a time, as it is now; at least one, for a cluster that grows on demand."""
         there = ray.cluster_resources()
         return max(1, int(min(there.get(name, 0) / need for name, need in self.needs.items() if need)))
 
-    def start(self, run):
+    def start(self, run: Run) -> None:
         self.runs[self.task.remote(run, self.place)] = run
 
-    def wait(self, seconds=None):
+    def wait(self, seconds: float | None = None) -> dict[Run, int]:
         statuses = {}
         for task in ray.wait(list(self.runs), timeout=seconds)[0]:
             try:
@@ -62,7 +73,7 @@ class OnRay:
             statuses[self.runs.pop(task)] = status
         return statuses
 
-    def stop(self):
+    def stop(self) -> None:
         for task in self.runs:
             ray.cancel(task)
         while self.runs:

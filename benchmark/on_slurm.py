@@ -1,16 +1,21 @@
 """Runs as array jobs of a Slurm cluster, submitted through submitit. A job does a run and those that need it."""
 
+import argparse
 import os
+from collections.abc import Sequence
+from typing import Any
 
 import submitit
 import yaml
 
+from benchmark.place import Place
+from benchmark.protocol import Run
 from benchmark.runner import Local, execute
 from dassl.errors import UserError
 from mocoop import HOME
 
 
-def launcher(args, place):
+def launcher(args: argparse.Namespace, place: Place) -> "OnSlurm":
     return OnSlurm(place, args.slurm)
 
 
@@ -23,7 +28,7 @@ class OnSlurm:
         cluster: as submitit names it; "local" does the jobs on this machine.
     """
 
-    def __init__(self, place, parameters=(), cluster="slurm"):
+    def __init__(self, place: Place, parameters: Sequence[str] = (), cluster: str | None = "slurm") -> None:
         self.place = place.absolute()
         paths = [str(HOME), *filter(None, [os.environ.get("PYTHONPATH")])]
         os.environ["PYTHONPATH"] = os.pathsep.join(paths)  # sbatch takes the environment along
@@ -33,9 +38,10 @@ class OnSlurm:
         except (RuntimeError, NameError) as error:
             raise UserError(f"submitit: {error}") from error
 
-    def submit(self, runs):
+    def submit(self, runs: Sequence[Run]) -> list[Any]:
         """The submitted jobs, one for each run that needs none and those that need it."""
-        chains, there = {}, set(runs)
+        chains: dict[Run, list[Run]] = {}
+        there = set(runs)
         for run in runs:
             first = run
             while first.needs in there:
@@ -47,7 +53,7 @@ class OnSlurm:
 class Chain:
     """What a job does: runs one after the other. It fails if one of them fails."""
 
-    def __init__(self, place):
+    def __init__(self, place: Place) -> None:
         self.place = place
 
     def __call__(self, runs):
@@ -55,7 +61,7 @@ class Chain:
         if failed:
             raise RuntimeError(f"failed: {', '.join(run.folder for run in failed)}")
 
-    def checkpoint(self, runs):
+    def checkpoint(self, runs: Sequence[Run]) -> Any:
         """What is queued again where a job ran out of time or was preempted: runs go on by themselves."""
         return submitit.helpers.DelayedSubmission(self, runs)
 

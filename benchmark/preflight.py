@@ -3,6 +3,8 @@
 from functools import cache
 from types import SimpleNamespace
 
+from yacs.config import CfgNode
+
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import UserError
@@ -10,7 +12,7 @@ from prompting import backbone
 from trainers.base import PromptTrainer
 
 
-def problems(cfg) -> list[str]:
+def problems(cfg: CfgNode) -> list[str]:
     """Why runs of this config cannot start: a line for each of trainer, weights and data that is not there."""
     name, weights = cfg.TRAINER.NAME, cfg.MODEL.BACKBONE.NAME
     told = [

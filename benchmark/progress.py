@@ -2,14 +2,18 @@
 
 import time
 from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from statistics import fmean
+from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from benchmark.place import Place
+from benchmark.protocol import Run
 from benchmark.runner import Watch
 from dassl.layout import read_metrics
 
@@ -26,11 +30,11 @@ class Lines(Watch):
         methods: {folder: what the run's method is called}.
     """
 
-    def __init__(self, runs, left, place, methods):
+    def __init__(self, runs: Sequence[Run], left: Sequence[Run], place: Place, methods: Mapping[str, str]) -> None:
         self.place, self.methods = place, methods
         self.states = dict.fromkeys(runs, "done") | dict.fromkeys(left, "left")
-        self.began = {}
-        self.took = defaultdict(list)  # what runs have in common -> seconds
+        self.began: dict[Run, float] = {}
+        self.took: dict[tuple, list[float]] = defaultdict(list)  # what runs have in common -> seconds
 
     def __enter__(self):
         return self
@@ -38,24 +42,24 @@ class Lines(Watch):
     def __exit__(self, *error):
         pass
 
-    def started(self, run):
+    def started(self, run: Run) -> None:
         self.states[run], self.began[run] = "running", time.monotonic()
 
-    def ended(self, run, status):
+    def ended(self, run: Run, status: int) -> None:
         self.states[run] = "failed" if status else "done"
         seconds = time.monotonic() - self.began.pop(run)
         if not status:
             self.took[_kind(run)].append(seconds)
         self.tell(run, status, seconds)
 
-    def tell(self, run, status, seconds):
+    def tell(self, run: Run, status: int, seconds: float) -> None:
         ended = sum(state in ("done", "failed") for state in self.states.values())
         metrics = read_metrics(self.place.folder(run)) or {}
         found = f"failed with exit status {status}" if status else f"{metrics.get('accuracy', float('nan')):.2f}"
         left = self.time_left()
         print(f"[{ended}/{len(self.states)}] {run}: {found}, {_clock(seconds)}{left and f'; {left}'}", flush=True)
 
-    def time_left(self):
+    def time_left(self) -> str:
         """A guess from the runs that were done, in words; "" where none was."""
         usual = [seconds for kind in self.took.values() for seconds in kind]
         if not usual:
@@ -82,17 +86,17 @@ class Screen(Lines):
         self.live.update(self.table())
         self.live.__exit__(*error)
 
-    def tell(self, run, status, seconds):
+    def tell(self, run: Run, status: int, seconds: float) -> None:
         self.tick()
 
-    def tick(self):
+    def tick(self) -> None:
         self.live.update(self.table())
 
-    def table(self):
+    def table(self) -> Any:
         table = Table("method", *COLUMNS)
         for column in table.columns[1:]:
             column.justify = "right"
-        counts = defaultdict(Counter)
+        counts: dict[str, Counter] = defaultdict(Counter)
         for run, state in self.states.items():
             counts[self.methods[run.folder]][state] += 1
         for method, count in counts.items():
@@ -102,7 +106,7 @@ class Screen(Lines):
         return Group(table, *map(Text, running), Text(self.time_left()))
 
 
-def watch(*args):
+def watch(*args: Any) -> Any:
     """The Watch that suits where the output goes; its arguments are those of `Lines`."""
     return (Screen if Console().is_terminal else Lines)(*args)
 

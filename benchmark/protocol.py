@@ -86,6 +86,7 @@ class Protocol:
         targets: data set to train on -> those to test on, of transfers.
         rows: what tells tables apart.
         setting: what tells settings within a data set apart: "shots", "part", or "" where shots become columns.
+        configs_of: another protocol, whose configs a method takes where its method.yaml has none for this one.
         learns_in: of transfers, the protocol whose runs learn what is tested.
         derive: adds columns made of others to a DataFrame, of seeds and of their means alike; None: nothing.
         whole: whether a seed counts once all of its columns are there, since they are read together.
@@ -108,6 +109,7 @@ class Protocol:
     across: str
     columns: dict[str, str] = field(default_factory=dict)
     targets: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    configs_of: str = ""
     learns_in: str = ""
     rows: tuple[str, ...] = ("dataset", "shots", "method")
     setting: str = "shots"

@@ -13,8 +13,10 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import connection, get_context
+from typing import Any
 
-from benchmark.place import CONSOLE, FAILED
+from benchmark.place import CONSOLE, FAILED, Place
+from benchmark.protocol import Run
 from dassl.errors import UserError
 
 CONTEXT = get_context("forkserver")
@@ -32,13 +34,14 @@ class Local:
             runs see those that this process sees, and take the first.
     """
 
-    def __init__(self, place, workers: int = 1, quiet: bool = False, gpus: Sequence[str] = ()):
+    def __init__(self, place: Place, workers: int = 1, quiet: bool = False, gpus: Sequence[str] = ()) -> None:
         self.place, self.slots, self.quiet, self.gpus = place, workers, quiet, list(gpus)
         if workers > 1:  # else each would take all processors
-            os.environ.setdefault("OMP_NUM_THREADS", str(max(1, os.cpu_count() // workers)))
-        self.processes, self.gpu_of = {}, {}
+            os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+        self.processes: dict[Run, Any] = {}
+        self.gpu_of: dict[Run, str] = {}
 
-    def start(self, run):
+    def start(self, run: Run) -> None:
         environment = {**os.environ}
         if self.gpus:
             load = Counter(self.gpu_of[other] for other in self.processes)
@@ -46,18 +49,17 @@ class Local:
         self.processes[run] = CONTEXT.Process(target=_perform, args=(run, self.place, self.quiet, environment))
         self.processes[run].start()
 
-    def wait(self, seconds=None):
+    def wait(self, seconds: float | None = None) -> dict[Run, int]:
         """Those of the started runs that ended, within some seconds: {run: exit status}; negative ones are signals."""
         ended = connection.wait([process.sentinel for process in self.processes.values()], seconds)
-        ended = [run for run, process in self.processes.items() if process.sentinel in ended]
         statuses = {}
-        for run in ended:
+        for run in [run for run, process in self.processes.items() if process.sentinel in ended]:
             process = self.processes.pop(run)
             process.join()
             statuses[run] = process.exitcode
         return statuses
 
-    def stop(self):
+    def stop(self) -> None:
         """Interrupt what goes on, and wait for its end."""
         for process in self.processes.values():
             os.kill(process.pid, signal.SIGINT)
@@ -78,12 +80,12 @@ def find_gpus(asked: str | None = None) -> list[str]:
     names = None if visible is None else list(dict.fromkeys(name.strip() for name in visible.split(",")))
     with ProcessPoolExecutor(1, mp_context=CONTEXT) as pool:
         count = pool.submit(_count_gpus, names).result()
-    if asked is not None and count < len(names):  # CUDA sees none behind one that is not there
+    if asked is not None and names is not None and count < len(names):  # CUDA sees none behind one that is not there
         raise UserError(f'--gpus: this machine has no GPU "{names[count]}": give numbers from 0 on, as in 0,1')
     return [str(i) for i in range(count)] if names is None else names[:count]
 
 
-def last_lines(run, place, count=5):
+def last_lines(run: Run, place: Place, count: int = 5) -> list[str]:
     """The end of what a quiet run printed that failed or was killed: lines."""
     for name in (FAILED, CONSOLE):
         if (path := place.folder(run) / name).is_file():
@@ -95,22 +97,22 @@ def last_lines(run, place, count=5):
 class Watch:
     """Told how runs go on. This one keeps silent."""
 
-    def started(self, run):
+    def started(self, run: Run) -> None:
         """The run was given to the launcher."""
 
-    def ended(self, run, status):
+    def ended(self, run: Run, status: int) -> None:
         """The run ended with this exit status; it failed unless that is 0."""
 
-    def tick(self):
+    def tick(self) -> None:
         """A second went by, or something happened."""
 
 
-def states(runs, place):
+def states(runs: Sequence[Run], place: Place) -> dict[Run, str]:
     """How runs stand: {run: one of place.STATES}."""
     return survey(runs, place)[0]
 
 
-def survey(runs, place, thorough=False):
+def survey(runs: Sequence[Run], place: Place, thorough: bool = False) -> tuple[dict[Run, str], dict[str, list[Run]]]:
     """How runs stand, {run: one of place.STATES}, and what would stop them at their start, {line: runs}.
 
     Args:
@@ -120,14 +122,14 @@ def survey(runs, place, thorough=False):
     """
     with ProcessPoolExecutor(1, mp_context=CONTEXT) as pool:  # one process: what all ask for is read once
         found = dict(zip(runs, pool.submit(_survey, runs, place, thorough).result(), strict=True))
-    problems = {}
+    problems: dict[str, list[Run]] = {}
     for run, (_, lines) in found.items():
         for line in lines:
             problems.setdefault(line, []).append(run)
     return {run: state for run, (state, _) in found.items()}, problems
 
 
-def execute(runs, launcher, watch=None):
+def execute(runs: Sequence[Run], launcher: Any, watch: Watch | None = None) -> dict[Run, int]:
     """Do runs, each once the run that it needs is done. A run that is not among them counts as done.
 
     Args:
@@ -139,7 +141,8 @@ def execute(runs, launcher, watch=None):
         {run: exit status} of those that failed; what needs them is not done.
     """
     watch = Watch() if watch is None else watch
-    waiting, going, failed, given_up = dict.fromkeys(runs), set(), {}, set()
+    waiting, failed = dict.fromkeys(runs), dict[Run, int]()
+    going, given_up = set[Run](), set[Run]()
     try:
         while waiting or going:
             free = launcher.slots - len(going)

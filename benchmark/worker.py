@@ -9,6 +9,7 @@ import threading
 import traceback
 from multiprocessing import parent_process
 from multiprocessing.connection import wait
+from typing import NoReturn
 
 import sklearn.linear_model  # noqa: F401  these two are what runs import late
 import torch.utils.tensorboard  # noqa: F401
@@ -17,13 +18,14 @@ import datasets  # noqa: F401
 import train
 import trainers  # noqa: F401
 from benchmark import preflight
-from benchmark.place import CONSOLE, FAILED, LOCK, command
+from benchmark.place import CONSOLE, FAILED, LOCK, Place, command
+from benchmark.protocol import Run
 from dassl.engine import run_folder
 from dassl.layout import METRICS, POINTER
 from dassl.utils import UserError, mkdir_if_missing
 
 
-def perform(run, place, quiet=False):
+def perform(run: Run, place: Place, quiet: bool = False) -> NoReturn:
     """Do a run unless it is finished, and end the process with train.py's exit status.
 
     A run that another process is at is waited for.
@@ -39,7 +41,7 @@ def perform(run, place, quiet=False):
     sys.exit(_perform(run, place, quiet))
 
 
-def is_finished(run, place):
+def is_finished(run: Run, place: Place) -> bool:
     """Whether the run's result is there, of this config, and no older than that of the run that it needs."""
     try:
         return _has_result(_config(run, place), run, place)
@@ -54,7 +56,7 @@ def _has_result(cfg, run, place):
     return all(path.is_file() for path in results) and results[0].stat().st_mtime <= results[-1].stat().st_mtime
 
 
-def survey(run, place, thorough=False):
+def survey(run: Run, place: Place, thorough: bool = False) -> tuple[str, list[str]]:
     """How a run stands, one of place.STATES, and what would stop it at its start, lines.
 
     Args:

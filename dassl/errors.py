@@ -1,13 +1,15 @@
 """How a mistake of the user is told: one line that says what is wrong, where, and what to do."""
 
 import difflib
+import os
 import sys
+from collections.abc import Callable, Iterable
 
 
 class UserError(Exception):
     """A mistake of the user. Its text is always one line."""
 
-    def __init__(self, message):
+    def __init__(self, message: object) -> None:
         super().__init__(" ".join(_original(str(message)).splitlines()))
 
 
@@ -18,7 +20,7 @@ def _original(message):
     return message
 
 
-def exit_status(main, *args):
+def exit_status(main: Callable[..., int | None], *args: object) -> int:
     """What main(*args) returns, 0 for None; 1 after a mistake of the user, which is told in one line on stderr."""
     try:
         return main(*args) or 0
@@ -28,17 +30,20 @@ def exit_status(main, *args):
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # who reads has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # python flushes once more
+        return 1
 
 
-def nearest(name, known):
+def nearest(name: object, known: Iterable[object]) -> str:
     """What to offer where `name` is not known: "did you mean A, B?", or "known: A, B, C" if none comes close.
 
     Args:
         name: what was asked for.
-        known: an iterable of the names there are; case does not matter in comparing.
+        known: the names there are; case does not matter in comparing.
     """
-    known = sorted(map(str, known), key=str.lower)
-    close = difflib.get_close_matches(str(name).lower(), dict.fromkeys(k.lower() for k in known))
+    names = sorted(map(str, known), key=str.lower)
+    close = difflib.get_close_matches(str(name).lower(), dict.fromkeys(k.lower() for k in names))
     if close:
-        return f"did you mean {', '.join(k for c in close for k in known if k.lower() == c)}?"
-    return f"known: {', '.join(known) or 'none'}"
+        return f"did you mean {', '.join(k for c in close for k in names if k.lower() == c)}?"
+    return f"known: {', '.join(names) or 'none'}"

@@ -17,7 +17,9 @@ import subprocess
 import tempfile
 import zipfile
 from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -33,7 +35,7 @@ SAME = 0.045
 black 0, is below this."""
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m embedded.build", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -61,7 +63,7 @@ def main(argv=None):
         )
 
 
-def install(folder):
+def install(folder: Path) -> Path:
     """The icon sets as npm packages, in the versions of the lock file."""
     for name in ("package.json", "package-lock.json"):
         shutil.copy(HERE / name, folder)
@@ -69,7 +71,7 @@ def install(folder):
     return folder
 
 
-def read_sets(folder):
+def read_sets(folder: Path) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
     """All icons that the rules admit, as dicts of set, name, words, style and svg; and what is known of each set."""
     icons, infos = [], {}
     for name, rule in RULES.items():
@@ -91,7 +93,7 @@ def read_sets(folder):
     return icons, infos
 
 
-def plain_words(name):
+def plain_words(name: str) -> str:
     """An icon's name as words, without the numbers that count its versions."""
     words = [word for word in name.split("-") if word]
     while len(words) > 1 and re.fullmatch(r"\d+|alt|one|two|three|four|variant|new", words[-1]):
@@ -99,7 +101,7 @@ def plain_words(name):
     return " ".join(words)
 
 
-def draw(svg):
+def draw(svg: str) -> np.ndarray | None:
     """(64, 64, 3) uint8 pixels, black on white where the icon has no colour of its own; None for an empty drawing."""
     import resvg_py
 
@@ -114,7 +116,9 @@ def draw(svg):
 # Which icon goes where
 
 
-def assign(icons):
+def assign(
+    icons: list[dict[str, Any]],
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
     """(common, rare, pairs, pretraining): lists of icons; in the first three with `class` (or `pair`) and `part`."""
     common_of = {alias: name for name, aliases in COMMON.items() for alias in aliases}
     rare_of = {alias: name for name, aliases in RARE.items() for alias in aliases}
@@ -147,11 +151,11 @@ def assign(icons):
     return common, rare, pairs, [icon for icon, new in zip(pretraining, unlike(pretraining, tests), strict=True) if new]
 
 
-def as_pair(words):
+def as_pair(name: str) -> tuple[str, str] | None:
     """(modifier, object) of an icon's words, in either order, or None."""
     modifier_of = {alias: name for name, aliases in MODIFIERS.items() for alias in aliases}
     object_of = {alias: name for name, aliases in OBJECTS.items() for alias in aliases}
-    words = words.split()
+    words = name.split()
     for i in range(1, len(words)):
         first, second = " ".join(words[:i]), " ".join(words[i:])
         if first in object_of and second in modifier_of:
@@ -161,7 +165,9 @@ def as_pair(words):
     return None
 
 
-def split_pairs(counts, fewest=8, modifiers=3):
+def split_pairs(
+    counts: Mapping[tuple[str, str], int], fewest: int = 8, modifiers: int = 3
+) -> dict[tuple[str, str], str]:
     """{pair: "seen", "val" or "test"} (unseen ones in val and test), for pairs that are drawn often enough.
 
     Of every object with at least three modifiers about two thirds of its pairs are seen. The choice depends on the
@@ -184,7 +190,7 @@ def split_pairs(counts, fewest=8, modifiers=3):
     return parts
 
 
-def blocks(icons):
+def blocks(icons: Sequence[dict[str, Any]]) -> np.ndarray:
     """(n, 256) block means of the drawings, white 1."""
     if not icons:
         return np.zeros((0, 256), np.float32)
@@ -192,7 +198,7 @@ def blocks(icons):
     return grey.reshape(-1, 16, 4, 16, 4).mean(axis=(2, 4)).reshape(-1, 256)
 
 
-def unlike(icons, others):
+def unlike(icons: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]]) -> np.ndarray:
     """(n,) booleans: which icons are near-duplicates of none of the others."""
     a, b = blocks(icons), blocks(others)
     new = np.ones(len(a), bool)
@@ -203,9 +209,9 @@ def unlike(icons, others):
     return new
 
 
-def without_repeats(icons):
+def without_repeats(icons: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Of near-duplicates in different parts only those in test stay, then those in val; of equal ones in a part one."""
-    kept = []
+    kept: list[dict[str, Any]] = []
     for part in ("test", "val", "train"):
         of_part = [icon for icon in icons if icon["part"] == part]
         of_part = [icon for icon, new in zip(of_part, unlike(of_part, kept), strict=True) if new]
@@ -216,18 +222,21 @@ def without_repeats(icons):
 # What is shipped
 
 
-def write_archive(path, common, rare, pairs):
+def write_archive(
+    path: Path, common: Sequence[dict[str, Any]], rare: Sequence[dict[str, Any]], pairs: Sequence[dict[str, Any]]
+) -> None:
     """Images as small PNGs with their splits, uncompressed on the outside, without dates."""
     files = {}
     for name, icons, classes in (("common", common, COMMON), ("rare", rare, RARE)):
         labels = {c: i for i, c in enumerate(sorted(classes))}
-        split = {part: [] for part in ("train", "val", "test")}
+        split: dict[str, list[list[Any]]] = {part: [] for part in ("train", "val", "test")}
         for icon in sorted(icons, key=lambda icon: (labels[icon["class"]], icon["set"], icon["name"])):
             file = f"{icon['style']}/{icon['class']}/{icon['set']}--{icon['name']}.png"
             files[f"{name}/images/{file}"] = png(icon["pixels"])
             split[icon["part"]].append([file, labels[icon["class"]], icon["class"]])
         files[f"{name}/split.json"] = json.dumps(split, indent=0).encode()
-    metadata, sets = [], {"train": set(), "val": set(), "test": set()}
+    metadata = []
+    sets: dict[str, set[tuple[str, str]]] = {"train": set(), "val": set(), "test": set()}
     for icon in sorted(pairs, key=lambda icon: (icon["pair"], icon["set"], icon["name"])):
         folder = " ".join(icon["pair"])
         file = f"{folder}/{icon['set']}--{icon['name']}.png"
@@ -244,7 +253,7 @@ def write_archive(path, common, rare, pairs):
             archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), files[name])
 
 
-def png(pixels):
+def png(pixels: np.ndarray) -> bytes:
     """A small PNG: sixteen greys, or 64 colours."""
     grey = np.ptp(pixels.astype(np.int16), axis=-1).max() < 8
     image = Image.fromarray(pixels)
@@ -259,7 +268,12 @@ def png(pixels):
     return out.getvalue()
 
 
-def write_notice(path, infos, shipped, pretraining):
+def write_notice(
+    path: Path,
+    infos: Mapping[str, dict[str, Any]],
+    shipped: Sequence[dict[str, Any]],
+    pretraining: Sequence[dict[str, Any]],
+) -> None:
     """The table of the sets: what is whose, under which licence."""
     counts, learned = Counter(icon["set"] for icon in shipped), Counter(icon["set"] for icon in pretraining)
     lines = [
@@ -282,7 +296,7 @@ def write_notice(path, infos, shipped, pretraining):
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def link(text, url):
+def link(text: str, url: str | None) -> str:
     return f"[{text}]({url})" if url else text
 
 

@@ -6,6 +6,7 @@ has rules of its own.
 """
 
 import re
+from collections.abc import Callable
 
 TEST = ("ph", "solar", "mingcute", "pixelarticons", "pepicons-pencil", "majesticons", "iconoir", "twemoji")
 """Whole sets that pre-training never sees; all test images are theirs."""
@@ -27,7 +28,11 @@ TRAIN = (
 """Sets of the common classes' training images, which pre-training does not see. It sees the sets' other icons."""
 
 
-def suffixes(default, /, **styles):
+Rule = Callable[[str], tuple[str, str] | None]
+"""An icon's name -> its words and style; None leaves it out."""
+
+
+def suffixes(default: str | None, /, **styles: str | None) -> Rule:
     """A rule: the last word names the style. Underscores stand for hyphens; None leaves the icon out."""
     table = sorted(((f"-{k.replace('_', '-')}", v) for k, v in styles.items()), key=lambda kv: -len(kv[0]))
 
@@ -40,7 +45,7 @@ def suffixes(default, /, **styles):
     return rule
 
 
-def prefixes(default, /, **styles):
+def prefixes(default: str | None, /, **styles: str | None) -> Rule:
     """A rule: the first word names the style."""
 
     def rule(name):
@@ -52,7 +57,7 @@ def prefixes(default, /, **styles):
     return rule
 
 
-def sized(pattern, rule):
+def sized(pattern: str, rule: Rule) -> Rule:
     """A rule for sets with several sizes: only names that match, without the part that does, go to `rule`."""
 
     def sized_rule(name):
@@ -62,7 +67,7 @@ def sized(pattern, rule):
     return sized_rule
 
 
-def emoji(style):
+def emoji(style: str) -> Rule:
     """A rule for emoji: people in several skin tones and hair colours are left out, flags too."""
     words = re.compile(r"(^|-)(tone|skin|light|medium|dark|flag|hair|bald|man|woman|person|boy|girl)(-|$)")
 

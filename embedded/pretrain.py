@@ -24,6 +24,7 @@ import random
 import sys
 import time
 import zipfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +62,7 @@ SAVE_EVERY = 300  # steps
 TAUGHT = 10  # weight of the distillation
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m embedded.pretrain", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -125,7 +126,7 @@ def main(argv=None):
 # Data
 
 
-def read_data(path, photos):
+def read_data(path: Path, photos: Path | None) -> tuple[np.ndarray, list[str], list[str]]:
     """(n, 64, 64, 3) uint8 pixels, n names, n styles. Raises UserError where a file or photograph cannot be read."""
     try:
         data = np.load(path)
@@ -147,7 +148,7 @@ def read_data(path, photos):
     return pixels, words, styles
 
 
-def augment(pixels):
+def augment(pixels: torch.Tensor) -> torch.Tensor:
     """(B, 64, 64, 3) uint8 -> (B, 3, 64, 64) normalised, each turned, scaled, shifted, coloured, inverted a little."""
     images = pixels.permute(0, 3, 1, 2).float() / 255
     n = len(images)
@@ -167,7 +168,7 @@ def augment(pixels):
     return normalized(images).contiguous(memory_format=torch.channels_last)
 
 
-def normalized(images):
+def normalized(images: torch.Tensor) -> torch.Tensor:
     """(*, 3, 64, 64) in [0, 1] -> what the model takes."""
     return (images - torch.tensor(OPENAI.pixel_mean)[:, None, None]) / torch.tensor(OPENAI.pixel_std)[:, None, None]
 
@@ -175,15 +176,15 @@ def normalized(images):
 class Captions:
     """Captions of the images, made anew at every draw."""
 
-    def __init__(self, words, styles):
+    def __init__(self, words: Sequence[str], styles: Sequence[str]) -> None:
         self.styles = styles
         concept_of = {alias: name for name, aliases in COMMON.items() for alias in aliases}
         self.concepts = [concept_of.get(name, name) for name in words]
         self.names = [[name] + [c] * (c != name) for name, c in zip(words, self.concepts, strict=True)]
         self.ids = {c: i for i, c in enumerate(dict.fromkeys(self.concepts))}
-        self.cache = {}
+        self.cache: dict[str, list[int]] = {}
 
-    def draw(self, rows, rng):
+    def draw(self, rows: Iterable[int], rng: random.Random) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, L) token ids, padded with 0, and (B,) numbers of the concepts."""
         texts = [self.tokens(self.caption(rng, rng.choice(self.names[i]), self.styles[i])) for i in rows]
         width = max(map(len, texts))
@@ -192,7 +193,7 @@ class Captions:
             row[: len(text)] = torch.tensor(text)
         return tokens, torch.tensor([self.ids[self.concepts[i]] for i in rows])
 
-    def caption(self, rng, name, style):
+    def caption(self, rng: random.Random, name: str, style: str) -> str:
         word = rng.choice(STYLE_WORDS[style])
         kind = rng.random()
         if kind < 0.2:
@@ -208,7 +209,7 @@ class Captions:
             text = form.replace("{s}", word).replace("{}", name)
         return text + "." * (rng.random() < 0.5)
 
-    def tokens(self, text):
+    def tokens(self, text: str) -> list[int]:
         encode = tokenizer().encode
         found = [START]
         for word in text.replace(".", " .").split():
@@ -217,7 +218,7 @@ class Captions:
             found += self.cache[word]
         return [*found[: LONGEST - 1], END]
 
-    def known_tokens(self):
+    def known_tokens(self) -> list[int]:
         """All token ids that a caption can hold."""
         texts = [*IMAGENET, *CONTEXT, "an icon of a drawing the photo", *(w for ws in STYLE_WORDS.values() for w in ws)]
         texts += [name for names in self.names for name in names]
@@ -227,7 +228,7 @@ class Captions:
 # Model
 
 
-def build_model(teacher=None):
+def build_model(teacher: nn.Module | None = None) -> nn.Module:
     """A ModifiedResNet (2, 2, 2, 2) of width 32 at 64 pixels; text width 128, 3 layers; joint space of 128.
 
     With a teacher, a ViT of width 192 with 6 layers and patches of 8 pixels; the text tower is the teacher's, frozen.
@@ -245,24 +246,31 @@ def build_model(teacher=None):
     return model
 
 
-def loss_of(model, images, tokens, concepts, teacher=None, halved=False):
+def loss_of(
+    model: nn.Module,
+    images: torch.Tensor,
+    tokens: torch.Tensor,
+    concepts: torch.Tensor,
+    teacher: nn.Module | None = None,
+    halved: bool = False,
+) -> torch.Tensor:
     """The contrastive loss and, with a teacher, how far the image features are from its own, by cosine."""
     with torch.autocast("cpu", dtype=torch.bfloat16):
         v, t = image_features(model.visual, images, halved), text_features(model, tokens)
         goal = teacher.visual(images) if teacher else None
     v, t = F.normalize(v.float(), dim=-1), F.normalize(t.float(), dim=-1)
     loss = contrastive_loss(model.logit_scale.exp() * v @ t.t(), concepts)
-    return loss + TAUGHT * (1 - F.cosine_similarity(v, goal.float())).mean() if teacher else loss
+    return loss if goal is None else loss + TAUGHT * (1 - F.cosine_similarity(v, goal.float())).mean()
 
 
-def contrastive_loss(logits, concepts):
+def contrastive_loss(logits: torch.Tensor, concepts: torch.Tensor) -> torch.Tensor:
     """Symmetric cross-entropy of images and captions; captions and images of one concept share the target."""
     target = (concepts[:, None] == concepts).float()
     target /= target.sum(dim=1, keepdim=True)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.t(), target)) / 2
 
 
-def image_features(visual, images, halved=False):
+def image_features(visual: nn.Module, images: torch.Tensor, halved: bool = False) -> torch.Tensor:
     """(B, e), not normalised. `halved`: a ViT sees half of each image's patches, blank ones if others are too few."""
     if not isinstance(visual, openai_model.VisionTransformer):
         return visual(images)
@@ -278,7 +286,7 @@ def image_features(visual, images, halved=False):
     return visual.ln_post(transform(visual.transformer.resblocks, x)[0]) @ visual.proj
 
 
-def text_features(model, tokens):
+def text_features(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
     """(B, e), not normalised, of (B, L) token ids with L <= 77."""
     x = model.token_embedding(tokens) + model.positional_embedding[: tokens.shape[1]]
     blocks = model.transformer.resblocks
@@ -287,7 +295,7 @@ def text_features(model, tokens):
     return x[torch.arange(len(tokens)), tokens.argmax(dim=-1)] @ model.text_projection
 
 
-def transform(blocks, x, mask=None):
+def transform(blocks: Iterable[nn.Module], x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
     """(L, B, d) through a transformer's blocks."""
     for block in blocks:
         h = block.ln_1(x)
@@ -297,7 +305,7 @@ def transform(blocks, x, mask=None):
     return x
 
 
-def resume(folder, model, optimizer):
+def resume(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
     path = folder / "last.pt"
     if not path.exists():
         return 0
@@ -307,13 +315,13 @@ def resume(folder, model, optimizer):
     return state["step"]
 
 
-def save(folder, model, optimizer, step):
+def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
     with atomic_path(folder / "last.pt") as temporary:
         torch.save(state, temporary)
 
 
-def export(model, known, path):
+def export(model: nn.Module, known: list[int] | None, path: Path) -> None:
     """The state dict in half precision.
 
     Of the token embeddings, those of `known` tokens alone, and their numbers; without `known`, of all parameters those
@@ -333,7 +341,7 @@ def export(model, known, path):
 
 
 @torch.no_grad()
-def report(model):
+def report(model: nn.Module) -> None:
     """Zero-shot accuracy on the validation images of the benchmark, with and without the full stop."""
     model.eval()
     with zipfile.ZipFile(HERE / "icons.zip") as archive:

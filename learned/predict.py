@@ -121,9 +121,6 @@ class Predict(Command):
             return int(bool(predict(args)))
         except KeyboardInterrupt:
             return 130
-        except BrokenPipeError:  # who reads has seen enough, as `head` does
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # python flushes once more
-            return 1
 
 
 def predict(args: argparse.Namespace) -> int:

@@ -6,10 +6,11 @@ A figure is a set of panels, one for each dataset: together they make a file, on
 import io
 import pkgutil
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -30,7 +31,7 @@ COLUMNS = 3
 # Okabe and Ito's colours, which colour-blind people tell apart; markers tell them apart in grey
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
 MARKERS = {"o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼", "P": "✚", "X": "✖"}
-STYLE = {
+STYLE: Any = {
     "axes.axisbelow": True,
     "axes.grid": True,
     "axes.spines.right": False,
@@ -61,10 +62,10 @@ class Chart:
     name: str
     title: str
     caption: str
-    panels: dict[str, Callable]
+    panels: Mapping[str, Callable]
     legend: dict[str, dict] = field(default_factory=dict)
 
-    def save(self, folder):
+    def save(self, folder: Path) -> None:
         """Write <folder>/<name>.svg and .png, all panels together with the legend."""
         columns = min(COLUMNS, len(self.panels))
         rows = -(-len(self.panels) // columns)
@@ -82,7 +83,7 @@ class Chart:
             for suffix in ("svg", "png"):
                 figure.savefig(Path(folder, f"{self.name}.{suffix}"), dpi=200, metadata=_nameless(suffix))
 
-    def svgs(self):
+    def svgs(self) -> dict[str, str]:
         """{title: SVG of that panel alone}."""
         found = {}
         with matplotlib.rc_context(STYLE):
@@ -94,7 +95,7 @@ class Chart:
                 found[title] = file.getvalue()
         return found
 
-    def swatches(self):
+    def swatches(self) -> list[tuple[str, str, str]]:
         """(label, colour, character) of each entry of the legend, for a page."""
         characters = MARKERS | {"*": "★"}
         return [(label, style["color"], characters[style["marker"]]) for label, style in self.legend.items()]
@@ -235,7 +236,7 @@ def learning_curves(data: Data) -> Chart:
     return Chart(f"{data.protocol.name}_learning", "Learning curves", caption, panels, _legend(used, data.styles))
 
 
-def read_losses(folder):
+def read_losses(folder: str | Path) -> dict[int, float]:
     """{epoch: mean training loss as last logged in it}, from all logs of a run's folder, in the order of writing."""
     losses = {}
     for _, text in read_logs(folder):

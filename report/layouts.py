@@ -1,6 +1,7 @@
 """What report/summary.py found, laid out as tables: for the terminal, Markdown, LaTeX (booktabs), CSV."""
 
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import pandas as pd
@@ -12,8 +13,8 @@ from report.summary import AVERAGE
 UNITS = "In percent: mean ± standard deviation over seeds; best in bold."
 PARTIAL = "(n of N): over n of the N datasets only, not to be compared."
 
-_LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
-_LATEX = str.maketrans(_LATEX | {c: f"\\{c}" for c in "&%$#_{}"})
+_ESCAPES = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
+_LATEX = str.maketrans(_ESCAPES | {c: f"\\{c}" for c in "&%$#_{}"})
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Cell:
     published: float | None
     difference: float | None
 
-    def text(self, bold, between=" ± "):
+    def text(self, bold: Callable[[str], str], between: str = " ± ") -> str:
         """Mean, deviation, and of how many datasets where some are missing; bold makes the best mean so."""
         mean = f"{self.mean:.2f}"
         deviation = "" if self.std is None else f"{between}{self.std:.2f}"
@@ -53,10 +54,10 @@ class Table:
     sources: list
 
     @property
-    def partial(self):
+    def partial(self) -> bool:
         return any(cell and cell.datasets for _, row, _ in self.rows for cell in row)
 
-    def flat(self, bold, between=" ± "):
+    def flat(self, bold: Callable[[str], str], between: str = " ± ") -> tuple[list[str], list[list[str]]]:
         """(header, rows) of strings: after each column that is compared the published figure and the difference."""
         header, rows = ["method"], [[method] for method, *_ in self.rows]
         for i, column in enumerate(self.columns):
@@ -69,28 +70,29 @@ class Table:
         return [*header, "seeds"], [[*line, seeds] for line, (*_, seeds) in zip(rows, self.rows, strict=True)]
 
 
-def tables(cells):
+def tables(cells: pd.DataFrame) -> list[Table]:
     """The tables of one protocol, a list in the order of the cells that `summary.summarise` gives."""
-    return [_table(*key, part) for key, part in cells.groupby(["dataset", "setting"], sort=False)]
+    grouped = cells.groupby(["dataset", "setting"], sort=False)
+    return [_table(dataset, setting, part) for (dataset, setting), part in grouped]
 
 
-def heading(column):
+def heading(column: str | int) -> str:
     """What stands above a column."""
     return f"{column}-shot" if isinstance(column, int) else {"all": "all images"}.get(column, column)
 
 
-def text(summaries, ansi=None):
+def text(summaries: Mapping[str, pd.DataFrame], ansi: bool | None = None) -> str:
     """Tables for the terminal. Best figures stand in bold there (ANSI), in a file between stars."""
     bold = "\033[1m{}\033[0m" if (sys.stdout.isatty() if ansi is None else ansi) else "*{}*"
     return _document(summaries, "{}\n", "\n{}\n", "simple", bold.format)
 
 
-def markdown(summaries):
+def markdown(summaries: Mapping[str, pd.DataFrame]) -> str:
     """Tables for GitHub and the like."""
     return _document(summaries, "## {}\n", "\n### {}\n", "pipe", "**{}**".format)
 
 
-def latex(summaries):
+def latex(summaries: Mapping[str, pd.DataFrame]) -> str:
     """A table environment for each table; the document needs \\usepackage{booktabs}."""
     lines = ["% needs \\usepackage{booktabs}"]
     for protocol, cells in summaries.items():
@@ -117,7 +119,7 @@ def latex(summaries):
     return "\n".join(lines)
 
 
-def csv(summaries):
+def csv(summaries: Mapping[str, pd.DataFrame]) -> str:
     """All cells of all tables, a line each, unrounded; `summary.summarise` tells the columns."""
     return pd.concat(summaries.values()).to_csv(index=False, lineterminator="\n")
 

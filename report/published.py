@@ -11,7 +11,7 @@ from benchmark.protocols import PROTOCOLS
 FOLDER = Path(__file__).with_name("published")
 
 
-def find(protocol, backbone, trainer, dataset, setting):
+def find(protocol: str, backbone: str, trainer: str, dataset: str, setting: str) -> tuple[dict[str, float], str]:
     """What papers printed for a method: ({column: percent}, source); ({}, "") where that is not known.
 
     Args:
@@ -26,7 +26,7 @@ def find(protocol, backbone, trainer, dataset, setting):
     return _known(protocol).get((backbone, method.published or trainer, dataset, setting), ({}, ""))
 
 
-def averaged(protocol, backbone):
+def averaged(protocol: str, backbone: str) -> set[str]:
     """The datasets that a published average is over, a set."""
     return {dataset for known, _, dataset, _ in _known(protocol) if known == backbone} - {"average"}
 

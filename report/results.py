@@ -32,11 +32,13 @@ More numbers that a trainer put into metrics.json are further columns. Lists and
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import yaml
 
 from benchmark.facts import method_name
+from benchmark.grid import Grid
 from benchmark.protocols import identify
 from dassl.errors import UserError
 from dassl.layout import CONFIG, LOG, METRICS, read_metrics
@@ -53,7 +55,7 @@ FACTS = ["backbone", "device", "python", "torch", "torchvision", "split", "folde
 COLUMNS = [*IDENTITY, *FIGURES, *COUNTS, *COSTS, *FACTS]
 
 
-def read(output):
+def read(output: str | Path) -> pd.DataFrame:
     """The table of all finished runs in a folder and those below it, ordered by folder.
 
     Damaged and foreign files are passed over.
@@ -68,7 +70,7 @@ def read(output):
     return _frame(row for folder in folders if (row := read_run(folder, output)))
 
 
-def of_grid(grid, output=None):
+def of_grid(grid: Grid, output: str | Path | None = None) -> pd.DataFrame:
     """The table of a grid's finished runs, in its order and with its names of methods.
 
     Args:
@@ -80,7 +82,7 @@ def of_grid(grid, output=None):
     return _frame(row | {"method": grid.methods[run.folder]} for run, row in rows if row)
 
 
-def read_run(folder, output):
+def read_run(folder: str | Path, output: str | Path) -> dict[str, Any] | None:
     """The row of a run's folder below the output, as a dict, or None where it holds no result."""
     folder = Path(folder)
     metrics, source = read_metrics(folder), METRICS
@@ -99,7 +101,7 @@ def read_run(folder, output):
     return row | {"folder": str(folder), "source": source}
 
 
-def read_log(folder):
+def read_log(folder: str | Path) -> dict[str, Any] | None:
     """What the newest log that Dassl closed with a result tells, under metrics.json's names; None where none did."""
     for _, text in reversed(logs.read_logs(folder)):
         config = re.search(r"^\*\* Config \*\*\n\*+\n(.*?)^Collecting env info", text, re.DOTALL | re.MULTILINE)

@@ -1,5 +1,7 @@
 """Whether one method is better than another: a paired test over datasets and seeds."""
 
+from typing import Any
+
 import pandas as pd
 from scipy import stats
 from tabulate import tabulate
@@ -19,7 +21,7 @@ NOTE = (
 NO_PAIR = f"not tested: 0 of the {T_FROM} pairs needed, the two have no runs on the same datasets and seeds"
 
 
-def test(differences):
+def test(differences: Any) -> tuple[str, float]:
     """(name of the test, two-sided p) of paired differences, (n,).
 
     Wilcoxon's signed-rank test, which asks for no distribution, from 6 pairs on; with 3 to 5 the paired t-test, which
@@ -35,21 +37,21 @@ def test(differences):
     return name, float(result.pvalue)
 
 
-def text(tests, first, second):
+def text(tests: pd.DataFrame, first: str, second: str) -> str:
     """What `compare` found as a table for the terminal."""
     shown = tests.assign(difference=tests.difference.map("{:+.2f}".format), p=tests.p.map(p_value))
     table = tabulate(shown.values, list(tests), disable_numparse=True) if len(tests) else NO_PAIR
     return f"{first} against {second}\n{NOTE}\n\n{table}\n"
 
 
-def p_value(p):
+def p_value(p: float) -> str:
     """As it is printed; "-" where nothing was tested."""
     if p != p:
         return "-"
     return f"{p:.4f}" if p >= 0.0001 else "< 0.0001"
 
 
-def compare(runs, first, second):
+def compare(runs: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
     """Tests of two methods in every protocol, setting and column, over the datasets and seeds that both have.
 
     A zero-shot method knows no seeds: its figure is paired with each seed of the other one. Transfers are tested over

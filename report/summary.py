@@ -20,7 +20,7 @@ for _protocol in PROTOCOLS.values():
 """Data sets in the order of the papers' transfers; others come after them."""
 
 
-def figures(runs, protocol):
+def figures(runs: pd.DataFrame, protocol: str) -> pd.DataFrame:
     """The figures of every seed in percent, and their averages over datasets where there are several.
 
     An average is over the datasets that its method has in that column, and over the seeds that all of those have. Runs
@@ -62,7 +62,7 @@ def figures(runs, protocol):
     return pd.concat([pd.concat({AVERAGE: facts.derived(mean)}, names=["dataset"]), wide])
 
 
-def summarise(runs, protocol):
+def summarise(runs: pd.DataFrame, protocol: str) -> pd.DataFrame:
     """One row for each cell of the protocol's tables, in the order of print; none where no run is finished.
 
     Returns:
@@ -103,13 +103,13 @@ def summarise(runs, protocol):
     return cells.assign(method=cells.method.map(labels(runs, protocol))).reset_index(drop=True)
 
 
-def summaries(runs):
+def summaries(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """{protocol: what `summarise` gives} of the protocols that have something to say."""
     found = {protocol: summarise(runs, protocol) for protocol in PROTOCOLS if (runs.protocol == protocol).any()}
     return {protocol: cells for protocol, cells in found.items() if len(cells)}
 
 
-def labels(runs, protocol):
+def labels(runs: pd.DataFrame, protocol: str) -> dict[str, str]:
     """{method: what tables call it}: without its config, but with a label, where the protocol has its trainer once."""
     own = runs[runs.protocol == protocol].drop_duplicates("method")[["method", "trainer", "config"]]
     own = own.assign(alone=~own.trainer.duplicated(keep=False))

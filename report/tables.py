@@ -27,7 +27,9 @@ def per_seed(runs: pd.DataFrame, name: str) -> pd.DataFrame:
     runs = _transfers(runs, protocol) if protocol.targets else runs[runs.protocol == name]
     runs = runs.assign(shots=runs.shots.fillna(0), seed=runs.seed.fillna(-1))
     if protocol.across == "figures":
-        figures = runs.set_index(index)[list(protocol.columns)].rename(columns=protocol.columns).sort_index()
+        figures = (
+            runs.set_index(index).reindex(columns=list(protocol.columns)).rename(columns=protocol.columns).sort_index()
+        )
         return protocol.derived(figures)
     if protocol.targets:
         known = [name for source, targets in protocol.targets.items() for name in (source, *targets)]
@@ -51,7 +53,7 @@ def over_seeds(figures: pd.DataFrame, name: str) -> tuple[pd.DataFrame, pd.DataF
     return PROTOCOLS[name].derived(tables.mean()), tables.std(ddof=0), tables.size()
 
 
-def text(runs, protocol, seeds=True):
+def text(runs: pd.DataFrame, protocol: str, seeds: bool = True) -> str:
     """The tables of a protocol, and where there are several their means; "" where no seed has all its runs.
 
     Args:

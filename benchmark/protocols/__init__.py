@@ -32,6 +32,17 @@ def protocol_named(name: str) -> Protocol:
     return PROTOCOLS[name]
 
 
+def config_of(trainer: str, protocol: str, dataset: str | None = None, shots: int | None = None) -> str:
+    """The trainer config that serves a protocol unless another is named. Raises UserError as `protocol_named` does."""
+    facts = method_of(trainer)
+    return facts.config(_with_configs(facts, protocol), dataset, shots)
+
+
+def _with_configs(facts, protocol):
+    """The protocol, or the one whose configs the method takes for it."""
+    return protocol if protocol in facts.configs else protocol_named(protocol).configs_of or protocol
+
+
 def runs_of(protocol: str, points: Iterable[Point]) -> list[Run]:
     """The runs of several points in an order that serves needs first; what points share comes once.
 
@@ -42,7 +53,7 @@ def runs_of(protocol: str, points: Iterable[Point]) -> list[Run]:
     runs: dict[str, Run] = {}
     for point in points:
         facts = method_of(point.trainer)
-        if not facts.suits(protocol):
+        if not facts.suits(_with_configs(facts, protocol)):
             known = ", ".join(facts.configs)
             raise UserError(f"the protocol {protocol} does not suit {point.trainer}: it has {known}")
         for key in SET_BY_PROTOCOL.intersection(point.overrides[::2]):
@@ -74,5 +85,5 @@ def identify(folder: str) -> dict[str, Any] | None:
         "part": found["part"] or ("test" if tested else "train"),
         "shots": found["shots"] and int(found["shots"]),
         "config": f"{config}-{variant}" if variant else config,
-        "seed": int(found["seed"]),
+        "seed": int(str(found["seed"])),
     }

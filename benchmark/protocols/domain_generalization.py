@@ -8,7 +8,7 @@ from benchmark.protocol import TRANSFERS, Point, Protocol, Run, transfer
 from benchmark.protocols import few_shot
 
 NAME = "domain_generalization"
-TARGETS = {"imagenet": ("imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r")}
+TARGETS: dict[str, tuple[str, ...]] = {"imagenet": ("imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r")}
 TARGETS |= {f"{name}_{styles(name)[0]}": tuple(f"{name}_{style}" for style in styles(name)[1:]) for name in styled()}
 
 

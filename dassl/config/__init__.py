@@ -4,8 +4,10 @@ import ast
 import inspect
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from operator import ge, gt, le, lt
+from pathlib import Path
+from typing import Any
 
 import yaml
 from yacs.config import CfgNode
@@ -26,19 +28,19 @@ KINDS = {
 }
 
 
-def get_cfg_default():
+def get_cfg_default() -> CfgNode:
     """A fresh config (a yacs CfgNode) in which every key has its default value."""
     return DEFAULTS.clone()
 
 
-def clean_cfg(cfg, trainer):
+def clean_cfg(cfg: CfgNode, trainer: str) -> None:
     """Drop, in place, every cfg.TRAINER block but that of the trainer of this name."""
     for key in list(cfg.TRAINER):
         if key not in ("NAME", trainer.upper()):
             del cfg.TRAINER[key]
 
 
-def merge_from_file(cfg, path):
+def merge_from_file(cfg: CfgNode, path: str | Path) -> None:
     """Set the keys that a yaml file gives. A key whose default is None takes values of any type.
 
     Raises:
@@ -56,7 +58,7 @@ def merge_from_file(cfg, path):
     _merge_tree(cfg, tree or {}, [], path)
 
 
-def merge_from_list(cfg, opts, source="config arguments"):
+def merge_from_list(cfg: CfgNode, opts: Sequence[Any], source: str = "config arguments") -> None:
     """Set keys from a flat list, [KEY, VALUE, KEY, VALUE, ...], as a command line has them.
 
     Args:
@@ -73,7 +75,17 @@ def merge_from_list(cfg, opts, source="config arguments"):
         _set(cfg, str(key).split("."), value, source)
 
 
-def require(cfg, key, *, at_least=None, above=None, at_most=None, below=None, one_of=None, note=""):
+def require(
+    cfg: CfgNode,
+    key: str,
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+    one_of: Sequence[object] | None = None,
+    note: str = "",
+) -> None:
     """Check one value of a config: that it is one of some words, or a number between limits.
 
     Args:

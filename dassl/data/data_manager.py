@@ -6,13 +6,16 @@ else: not on the number of worker processes, and not on the epochs that the load
 
 import logging
 import os
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from tabulate import tabulate
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
+from yacs.config import CfgNode
 
-from dassl.data.datasets import build_dataset
+from dassl.data.datasets import Datum, build_dataset
 from dassl.data.decoded_images import DecodedImages
 from dassl.data.samplers import build_sampler
 from dassl.data.seeding import Seeded, SeededSampler, seeded_items
@@ -36,7 +39,9 @@ class DatasetWrapper(Dataset):
     set is decoded once, by `decode`, and kept in memory as far as DATALOADER.CACHE_GB allows.
     """
 
-    def __init__(self, cfg, data_source, transform=None, is_train=False):
+    def __init__(
+        self, cfg: CfgNode, data_source: Sequence[Datum], transform: Any = None, is_train: bool = False
+    ) -> None:
         self.cfg = cfg
         self.data_source = data_source
         self.transform = transform
@@ -48,7 +53,7 @@ class DatasetWrapper(Dataset):
         resize = v2.Resize(tuple(cfg.INPUT.SIZE), interpolation=interpolation_mode(cfg))
         norm = [normalize(cfg.INPUT)] if "normalize" in cfg.INPUT.TRANSFORMS else []
         self.to_tensor = v2.Compose([resize, *to_tensor(), *norm])
-        self.read = read_image
+        self.read: Callable[[str], Any] = read_image
 
     def __len__(self):
         return len(self.data_source)
@@ -73,7 +78,7 @@ class DatasetWrapper(Dataset):
         images = [transform(img0) for _ in range(self.k_tfm)]
         return images[0] if len(images) == 1 else images
 
-    def decode(self, shared):
+    def decode(self, shared: bool) -> None:
         """Decode a few-shot training set, if this is one and not decoded yet.
 
         Args:
@@ -100,16 +105,16 @@ class _Loader(DataLoader):
 
 
 def build_data_loader(
-    cfg,
-    sampler_type="SequentialSampler",
-    data_source=None,
-    batch_size=64,
-    n_domain=0,
-    n_ins=2,
-    tfm=None,
-    is_train=True,
-    dataset_wrapper=None,
-):
+    cfg: CfgNode,
+    sampler_type: str = "SequentialSampler",
+    data_source: Sequence[Datum] | None = None,
+    batch_size: int = 64,
+    n_domain: int = 0,
+    n_ins: int = 2,
+    tfm: Any = None,
+    is_train: bool = True,
+    dataset_wrapper: Callable[..., Dataset] | None = None,
+) -> DataLoader:
     """A DataLoader over a list of Datum.
 
     Args:
@@ -167,7 +172,13 @@ class DataManager:
         lab2cname: label -> class name.
     """
 
-    def __init__(self, cfg, custom_tfm_train=None, custom_tfm_test=None, dataset_wrapper=None):
+    def __init__(
+        self,
+        cfg: CfgNode,
+        custom_tfm_train: Any = None,
+        custom_tfm_test: Any = None,
+        dataset_wrapper: Callable[..., Dataset] | None = None,
+    ) -> None:
         dataset = build_dataset(cfg)
         tfm_train = build_transform(cfg, is_train=True) if custom_tfm_train is None else custom_tfm_train
         tfm_test = build_transform(cfg, is_train=False) if custom_tfm_test is None else custom_tfm_test
@@ -209,18 +220,18 @@ class DataManager:
             self.show_dataset_summary(cfg)
 
     @property
-    def num_classes(self):
+    def num_classes(self) -> int:
         return self.dataset.num_classes
 
     @property
-    def num_source_domains(self):
+    def num_source_domains(self) -> int:
         return self._num_source_domains
 
     @property
-    def lab2cname(self):
+    def lab2cname(self) -> dict[int, str]:
         return self.dataset.lab2cname
 
-    def show_dataset_summary(self, cfg):
+    def show_dataset_summary(self, cfg: CfgNode) -> None:
         """Log a table of the dataset's name and sizes."""
         table = [
             ("Dataset", cfg.DATASET.NAME),

@@ -1,6 +1,7 @@
 """Images decoded once and kept in memory, as pixels."""
 
 import logging
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -24,7 +25,7 @@ class DecodedImages:
         UserError: an image cannot be read.
     """
 
-    def __init__(self, paths, budget_gb, shared):
+    def __init__(self, paths: Iterable[str], budget_gb: float, shared: bool) -> None:
         paths = list(dict.fromkeys(paths))
         with ThreadPoolExecutor() as pool:  # decoding releases the GIL
             self._places, size = _places(paths, pool.map(_height_width, paths), budget_gb * 2**30)
@@ -47,7 +48,7 @@ class DecodedImages:
     def __len__(self):
         return len(self._places)
 
-    def read(self, path):
+    def read(self, path: str) -> Image.Image:
         """The RGB PIL image of a file, decoded now if it is not kept."""
         if path not in self._places:
             return read_image(path)

@@ -5,12 +5,15 @@ Each epoch takes a single draw from it, at its start, and that draw decides the 
 
 import random
 from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import chain, islice, repeat
 
 import torch
 from torch.utils.data.sampler import RandomSampler, Sampler, SequentialSampler
+from yacs.config import CfgNode
 
+from dassl.data.datasets import Datum
 from dassl.utils import UserError, nearest
 
 __all__ = [
@@ -24,7 +27,7 @@ __all__ = [
 ]
 
 
-def draw_seed():
+def draw_seed() -> int:
     """A random 63-bit number from torch's global generator."""
     return int(torch.empty((), dtype=torch.int64).random_())
 
@@ -52,7 +55,7 @@ class _GroupedSampler(Sampler):
     def _length(self):
         return sum(1 for _ in self.one_pass(random.Random(0)))
 
-    def one_pass(self, rng):
+    def one_pass(self, rng: random.Random) -> Iterator[int]:
         """Yield the indices of one pass over the data, drawn from a random.Random."""
         raise NotImplementedError
 
@@ -74,11 +77,11 @@ class _DomainSampler(_GroupedSampler):
                 f"a batch takes {self.n_img_per_domain} images of each domain, but one has {smallest}: lower BATCH_SIZE"
             )
 
-    def choose(self, rng):
+    def choose(self, rng: random.Random) -> Iterable[int]:
         """The domains of a batch."""
         raise NotImplementedError
 
-    def one_pass(self, rng):
+    def one_pass(self, rng: random.Random) -> Iterator[int]:
         left = {domain: rng.sample(indices, len(indices)) for domain, indices in self.groups.items()}
         while min(map(len, left.values())) >= self.n_img_per_domain:
             for domain in self.choose(rng):
@@ -98,7 +101,7 @@ class RandomDomainSampler(_DomainSampler):
         UserError: the batch cannot be shared evenly, or there are too few domains or images.
     """
 
-    def choose(self, rng):
+    def choose(self, rng: random.Random) -> Iterable[int]:
         return rng.sample(list(self.groups), self.n_domain)
 
 
@@ -113,10 +116,10 @@ class SeqDomainSampler(_DomainSampler):
         UserError: the batch cannot be shared evenly, or a domain has too few images.
     """
 
-    def __init__(self, data_source, batch_size):
+    def __init__(self, data_source: Sequence[Datum], batch_size: int) -> None:
         super().__init__(data_source, batch_size, None)
 
-    def choose(self, rng):
+    def choose(self, rng: random.Random) -> Iterable[int]:
         return self.groups
 
 
@@ -132,7 +135,7 @@ class RandomClassSampler(_GroupedSampler):
         UserError: n_ins is above batch_size, or there are fewer classes than a batch takes.
     """
 
-    def __init__(self, data_source, batch_size, n_ins):
+    def __init__(self, data_source: Sequence[Datum], batch_size: int, n_ins: int) -> None:
         super().__init__(data_source, "label")
         if not 1 <= n_ins <= batch_size:
             raise UserError(f"N_INS is {n_ins}: choose from 1 to BATCH_SIZE, {batch_size}")
@@ -144,7 +147,7 @@ class RandomClassSampler(_GroupedSampler):
                 f"but the data has {len(self.groups)}: raise N_INS or lower BATCH_SIZE"
             )
 
-    def one_pass(self, rng):
+    def one_pass(self, rng: random.Random) -> Iterator[int]:
         left = {label: self._portions(indices, rng) for label, indices in self.groups.items()}
         while len(left) >= self.ncls_per_batch:
             for label in rng.sample(list(left), self.ncls_per_batch):
@@ -159,7 +162,14 @@ class RandomClassSampler(_GroupedSampler):
         return [shuffled[i : i + n] for i in range(0, len(shuffled) - n + 1, n)]
 
 
-def build_sampler(sampler_type, cfg=None, data_source=None, batch_size=32, n_domain=0, n_ins=16):
+def build_sampler(
+    sampler_type: str,
+    cfg: CfgNode | None = None,
+    data_source: Sequence[Datum] | None = None,
+    batch_size: int = 32,
+    n_domain: int = 0,
+    n_ins: int = 16,
+) -> Sampler:
     """The sampler of that name for a list of Datum. Raises UserError if there is none, or it cannot be built.
 
     Args:
@@ -170,12 +180,13 @@ def build_sampler(sampler_type, cfg=None, data_source=None, batch_size=32, n_dom
         n_domain: see RandomDomainSampler.
         n_ins: see RandomClassSampler.
     """
-    samplers = {
-        "RandomSampler": lambda: RandomSampler(data_source),
-        "SequentialSampler": lambda: SequentialSampler(data_source),
-        "RandomDomainSampler": lambda: RandomDomainSampler(data_source, batch_size, n_domain),
-        "SeqDomainSampler": lambda: SeqDomainSampler(data_source, batch_size),
-        "RandomClassSampler": lambda: RandomClassSampler(data_source, batch_size, n_ins),
+    items = data_source or ()
+    samplers: dict[str, Callable[[], Sampler]] = {
+        "RandomSampler": lambda: RandomSampler(items),
+        "SequentialSampler": lambda: SequentialSampler(items),
+        "RandomDomainSampler": lambda: RandomDomainSampler(items, batch_size, n_domain),
+        "SeqDomainSampler": lambda: SeqDomainSampler(items, batch_size),
+        "RandomClassSampler": lambda: RandomClassSampler(items, batch_size, n_ins),
     }
     if sampler_type not in samplers:
         raise UserError(f'unknown sampler "{sampler_type}": {nearest(sampler_type, samplers)}')

@@ -6,7 +6,9 @@ own.
 """
 
 import random
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +19,8 @@ from dassl.data.samplers import draw_seed
 
 class SeededIndex(int):
     """An index that knows the seed for its image's transform."""
+
+    seed: int
 
     def __new__(cls, index, seed):
         self = super().__new__(cls, index)
@@ -30,7 +34,7 @@ class SeededIndex(int):
 class SeededSampler(Sampler):
     """Yields another sampler's indices as SeededIndex."""
 
-    def __init__(self, sampler):
+    def __init__(self, sampler: Sampler) -> None:
         self.sampler = sampler
 
     def __iter__(self):
@@ -43,7 +47,7 @@ class SeededSampler(Sampler):
 
 
 @contextmanager
-def seeded(seed):
+def seeded(seed: int) -> Iterator[None]:
     """Run the block on CPU generators of python, numpy and torch seeded with a number below 2**32.
 
     Afterwards they are as before. A GPU's generator, which belongs to the model, is left alone.
@@ -60,7 +64,7 @@ def seeded(seed):
             np.random.set_state(numpy)
 
 
-def seeded_items(dataset, indices):
+def seeded_items(dataset: Dataset, indices: Iterable[int]) -> list[Any]:
     """The dataset's items, each made on its own seed where its index has one."""
     items = []
     for index in indices:
@@ -75,7 +79,7 @@ def seeded_items(dataset, indices):
 class Seeded(Dataset):
     """Another dataset, whose items are made on the seeds of their indices. Its attributes are the other's."""
 
-    def __init__(self, dataset):
+    def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
 
     def __len__(self):

@@ -1,6 +1,9 @@
 """The registry of trainers, and a trainer from a config."""
 
 import logging
+from typing import Any
+
+from yacs.config import CfgNode
 
 from dassl.utils import Registry
 
@@ -9,7 +12,7 @@ logger = logging.getLogger(__name__)
 TRAINER_REGISTRY = Registry("TRAINER")
 
 
-def build_trainer(cfg):
+def build_trainer(cfg: CfgNode) -> Any:
     """The trainer named by cfg.TRAINER.NAME, built. Raises UserError with the nearest names if there is none."""
     trainer = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
     if cfg.VERBOSE:

@@ -3,10 +3,23 @@
 Class i here is another one than class i there; where both have as many, a state dict loads and nobody notices.
 """
 
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+
 from dassl.utils import UserError
 
 
-def match(weights, own, axes, theirs, ours, source, as_started=False):
+def match(
+    weights: Mapping[str, torch.Tensor],
+    own: Mapping[str, torch.Tensor],
+    axes: Mapping[str, int],
+    theirs: Sequence[str] | None,
+    ours: Sequence[str],
+    source: str,
+    as_started: bool = False,
+) -> Mapping[str, torch.Tensor]:
     """A state dict of some classes as one of others: each class takes what is there under its name.
 
     Args:
@@ -62,7 +75,7 @@ def match(weights, own, axes, theirs, ours, source, as_started=False):
     return {**weights, **matched}
 
 
-def doubtful(model, theirs, ours):
+def doubtful(model: nn.Module, theirs: Sequence[str], ours: Sequence[str]) -> list[str]:
     """The names of the learned parameters that may hold something of each of these classes or of those, or of neither.
 
     They have an axis as long as both lists, which are of different classes.

@@ -5,12 +5,16 @@ import json
 import os
 import platform
 import resource
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
 import torchvision
 import yaml
+from yacs.config import CfgNode
 
-from dassl.data.datasets import DATASET_REGISTRY
+from dassl.data.datasets import DATASET_REGISTRY, DatasetBase
 from dassl.layout import ANY_CHECKPOINT, CLASSES, CONFIG, CONFUSIONS, METRICS, POINTER
 from dassl.utils import UserError, atomic_path, mkdir_if_missing, numerics, read_json, write_json
 
@@ -37,7 +41,7 @@ MORE_OUTPUT = {"TEST.COMPUTE_CMAT", "TEST.CURVE_PLOT", "TEST.METRICS", "TEST.PER
 WEIGHTS, BACKBONE = "MODEL.INIT_WEIGHTS", "MODEL.BACKBONE.NAME"
 
 
-def claim(cfg, overwrite=False):
+def claim(cfg: CfgNode, overwrite: bool = False) -> None:
     """Reserve cfg.OUTPUT_DIR for this config, before anything is written to it.
 
     A folder that holds a run of the same config may be taken again: that run resumes, or is tested once more.
@@ -61,7 +65,7 @@ def claim(cfg, overwrite=False):
         file.write(cfg.dump())
 
 
-def conflict(cfg):
+def conflict(cfg: CfgNode) -> dict[str, tuple[Any, Any]]:
     """What sets the run that cfg.OUTPUT_DIR holds apart from this config: {key: (its value, ours)}, keys in order.
 
     Empty where the folder holds none, or one of the same config. Raises UserError if its config.yaml is damaged.
@@ -72,7 +76,7 @@ def conflict(cfg):
     return {key: (held[key], ours[key]) for key in _differing(held, ours, _no_effect(cfg))}
 
 
-def tell(differing):
+def tell(differing: Mapping[str, tuple[Any, Any]]) -> str:
     """What `conflict` found, in words: one key, the backbone before what follows it, and how many more there are."""
     key = BACKBONE if BACKBONE in differing else next(iter(differing))
     theirs, ours = differing[key]
@@ -80,7 +84,7 @@ def tell(differing):
     return f"{key} was {theirs!r}, is now {ours!r}{more}"
 
 
-def read_config(folder):
+def read_config(folder: str | Path) -> dict[str, Any]:
     """{"OPTIM.LR": value, ...} as the run in a folder has it. Raises UserError if there is none, or it is damaged."""
     path = os.path.join(folder, CONFIG)
     try:
@@ -92,12 +96,12 @@ def read_config(folder):
         raise UserError(f"{path} is damaged: choose another folder, or remove that one") from error
 
 
-def write_classes(folder, dataset):
+def write_classes(folder: str | Path, dataset: DatasetBase) -> None:
     """Write classes.json, from which the model can be built again without the dataset."""
     write_json(dataset.classes(), os.path.join(folder, CLASSES))
 
 
-def read_classes(folder):
+def read_classes(folder: str | Path) -> dict[str, Any] | None:
     """What `write_classes` wrote, or None: runs of earlier versions have no such file. Raises UserError if damaged."""
     path = os.path.join(folder, CLASSES)
     if not os.path.isfile(path):
@@ -108,7 +112,7 @@ def read_classes(folder):
     return classes
 
 
-def is_finished(cfg):
+def is_finished(cfg: CfgNode) -> bool:
     """Whether cfg.OUTPUT_DIR holds the result of this config, and all output that it asks for."""
     try:
         with open(os.path.join(cfg.OUTPUT_DIR, METRICS), encoding="utf-8") as file:
@@ -118,7 +122,7 @@ def is_finished(cfg):
     return not _differing(held, _flat(_tree(cfg)), _no_effect(cfg) - MORE_OUTPUT)
 
 
-def write_metrics(cfg, metrics):
+def write_metrics(cfg: CfgNode, metrics: Mapping[str, Any]) -> None:
     """Write metrics.json: what was measured, then everything needed to tell which run it was."""
     record = {
         **metrics,

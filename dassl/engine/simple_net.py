@@ -1,7 +1,11 @@
 """A plain classifier: a torchvision backbone, an optional MLP head, a linear layer."""
 
+from typing import Any
+
+import torch
 import torchvision
 from torch import nn
+from yacs.config import CfgNode
 
 from dassl.utils import UserError, nearest
 
@@ -21,7 +25,7 @@ class SimpleNet(nn.Module):
         UserError: a backbone, head or activation of an unknown name.
     """
 
-    def __init__(self, cfg, model_cfg, num_classes, **kwargs):
+    def __init__(self, cfg: CfgNode, model_cfg: CfgNode, num_classes: int, **kwargs: Any) -> None:
         super().__init__()
         self.backbone, self._fdim = _backbone(model_cfg.BACKBONE.NAME, model_cfg.BACKBONE.PRETRAINED, **kwargs)
         self.head = None
@@ -31,11 +35,11 @@ class SimpleNet(nn.Module):
         self.classifier = nn.Linear(self._fdim, num_classes) if num_classes > 0 else None
 
     @property
-    def fdim(self):
+    def fdim(self) -> int:
         """The length of the feature vector before the classifier."""
         return self._fdim
 
-    def forward(self, x, return_feature=False):
+    def forward(self, x: torch.Tensor, return_feature: bool = False) -> Any:
         features = self.backbone(x)
         if self.head is not None:
             features = self.head(features)

@@ -13,11 +13,15 @@ import shutil
 import sys
 import time
 from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
+from yacs.config import CfgNode
 
 from dassl import layout
 from dassl.data import DataManager
@@ -67,13 +71,19 @@ class MisfitError(UserError):
 class TrainerBase:
     """Registered models and what every loop does with them: train, save, load, resume, log scalars."""
 
-    def __init__(self):
-        self._models = OrderedDict()
-        self._optims = OrderedDict()
-        self._scheds = OrderedDict()
-        self._writer = None
+    def __init__(self) -> None:
+        self._models: OrderedDict[str, nn.Module] = OrderedDict()
+        self._optims: OrderedDict[str, Any] = OrderedDict()
+        self._scheds: OrderedDict[str, Any] = OrderedDict()
+        self._writer: Any = None
 
-    def register_model(self, name="model", model=None, optim=None, sched=None):
+    def register_model(
+        self,
+        name: str = "model",
+        model: nn.Module = None,
+        optim: torch.optim.Optimizer | None = None,
+        sched: Any = None,
+    ) -> None:
         """Register a model under a name; it is saved in the folder of that name.
 
         A model without an optimizer is saved and loaded, but neither stepped nor switched by name.
@@ -86,7 +96,7 @@ class TrainerBase:
         self._optims[name] = optim
         self._scheds[name] = sched
 
-    def get_model_names(self, names=None):
+    def get_model_names(self, names: str | list[str] | None = None) -> list[str]:
         """The given names as a list, or all registered ones."""
         registered = list(self._models)
         if names is None:
@@ -97,13 +107,20 @@ class TrainerBase:
                 raise ValueError(f'no model is registered as "{name}"; registered: {registered}')
         return names
 
-    def has_weights(self):
+    def has_weights(self) -> bool:
         """Whether any registered model has something to save and load; zero-shot CLIP has not."""
         return any(model.state_dict() for model in self._models.values())
 
     # Checkpoints
 
-    def save_model(self, epoch, directory, is_best=False, val_result=None, model_name=""):
+    def save_model(
+        self,
+        epoch: int,
+        directory: str | Path,
+        is_best: bool = False,
+        val_result: float | None = None,
+        model_name: str = "",
+    ) -> None:
         """Write <directory>/<name>/model.pth.tar-<epoch + 1> for every registered model."""
         for name, model in self._models.items():
             optim, sched = self._optims[name], self._scheds[name]
@@ -117,15 +134,15 @@ class TrainerBase:
             }
             save_checkpoint(state, os.path.join(directory, name), is_best=is_best, model_name=model_name)
 
-    def run_state(self):
+    def run_state(self) -> dict[str, Any]:
         """What a resumed run needs beyond models, optimizers and schedulers (weights_only-safe values)."""
         return {"rng": get_rng_state()}
 
-    def load_run_state(self, state):
+    def load_run_state(self, state: Mapping[str, Any]) -> None:
         """Take up what `run_state` gave."""
         set_rng_state(state["rng"])
 
-    def resume_model_if_exist(self, directory):
+    def resume_model_if_exist(self, directory: str | Path) -> int:
         """Load the last epoch that all registered models have in a folder; return the epoch to start with (0: none)."""
         names = self.get_model_names()
         last = [_last_epoch(os.path.join(directory, name)) for name in names]
@@ -144,7 +161,7 @@ class TrainerBase:
             self.load_run_state(checkpoint["run_state"])
         return epoch
 
-    def load_model(self, directory="", epoch=None):
+    def load_model(self, directory: str | Path = "", epoch: int | None = None) -> None:
         """Load weights of all registered models: of an epoch, else the best on val, else the last.
 
         Raises:
@@ -173,15 +190,17 @@ class TrainerBase:
             )
             self.load_weights(name, self.for_own_classes(self._models[name], checkpoint["state_dict"], path), path)
 
-    def for_own_classes(self, model, state_dict, path):
+    def for_own_classes(
+        self, model: nn.Module, state_dict: Mapping[str, torch.Tensor], path: str
+    ) -> Mapping[str, torch.Tensor]:
         """What `load_weights` is given of a checkpoint, where its classes are others. Default: all as it is."""
         return state_dict
 
-    def model_folder(self, directory, name):
+    def model_folder(self, directory: str | Path, name: str) -> str:
         """Where `load_model` looks for a registered model's checkpoints."""
         return os.path.join(directory, name)
 
-    def load_weights(self, name, state_dict, source):
+    def load_weights(self, name: str, state_dict: Mapping[str, torch.Tensor], source: str | Path) -> None:
         """Load a state dict into a registered model. Raises MisfitError, naming `source`, where it does not fit."""
         try:
             self._models[name].load_state_dict(state_dict)
@@ -191,45 +210,45 @@ class TrainerBase:
 
     # Modes and rates
 
-    def set_model_mode(self, mode="train", names=None):
+    def set_model_mode(self, mode: str = "train", names: str | list[str] | None = None) -> None:
         """Put models in "train" mode, or in evaluation mode for "test" and "eval"."""
         if mode not in ("train", "test", "eval"):
             raise KeyError(f'unknown mode "{mode}": train, test or eval')
         for name in self.get_model_names(names):
             self._models[name].train(mode == "train")
 
-    def update_lr(self, names=None):
+    def update_lr(self, names: str | list[str] | None = None) -> None:
         """Step the schedulers of the named models."""
         for name in self.get_model_names(names):
             if self._scheds[name] is not None:
                 self._scheds[name].step()
 
-    def get_current_lr(self, names=None):
+    def get_current_lr(self, names: str | list[str] | None = None) -> float:
         """The learning rate of the first named model's first parameter group."""
         name = self.get_model_names(names)[0]
         return self._optims[name].param_groups[0]["lr"]
 
     # TensorBoard
 
-    def init_writer(self, log_dir, purge_step=None):
+    def init_writer(self, log_dir: str | Path, purge_step: int | None = None) -> None:
         """Open the TensorBoard writer; scalars at or after `purge_step` from an earlier try are hidden."""
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter  # slow to import, and a test run needs none
 
             self._writer = SummaryWriter(log_dir=log_dir, purge_step=purge_step)
 
-    def close_writer(self):
+    def close_writer(self) -> None:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
 
-    def write_scalar(self, tag, scalar_value, global_step=None):
+    def write_scalar(self, tag: str, scalar_value: float, global_step: int | None = None) -> None:
         if self._writer is not None:
             self._writer.add_scalar(tag, scalar_value, global_step)
 
     # The loop
 
-    def train(self, start_epoch, max_epoch):
+    def train(self, start_epoch: int, max_epoch: int) -> None:
         """Run the epochs from start_epoch (which before_train may move on) up to max_epoch."""
         self.start_epoch, self.max_epoch = start_epoch, max_epoch
         self.before_train()
@@ -239,39 +258,39 @@ class TrainerBase:
             self.after_epoch()
         self.after_train()
 
-    def before_train(self):
+    def before_train(self) -> None:
         pass
 
-    def after_train(self):
+    def after_train(self) -> None:
         pass
 
-    def before_epoch(self):
+    def before_epoch(self) -> None:
         pass
 
-    def after_epoch(self):
+    def after_epoch(self) -> None:
         pass
 
-    def run_epoch(self):
+    def run_epoch(self) -> None:
         raise NotImplementedError
 
-    def test(self):
+    def test(self) -> Any:
         raise NotImplementedError
 
-    def parse_batch_train(self, batch):
+    def parse_batch_train(self, batch: Any) -> Any:
         raise NotImplementedError
 
-    def parse_batch_test(self, batch):
+    def parse_batch_test(self, batch: Any) -> Any:
         raise NotImplementedError
 
-    def forward_backward(self, batch):
+    def forward_backward(self, batch: Any) -> Any:
         raise NotImplementedError
 
-    def model_inference(self, input):
+    def model_inference(self, input: Any) -> Any:
         raise NotImplementedError
 
     # One step
 
-    def detect_anomaly(self, loss):
+    def detect_anomaly(self, loss: torch.Tensor) -> None:
         """Raises NonFiniteLossError, naming epoch and batch, where the loss is infinite or NaN."""
         if torch.isfinite(loss).all():
             return
@@ -284,21 +303,21 @@ class TrainerBase:
             f"compute in fp32; {kept}"
         )
 
-    def model_zero_grad(self, names=None):
+    def model_zero_grad(self, names: str | list[str] | None = None) -> None:
         for name in self.get_model_names(names):
             if self._optims[name] is not None:
                 self._optims[name].zero_grad()
 
-    def model_backward(self, loss):
+    def model_backward(self, loss: torch.Tensor) -> None:
         self.detect_anomaly(loss)
         loss.backward()
 
-    def model_update(self, names=None):
+    def model_update(self, names: str | list[str] | None = None) -> None:
         for name in self.get_model_names(names):
             if self._optims[name] is not None:
                 self._optims[name].step()
 
-    def model_backward_and_update(self, loss, names=None):
+    def model_backward_and_update(self, loss: torch.Tensor, names: str | list[str] | None = None) -> None:
         """One optimizer step of the named models on a scalar loss."""
         self.model_zero_grad(names)
         self.model_backward(loss)
@@ -346,8 +365,10 @@ class SimpleTrainer(TrainerBase):
     class_axes: dict[str, int] | None = None
     new_classes_as_started = False
     told_classes: list[str] | None = None
+    train_loader_x: Any
+    train_loader_u: Any
 
-    def __init__(self, cfg):
+    def __init__(self, cfg: CfgNode) -> None:
         super().__init__()
         for key, choices in (("FINAL_MODEL", ("last_step", "best_val")), ("SPLIT", ("test", "val"))):
             if cfg.TEST[key] not in choices:
@@ -359,7 +380,7 @@ class SimpleTrainer(TrainerBase):
         self.output_dir = cfg.OUTPUT_DIR
         self.cfg = cfg
         self.best_result = -np.inf
-        self.loaded_from = None
+        self.loaded_from: dict[str, Any] | None = None
         self.train_seconds = 0.0
         self.build_data_loader()
         self.build_model()
@@ -367,10 +388,10 @@ class SimpleTrainer(TrainerBase):
             self.check_classes(_run_of(cfg.MODEL.INIT_WEIGHTS))
         self.build_evaluator()
 
-    def check_cfg(self, cfg):
+    def check_cfg(self, cfg: CfgNode) -> None:
         """Raise UserError where the config does not suit the trainer."""
 
-    def build_data_loader(self):
+    def build_data_loader(self) -> None:
         """Build self.dm and the loaders; a trainer that needs other transforms overrides this."""
         dm = DataManager(self.cfg)
         self.train_loader_x = dm.train_loader_x
@@ -382,7 +403,7 @@ class SimpleTrainer(TrainerBase):
         self.lab2cname = dm.lab2cname
         self.dm = dm
 
-    def build_model(self):
+    def build_model(self) -> None:
         """Build self.model, optimizer and scheduler, and register them. Default: a SimpleNet."""
         cfg = self.cfg
         self.model = SimpleNet(cfg, cfg.MODEL, self.num_classes)
@@ -394,22 +415,22 @@ class SimpleTrainer(TrainerBase):
         self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
         self.register_model("model", self.model, self.optim, self.sched)
 
-    def build_evaluator(self):
+    def build_evaluator(self) -> None:
         """Build self.evaluator, the one that the config names."""
         self.evaluator = build_evaluator(self.cfg, lab2cname=self.lab2cname, dataset=self.dm.dataset)
 
-    def train(self):
+    def train(self) -> None:  # type: ignore[override]
         """Train from the first epoch, or from where the output folder (or cfg.RESUME) left off."""
         super().train(self.start_epoch, self.max_epoch)
 
-    def run_state(self):
+    def run_state(self) -> dict[str, Any]:
         return super().run_state() | {"best_result": float(self.best_result), "train_seconds": self._elapsed()}
 
-    def load_run_state(self, state):
+    def load_run_state(self, state: Mapping[str, Any]) -> None:
         super().load_run_state(state)
         self.best_result, self.train_seconds = state["best_result"], state["train_seconds"]
 
-    def before_train(self):
+    def before_train(self) -> None:
         if self.train_loader_x is None:
             raise UserError(f"{self.cfg.DATASET.NAME} has no images to train on: give --eval-only and --model-dir")
         directory = self.output_dir
@@ -434,7 +455,7 @@ class SimpleTrainer(TrainerBase):
                 with atomic_path(os.path.join(self.output_dir, name, BEST)) as temporary:
                     shutil.copyfile(best, temporary)
 
-    def after_epoch(self):
+    def after_epoch(self) -> None:
         self._detect_broken_weights()
         if self.cfg.TEST.FINAL_MODEL == "best_val" and not self.cfg.TEST.NO_TEST:
             result = self.test(split="val")
@@ -478,7 +499,7 @@ class SimpleTrainer(TrainerBase):
             if os.path.isfile(path):
                 os.remove(path)
 
-    def after_train(self):
+    def after_train(self) -> None:
         self.train_seconds = self._elapsed()
         del self.time_start
         logger.info("Finish training")
@@ -496,12 +517,14 @@ class SimpleTrainer(TrainerBase):
         """Seconds of training so far, those before a resume included."""
         return self.train_seconds + (time.time() - self.time_start if hasattr(self, "time_start") else 0.0)
 
-    def load_model(self, directory="", epoch=None):
+    def load_model(self, directory: str | Path = "", epoch: int | None = None) -> None:
         super().load_model(directory, epoch)
         if directory:
             self.loaded_from = {"model_dir": str(directory), "load_epoch": epoch}
 
-    def for_own_classes(self, model, state_dict, path):
+    def for_own_classes(
+        self, model: nn.Module, state_dict: Mapping[str, torch.Tensor], path: str
+    ) -> Mapping[str, torch.Tensor]:
         if self.class_axes is None:
             self.check_classes(_run_of(path))
         if not self.class_axes:
@@ -514,14 +537,16 @@ class SimpleTrainer(TrainerBase):
             state_dict, start, self.class_axes, theirs, ours, path, as_started=self.new_classes_as_started
         )
 
-    def check_classes(self, directory):
+    def check_classes(self, directory: str | Path) -> None:
         """Raise UserError where weights of a run would be put on other classes without anybody knowing.
 
         That is where the trainer has no `class_axes`, the run's classes are others and as many, and a parameter has an
         axis of that length. To be called before a `load_model` that may be the trainer's own.
         """
         theirs = self._classes_of(directory) if self.class_axes is None and directory else None
-        for model in self._models.values() if theirs else ():
+        if theirs is None:
+            return
+        for model in self._models.values():
             for name in class_axes.doubtful(model, theirs, self.dm.dataset.classnames):
                 size = tuple(model.get_parameter(name).shape)
                 raise UserError(
@@ -536,7 +561,7 @@ class SimpleTrainer(TrainerBase):
         return self.told_classes if classes is None else classes["classnames"]
 
     @torch.no_grad()
-    def test(self, split=None):
+    def test(self, split: str | None = None) -> Any:
         """Evaluate on a split (default cfg.TEST.SPLIT) and return its first metric, in percent.
 
         Without `split` it is the run's closing evaluation, and metrics.json is written.
@@ -561,7 +586,7 @@ class SimpleTrainer(TrainerBase):
             self._write_metrics(split, results, time.time() - start)
         return list(results.values())[0]
 
-    def predict(self, loader):
+    def predict(self, loader: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
         """Yield (output, label) for every batch of a loader."""
         for batch in progress(loader):
             input, label = self.parse_batch_test(batch)
@@ -583,21 +608,21 @@ class SimpleTrainer(TrainerBase):
             },
         )
 
-    def extra_metrics(self):
+    def extra_metrics(self) -> dict[str, Any]:
         """More entries for metrics.json, from the evaluation just done."""
         return {}
 
-    def model_inference(self, input):
+    def model_inference(self, input: Any) -> Any:
         return self.model(input)
 
-    def parse_batch_test(self, batch):
+    def parse_batch_test(self, batch: Any) -> Any:
         return batch["img"].to(self.device), batch["label"].to(self.device)
 
 
 class TrainerX(SimpleTrainer):
     """Training on labelled data."""
 
-    def run_epoch(self):
+    def run_epoch(self) -> None:
         self.set_model_mode("train")
         self._run_steps(self.train_loader_x, len(self.train_loader_x), self.forward_backward)
 
@@ -633,14 +658,14 @@ class TrainerX(SimpleTrainer):
             end = time.time()
         bar.close()
 
-    def parse_batch_train(self, batch):
+    def parse_batch_train(self, batch: Any) -> Any:
         return batch["img"].to(self.device), batch["label"].to(self.device), batch["domain"].to(self.device)
 
 
 class TrainerXU(TrainerX):
     """Training on labelled and unlabelled data side by side."""
 
-    def run_epoch(self):
+    def run_epoch(self) -> None:
         self.set_model_mode("train")
         len_x, len_u = len(self.train_loader_x), len(self.train_loader_u)
         counts = {"train_x": len_x, "train_u": len_u, "smaller_one": min(len_x, len_u)}
@@ -651,11 +676,11 @@ class TrainerXU(TrainerX):
         pairs = zip(_cycle(self.train_loader_x, n), _cycle(self.train_loader_u, n), strict=True)
         self._run_steps(pairs, n, lambda pair: self.forward_backward(*pair))
 
-    def parse_batch_train(self, batch_x, batch_u):
+    def parse_batch_train(self, batch_x: Any, batch_u: Any) -> Any:  # type: ignore[override]
         return batch_x["img"].to(self.device), batch_x["label"].to(self.device), batch_u["img"].to(self.device)
 
 
-def progress(iterable=None, **kwargs):
+def progress(iterable: Iterable[Any] | None = None, **kwargs: Any) -> tqdm:
     """A progress bar on the terminal's stderr; nothing where stderr is a file or a pipe."""
     return tqdm(iterable, disable=None, leave=False, dynamic_ncols=True, file=sys.stderr, **kwargs)
 

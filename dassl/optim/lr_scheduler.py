@@ -1,6 +1,8 @@
 """A learning rate scheduler from a config, and warm-up before any other scheduler."""
 
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR, StepLR
+from yacs.config import CfgNode
 
 from dassl.utils import UserError, nearest
 
@@ -18,19 +20,19 @@ class _WarmupScheduler(LRScheduler):
         last_epoch: as in torch's schedulers.
     """
 
-    def __init__(self, optimizer, successor, warmup_epoch, last_epoch=-1):
+    def __init__(self, optimizer: Optimizer, successor: LRScheduler, warmup_epoch: int, last_epoch: int = -1) -> None:
         self.successor = successor
         self.warmup_epoch = warmup_epoch
         super().__init__(optimizer, last_epoch)
 
-    def warmup_lr(self):
+    def warmup_lr(self) -> list[float]:
         """The rates of the current epoch of the warm-up, one per parameter group."""
         raise NotImplementedError
 
-    def get_lr(self):
+    def get_lr(self) -> list[float]:
         return self.successor.get_last_lr() if self.last_epoch >= self.warmup_epoch else self.warmup_lr()
 
-    def step(self, epoch=None):
+    def step(self, epoch: int | None = None) -> None:
         if self.last_epoch >= self.warmup_epoch:
             self.successor.step(epoch)
             self._last_lr = self.successor.get_last_lr()
@@ -49,28 +51,32 @@ class _WarmupScheduler(LRScheduler):
 class ConstantWarmupScheduler(_WarmupScheduler):
     """Warm-up at the learning rate cons_lr, the same for every parameter group."""
 
-    def __init__(self, optimizer, successor, warmup_epoch, cons_lr, last_epoch=-1):
+    def __init__(
+        self, optimizer: Optimizer, successor: LRScheduler, warmup_epoch: int, cons_lr: float, last_epoch: int = -1
+    ) -> None:
         self.cons_lr = cons_lr
         super().__init__(optimizer, successor, warmup_epoch, last_epoch)
 
-    def warmup_lr(self):
+    def warmup_lr(self) -> list[float]:
         return [self.cons_lr for _ in self.base_lrs]
 
 
 class LinearWarmupScheduler(_WarmupScheduler):
     """Warm-up from min_lr in the first epoch, then in equal steps to each parameter group's own rate."""
 
-    def __init__(self, optimizer, successor, warmup_epoch, min_lr, last_epoch=-1):
+    def __init__(
+        self, optimizer: Optimizer, successor: LRScheduler, warmup_epoch: int, min_lr: float, last_epoch: int = -1
+    ) -> None:
         self.min_lr = min_lr
         super().__init__(optimizer, successor, warmup_epoch, last_epoch)
 
-    def warmup_lr(self):
+    def warmup_lr(self) -> list[float]:
         if self.last_epoch == 0:
             return [self.min_lr for _ in self.base_lrs]
         return [lr * self.last_epoch / self.warmup_epoch for lr in self.base_lrs]
 
 
-def build_lr_scheduler(optimizer, optim_cfg):
+def build_lr_scheduler(optimizer: Optimizer, optim_cfg: CfgNode) -> LRScheduler:
     """The scheduler that cfg.OPTIM describes, to be stepped once per epoch.
 
     With WARMUP_RECOUNT false, the scheduler behind the warm-up counts the epochs of the warm-up as done.

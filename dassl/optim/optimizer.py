@@ -1,8 +1,11 @@
 """An optimizer from a config."""
 
 import logging
+from collections.abc import Iterable
+from typing import Any
 
 from torch import nn, optim
+from yacs.config import CfgNode
 
 from dassl.optim.radam import RAdam
 from dassl.utils import UserError, nearest
@@ -22,7 +25,7 @@ BUILDERS = {
 AVAI_OPTIMS = list(BUILDERS)
 
 
-def build_optimizer(model, optim_cfg, param_groups=None):
+def build_optimizer(model: Any, optim_cfg: CfgNode, param_groups: Iterable[Any] | None = None) -> optim.Optimizer:
     """The optimizer that cfg.OPTIM describes.
 
     Args:

@@ -1,5 +1,8 @@
 """RAdam as Dassl has it, on torch's: the published algorithm with weight decay apart from the gradient, as AdamW's."""
 
+from collections.abc import Iterable
+from typing import Any
+
 from torch import optim
 
 
@@ -11,7 +14,13 @@ class RAdam(optim.RAdam):
     """
 
     def __init__(
-        self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0, degenerated_to_sgd: bool = True
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        degenerated_to_sgd: bool = True,
     ) -> None:
         if not degenerated_to_sgd:
             raise NotImplementedError("RAdam with degenerated_to_sgd=False")

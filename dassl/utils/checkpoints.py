@@ -4,9 +4,12 @@ import logging
 import os
 import pickle
 import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch import optim
+from torch import nn, optim
 from torch.optim import lr_scheduler
 
 from dassl import layout
@@ -35,7 +38,13 @@ IN_DASSL_CHECKPOINTS = [
 ]
 
 
-def save_checkpoint(state, save_dir, is_best=False, remove_module_from_keys=True, model_name=""):
+def save_checkpoint(
+    state: dict[str, Any],
+    save_dir: str | Path,
+    is_best: bool = False,
+    remove_module_from_keys: bool = True,
+    model_name: str = "",
+) -> None:
     """Write <save_dir>/model.pth.tar-<epoch>, then the file <save_dir>/checkpoint that holds its name.
 
     Args:
@@ -62,7 +71,7 @@ def save_checkpoint(state, save_dir, is_best=False, remove_module_from_keys=True
             shutil.copyfile(path, temporary)
 
 
-def load_checkpoint(fpath):
+def load_checkpoint(fpath: str | Path) -> dict[str, Any]:
     """What `save_checkpoint` (or Dassl's) wrote, on the CPU.
 
     Raises:
@@ -85,7 +94,9 @@ def load_checkpoint(fpath):
     return checkpoint
 
 
-def resume_from_checkpoint(fdir, model, optimizer=None, scheduler=None):
+def resume_from_checkpoint(
+    fdir: str | Path, model: nn.Module, optimizer: optim.Optimizer | None = None, scheduler: Any = None
+) -> int:
     """Load the checkpoint that <fdir>/checkpoint names into model, optimizer and scheduler.
 
     Returns:
@@ -111,7 +122,11 @@ def resume_from_checkpoint(fdir, model, optimizer=None, scheduler=None):
     return checkpoint["epoch"]
 
 
-def load_pretrained_weights(model, weight_path, adapt=None):
+def load_pretrained_weights(
+    model: nn.Module,
+    weight_path: str | Path,
+    adapt: Callable[[Mapping[str, torch.Tensor]], Mapping[str, torch.Tensor]] | None = None,
+) -> None:
     """Load the layers of a checkpoint or bare state dict that the model has under the same name and size.
 
     What is left out is logged.

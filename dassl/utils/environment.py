@@ -10,7 +10,7 @@ from dassl.utils.numerics import numerics
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "pillow")
 
 
-def collect_env_info():
+def collect_env_info() -> str:
     """Versions, processor and GPUs, one per line. It starts no process and imports no package."""
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     facts = {

@@ -6,8 +6,10 @@ import os
 import re
 import shutil
 import uuid
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -16,7 +18,7 @@ from dassl.errors import UserError
 logger = logging.getLogger(__name__)
 
 
-def mkdir_if_missing(dirname):
+def mkdir_if_missing(dirname: str | Path) -> None:
     """Create a folder and those above it. Raises UserError where that is not possible."""
     try:
         os.makedirs(dirname, exist_ok=True)
@@ -25,7 +27,7 @@ def mkdir_if_missing(dirname):
 
 
 @contextmanager
-def atomic_path(path):
+def atomic_path(path: str | Path) -> Iterator[Path]:
     """A temporary path beside `path`, moved onto it at the end of the block, or removed if the block raises.
 
     Its suffix is that of `path`, and it is hidden: no glob over the folder meets a half-written file.
@@ -50,7 +52,7 @@ def remove_half_written(folder: str | Path) -> None:
 
 
 @contextmanager
-def atomic_folder(path):
+def atomic_folder(path: str | Path) -> Iterator[Path]:
     """A temporary folder beside `path`, moved to it at the end of the block, or removed if the block raises.
 
     Another process may do the same at the same time: the first one's folder stays.
@@ -72,7 +74,7 @@ def atomic_folder(path):
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def cache_dir(*parts):
+def cache_dir(*parts: str) -> Path:
     """The project's folder for derived files joined with `parts`, as a Path, created.
 
     It is $MOCOOP_CACHE, else mocoop in $XDG_CACHE_HOME, else ~/.cache/mocoop.
@@ -83,7 +85,7 @@ def cache_dir(*parts):
     return path
 
 
-def read_json(fpath):
+def read_json(fpath: str | Path) -> Any:
     """The content of a JSON file. Raises UserError if it is missing or no JSON."""
     try:
         with open(fpath, encoding="utf-8") as file:
@@ -94,7 +96,7 @@ def read_json(fpath):
         raise UserError(f"{fpath} is not valid JSON: {error}") from error
 
 
-def write_json(obj, fpath):
+def write_json(obj: Any, fpath: str | Path) -> None:
     """Write a JSON file, whole or not at all, in a folder created where missing."""
     mkdir_if_missing(os.path.dirname(fpath) or ".")
     with atomic_path(fpath) as temporary, open(temporary, "w", encoding="utf-8") as file:
@@ -102,7 +104,7 @@ def write_json(obj, fpath):
         file.write("\n")
 
 
-def check_isfile(fpath):
+def check_isfile(fpath: str | Path) -> bool:
     """Whether there is a file at fpath; a warning is logged if not."""
     found = os.path.isfile(fpath)
     if not found:
@@ -110,7 +112,7 @@ def check_isfile(fpath):
     return found
 
 
-def read_image(path):
+def read_image(path: str | Path) -> Image.Image:
     """The image file as an RGB PIL image, pixels loaded. Raises UserError naming the path it cannot read."""
     try:
         with Image.open(path) as image:
@@ -121,7 +123,7 @@ def read_image(path):
         raise UserError(f"cannot read the image {path} ({error}): replace the file") from error
 
 
-def listdir_nohidden(path, sort=False):
+def listdir_nohidden(path: str | Path, sort: bool = False) -> list[str]:
     """The names in a folder that do not start with a dot. Raises UserError if the folder cannot be listed."""
     try:
         names = [name for name in os.listdir(path) if not name.startswith(".")]

@@ -1,18 +1,21 @@
 """Which layers of a model learn, what they start from, and how many parameters it has."""
 
+from collections.abc import Iterable
+from typing import Any
+
 from torch import nn
 
 from dassl.errors import UserError, nearest
 from dassl.utils.tools import tolist_if_not
 
 
-def open_all_layers(model):
+def open_all_layers(model: nn.Module) -> None:
     """Let every layer learn: train mode, gradients on."""
     model.train()
     model.requires_grad_(True)
 
 
-def open_specified_layers(model, open_layers):
+def open_specified_layers(model: nn.Module, open_layers: str | Iterable[str]) -> None:
     """Let the named children of a model learn; put all others in eval mode, without gradients.
 
     Args:
@@ -65,7 +68,7 @@ def init_network_weights(model: nn.Module, init_type: str = "normal", gain: floa
             nn.init.zeros_(bias)
 
 
-def count_num_param(model=None, params=None):
+def count_num_param(model: nn.Module | None = None, params: Iterable[Any] | None = None) -> int:
     """The number of scalars in a model's parameters, or in an iterable of parameters or optimizer groups."""
     if model is not None:
         params = model.parameters()

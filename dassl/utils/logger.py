@@ -4,6 +4,8 @@ import logging
 import os
 import sys
 import time
+from pathlib import Path
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
@@ -11,7 +13,7 @@ from dassl.layout import LOG
 from dassl.utils.files import mkdir_if_missing
 
 
-def setup_logger(output=None):
+def setup_logger(output: str | Path | None = None) -> None:
     """Send the "dassl" logger's lines, and all that is printed, to the console and to a file.
 
     A second call replaces the first; without `output` the file is closed and the console remains. The root
@@ -45,14 +47,14 @@ def _free_path(output):
 class Tee:
     """Stands in for sys.stdout: what is printed goes to the console and to the log file."""
 
-    def __init__(self, console, file):
+    def __init__(self, console: Any, file: TextIO) -> None:
         self.console, self.file = console, file
 
-    def write(self, text):
+    def write(self, text: str) -> int:
         self.file.write(text)
         return self.console.write(text)
 
-    def flush(self):
+    def flush(self) -> None:
         self.file.flush()
         self.console.flush()
 
@@ -79,7 +81,7 @@ class Logger(Tee):
 class ConsoleHandler(logging.Handler):
     """Writes records to standard output, above a progress bar that may be on the terminal."""
 
-    def emit(self, record):
+    def emit(self, record: logging.LogRecord) -> None:
         try:
             console = sys.stdout.console if isinstance(sys.stdout, Tee) else sys.stdout
             with tqdm.external_write_mode(file=sys.stdout):

@@ -1,6 +1,7 @@
 """Running averages of what a training loop measures."""
 
 from collections import defaultdict
+from collections.abc import Mapping
 
 import torch
 
@@ -12,14 +13,17 @@ class AverageMeter:
         ema: average exponentially, 0.9 old + 0.1 new, instead of equally.
     """
 
-    def __init__(self, ema=False):
+    def __init__(self, ema: bool = False) -> None:
         self.ema = ema
         self.reset()
 
-    def reset(self):
-        self.val = self.avg = self.sum = self.count = 0
+    def reset(self) -> None:
+        self.val: float = 0
+        self.avg: float = 0
+        self.sum: float = 0
+        self.count = 0
 
-    def update(self, val, n=1):
+    def update(self, val: float | torch.Tensor, n: int = 1) -> None:
         """Take in a number or a tensor of one element, which stands for n values."""
         self.val = val.item() if isinstance(val, torch.Tensor) else val
         self.sum += self.val * n
@@ -34,11 +38,11 @@ class MetricMeter:
         delimiter: what stands between two metrics.
     """
 
-    def __init__(self, delimiter=" "):
-        self.meters = defaultdict(AverageMeter)
+    def __init__(self, delimiter: str = " ") -> None:
+        self.meters: dict[str, AverageMeter] = defaultdict(AverageMeter)
         self.delimiter = delimiter
 
-    def update(self, input_dict):
+    def update(self, input_dict: Mapping[str, float | torch.Tensor] | None) -> None:
         """Take in {name: number or tensor of one element}; None is skipped."""
         for name, value in (input_dict or {}).items():
             self.meters[name].update(value)

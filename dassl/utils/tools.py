@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from dassl.errors import UserError, nearest
 from dassl.utils.environment import collect_env_info
@@ -32,7 +33,7 @@ __all__ = [
 ]
 
 
-def tolist_if_not(x):
+def tolist_if_not(x: Any) -> list[Any]:
     """x itself if it is a list, else [x]."""
     return x if isinstance(x, list) else [x]
 

@@ -6,13 +6,26 @@ from typing import Any
 import yaml
 from yacs.config import CfgNode
 
+import datasets
 from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY, Datum
 from dassl.utils import UserError, nearest
 from datasets.base import SplitDataset
 from datasets.split import PARTS
+from mocoop.command import Command
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "datasets"
+
+
+class Tool(Command):
+    """A command that takes a data set's name and root."""
+
+    name_needed = True
+
+    def add_arguments(self, add: Any) -> None:
+        name = "a file in configs/datasets, without .yaml, such as caltech101"
+        add("name", metavar="NAME", nargs=None if self.name_needed else "?", help=name)
+        add("--root", default="data", help="folder of the datasets (%(default)s)")
 
 
 def config_names() -> list[str]:
@@ -20,10 +33,11 @@ def config_names() -> list[str]:
     return sorted(path.stem for path in CONFIGS.glob("*.yaml"))
 
 
-def find(name: str, root: str) -> tuple[Any, CfgNode]:
+def find(name: str, root: str | Path) -> tuple[Any, CfgNode]:
     """The reader (a class) and the config of a dataset's whole. Raises UserError where there is no such name."""
     if name not in config_names():
         raise UserError(f'no data set "{name}": {nearest(name, config_names())}')
+    datasets.register()  # python -m datasets has not
     cfg = get_cfg_default()
     cfg.DATASET.ROOT = str(root)
     cfg.DATASET.NAME = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text(encoding="utf-8"))["DATASET"]["NAME"]

@@ -1,13 +1,11 @@
-"""Say what is there of a data set, and what is missing, unreadable or not as published.
-
-Without NAME, of all data sets that have a folder in the root. Exit status 1 when something is off.
-"""
+"""python -m datasets check: what is there of a data set, and what is missing, unreadable or not as published."""
 
 import argparse
 import os
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from PIL import Image
 from tabulate import tabulate
@@ -15,7 +13,7 @@ from tqdm import tqdm
 
 from dassl.utils import UserError
 from datasets.split import missing_files
-from datasets.tools import config_names, find, read
+from datasets.tools import Tool, config_names, find, read
 
 SHOWN = 10
 """Problems of a kind that are told one by one."""
@@ -24,14 +22,22 @@ CHUNK = 4096
 """Images that wait for their turn at a time: the pool would take in all million of ImageNet's at once."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--quick", action="store_true", help="do not open the images")
+class Check(Tool):
+    """Say what is there of a data set, and what is missing, unreadable or not as published.
 
+    Without NAME, of all data sets that have a folder in the root. Exit status 1 when something is off.
+    """
 
-def run(args: argparse.Namespace) -> bool:
-    """Whether all is well."""
-    names = [args.name] if args.name else present(args.root)
-    return all([check(name, args.root, args.quick, per_class=bool(args.name)) for name in names])
+    examples = ("check caltech101 --root data --quick",)
+    name_needed = False
+
+    def add_arguments(self, add: Any) -> None:
+        super().add_arguments(add)
+        add("--quick", action="store_true", help="do not open the images")
+
+    def run(self, args: argparse.Namespace) -> int:
+        names = [args.name] if args.name else present(args.root)
+        return int(not all([check(name, args.root, args.quick, per_class=bool(args.name)) for name in names]))
 
 
 def present(root: str) -> list[str]:
@@ -101,8 +107,8 @@ def find_unreadable(paths: Sequence[str]) -> dict[str, str]:
     with ThreadPoolExecutor() as pool:  # decoding releases the GIL
         chunks = (paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK))
         whys = (why for chunk in chunks for why in pool.map(_why_unreadable, chunk))
-        shown = tqdm(whys, total=len(paths), unit=" images", disable=None, leave=False)
-        return {path: why for path, why in zip(paths, shown, strict=True) if why}
+        bar = tqdm(whys, total=len(paths), unit=" images", disable=None, leave=False)
+        return {path: why for path, why in zip(paths, bar, strict=True) if why}
 
 
 def _why_unreadable(path):

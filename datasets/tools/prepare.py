@@ -1,8 +1,4 @@
-"""Download a data set, unpack it and lay it out under the root as CoOp does; then check what is there.
-
-What is there already is left alone, and a download that was interrupted goes on where it stopped. Where a site asks for
-a login or a file cannot be had, the command says which file to put where; given again, it goes on from there.
-"""
+"""python -m datasets prepare: downloads, archives, and where their files go."""
 
 import argparse
 import http.client
@@ -16,6 +12,7 @@ import urllib.request
 import zipfile
 from collections.abc import Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from torchvision.datasets.utils import check_integrity
 from tqdm import tqdm
@@ -23,29 +20,37 @@ from tqdm import tqdm
 from dassl.utils import UserError, mkdir_if_missing
 from datasets.sources import Source
 from datasets.split import path_inside
-from datasets.tools import find
+from datasets.tools import Tool, find
 from datasets.tools.check import check
 
 CHUNK = 2**20
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--quick", action="store_true", help="do not open the images to check them")
+class Prepare(Tool):
+    """Download a data set, unpack it and lay it out under the root as CoOp does; then check what is there.
 
+    What is there already is left alone, and a download that was interrupted goes on where it stopped. Where a site asks
+    for a login or a file cannot be had, the command says which file to put where; given again, it goes on from there.
+    """
 
-def run(args: argparse.Namespace) -> bool:
-    """Whether the data set is there, whole."""
-    reader, _ = find(args.name, args.root)
-    sources = getattr(reader, "sources", ())
-    if not sources:
-        print(f"{args.name}: no download is known; the first lines of {reader.__module__} tell its layout")
-    folder = os.path.join(os.path.abspath(os.path.expanduser(args.root)), reader.dataset_dir)
-    for source in sources:
-        try:
-            fetch(source, folder)
-        except UserError as error:  # what else is to be had may be enough
-            print(f"not done: {error}", file=sys.stderr)
-    return check(args.name, args.root, args.quick)
+    examples = ("prepare dtd --root data",)
+
+    def add_arguments(self, add: Any) -> None:
+        super().add_arguments(add)
+        add("--quick", action="store_true", help="do not open the images to check them")
+
+    def run(self, args: argparse.Namespace) -> int:
+        reader, _ = find(args.name, args.root)
+        sources = getattr(reader, "sources", ())
+        if not sources:
+            print(f"{args.name}: no download is known; the first lines of {reader.__module__} tell its layout")
+        folder = os.path.join(os.path.abspath(os.path.expanduser(args.root)), reader.dataset_dir)
+        for source in sources:
+            try:
+                fetch(source, folder)
+            except UserError as error:  # what else is to be had may be enough
+                print(f"not done: {error}", file=sys.stderr)
+        return int(not check(args.name, args.root, args.quick))
 
 
 def fetch(source: Source, folder: str) -> None:
@@ -133,6 +138,7 @@ def lay_out(source: Source, archive: str, folder: str) -> None:
         UserError: the archive is damaged, names a path outside of its folder, or lacks what it should give.
     """
     print(f"unpacking {archive}")
+    gives = source.gives or {}
     temporary = os.path.join(folder, f".unpacking-{os.path.basename(archive)}")
     shutil.rmtree(temporary, ignore_errors=True)  # of a try that was killed
     mkdir_if_missing(temporary)
@@ -141,14 +147,14 @@ def lay_out(source: Source, archive: str, folder: str) -> None:
             unpack(archive, {posixpath.basename(source.inner): source.inner}, temporary)
             archive = os.path.join(temporary, posixpath.basename(source.inner))
         if source.unpack:
-            (name,) = source.gives
+            (name,) = gives
             source.unpack(archive, os.path.join(temporary, name))
         else:
-            unpack(archive, source.gives, temporary)
-        for name, inside in source.gives.items():
+            unpack(archive, gives, temporary)
+        for name, inside in gives.items():
             if not os.path.exists(os.path.join(temporary, name)):
                 raise UserError(f"{archive} holds no {inside}: it is not the published archive")
-        for name in source.gives:
+        for name in gives:
             target = os.path.join(folder, name)
             if not os.path.exists(target):
                 mkdir_if_missing(os.path.dirname(target))

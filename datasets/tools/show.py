@@ -1,14 +1,15 @@
-"""Draw a contact sheet: a few images of every class, their class name below; training images, then test images."""
+"""python -m datasets show: a contact sheet of a data set."""
 
 import argparse
 import random
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from dassl.data.datasets import Datum
 from dassl.utils import UserError, atomic_path, read_image
-from datasets.tools import find, read
+from datasets.tools import Tool, find, read
 
 GAP = 6
 WIDTH = 1600
@@ -17,24 +18,28 @@ Row = tuple[str, tuple[list[str], ...]]
 """A class name, and groups of its images' paths."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", default="sheet.png", help="the picture (%(default)s)")
-    parser.add_argument("--images", type=int, default=4, help="images per class, half of them from test (%(default)s)")
-    parser.add_argument("--size", type=int, default=72, help="pixels of an image's longer side (%(default)s)")
+class Show(Tool):
+    """Draw a contact sheet: a few images of every class, their class name below; training images, then test images."""
 
+    examples = ("show dtd --root data --out sheet.png",)
 
-def run(args: argparse.Namespace) -> bool:
-    if min(args.images, args.size) < 1:
-        raise UserError("--images and --size must be at least 1")
-    _, parts = read(*find(args.name, args.root))
-    picture = sheet(choose(parts, args.images), args.size)
-    try:
-        with atomic_path(args.out) as temporary:
-            picture.save(temporary)
-    except (OSError, ValueError) as error:  # ValueError: no format has this suffix
-        raise UserError(f"cannot write the picture {args.out}: {error}") from error
-    print(f"{args.out}: {picture.width} x {picture.height} pixels")
-    return True
+    def add_arguments(self, add: Any) -> None:
+        super().add_arguments(add)
+        add("--out", default="sheet.png", help="the picture (%(default)s)")
+        add("--images", type=int, default=4, help="images per class, half of them from test (%(default)s)")
+        add("--size", type=int, default=72, help="pixels of an image's longer side (%(default)s)")
+
+    def run(self, args: argparse.Namespace) -> None:
+        if min(args.images, args.size) < 1:
+            raise UserError("--images and --size must be at least 1")
+        _, parts = read(*find(args.name, args.root))
+        picture = sheet(choose(parts, args.images), args.size)
+        try:
+            with atomic_path(args.out) as temporary:
+                picture.save(temporary)
+        except (OSError, ValueError) as error:  # ValueError: no format has this suffix
+            raise UserError(f"cannot write the picture {args.out}: {error}") from error
+        print(f"{args.out}: {picture.width} x {picture.height} pixels")
 
 
 def choose(parts: Mapping[str, Sequence[Datum]], number: int) -> list[Row]:

@@ -8,7 +8,7 @@ import torch
 
 from dassl.config import get_cfg_default
 from dassl.evaluation import EVALUATOR_REGISTRY, Classification, EvaluatorBase, build_evaluator
-from dassl.metrics import compute_accuracy, compute_distance_matrix
+from dassl.metrics import METRIC_REGISTRY, compute_accuracy, compute_distance_matrix
 from dassl.utils import UserError
 
 # true -> predicted: 0 -> 0, 0; 1 -> 0, 1; 3 -> 3, 2, 3, 3. Class 2 does not occur.
@@ -133,3 +133,39 @@ def test_distances_by_hand():
     assert torch.allclose(compute_distance_matrix(a, b, "cosine"), torch.tensor(cosine), atol=1e-6)
     with pytest.raises(UserError, match="did you mean cosine"):
         compute_distance_matrix(a, b, "cosin")
+
+
+@pytest.fixture
+def largest_score(monkeypatch):
+    """A metric of that name: 100 times the mean of the largest scores."""
+    monkeypatch.setattr(METRIC_REGISTRY, "_objects", {})
+
+    @METRIC_REGISTRY.register()
+    def largest_score(scores, labels):
+        assert scores.dtype == torch.float32 and labels.dtype == torch.int64 and len(scores) == len(labels)
+        return 100 * scores.max(dim=1).values.mean()
+
+    return largest_score
+
+
+def test_metrics_by_name(largest_score, closing_logger, caplog):
+    cfg = get_cfg_default()
+    cfg.TEST.METRICS = ["largest_score"]
+    evaluator = Classification(cfg)
+    for batch in ([[1.0, 3.0], [2.0, 0.0]], [[0.5, 0.0]]):
+        evaluator.process(torch.tensor(batch, dtype=torch.float64), torch.zeros(len(batch), dtype=torch.int64))
+    with caplog.at_level("INFO", logger="dassl"):
+        results = evaluator.evaluate()
+    assert list(results) == ["accuracy", "error_rate", "macro_f1", "largest_score"], "accuracy stays the first"
+    assert results["largest_score"] == pytest.approx(100 * 5.5 / 3) and "* largest_score: 183.3%" in caplog.text
+
+
+def test_a_metric_that_cannot_be(largest_score):
+    cfg = get_cfg_default()
+    cfg.TEST.METRICS = ["largest_scores"]
+    with pytest.raises(UserError, match='no "largest_scores" in the METRIC registry: did you mean largest_score'):
+        Classification(cfg)
+    METRIC_REGISTRY._objects["accuracy"] = largest_score
+    cfg.TEST.METRICS = ["accuracy"]
+    with pytest.raises(UserError, match="accuracy is a figure of this evaluator's own"):
+        Classification(cfg)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from dassl.config import get_cfg_default
 from dassl.data.datasets import build_dataset
@@ -16,6 +17,7 @@ from dassl.utils import UserError
 from datasets.icons import ARCHIVE, STYLES, unpacked
 from embedded import build, icon_sets
 from embedded.concepts import COMMON, MODIFIERS, OBJECTS, RARE
+from tests.conftest import REPO
 
 
 def dataset(name, **options):
@@ -141,3 +143,9 @@ def test_names_are_of_one_class():
         assert len(aliases) == len(set(aliases))
     withheld = {alias for names in RARE.values() for alias in names}
     assert not withheld & {alias for names in COMMON.values() for alias in names}
+
+
+@pytest.mark.parametrize("name", ["icons_common", "icons_rare"])
+def test_the_config_names_the_readers_styles(name):
+    config = yaml.safe_load((REPO / f"configs/datasets/{name}.yaml").read_text())
+    assert tuple(config["DATASET"]["STYLES"]) == STYLES

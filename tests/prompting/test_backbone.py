@@ -1,5 +1,6 @@
 """Backbones: every kind of file, and what a user hears when there is none."""
 
+import dataclasses
 import os
 import re
 import urllib.request
@@ -10,8 +11,11 @@ import torch
 
 from dassl.utils import UserError
 from prompting import backbone
-from prompting.backbone import family_of, image_size, load_backbone
+from prompting.backbone import family_of, image_size, known_names, load_backbone
 from prompting.backbones.files import OPENAI, in_file
+from prompting.deep_prompts import check_vision_transformer
+from prompting.local_features import global_and_local_features
+from prompting.text_encoder import TextEncoder
 from tests.reference import openai_weights, tiny_clip
 
 
@@ -180,3 +184,53 @@ def test_files_that_hold_no_clip(content, message, tmp_path):
     with pytest.raises(UserError, match=re.escape(str(path)) + ".*" + message) as caught:
         load_backbone(str(path))
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"causal": False}, "text tower of small is bidirectional"),
+        ({"tokenizer": list}, "small has a tokenizer of its"),
+    ],
+)
+def test_a_text_tower_that_would_be_computed_wrongly(wrong, message, monkeypatch, toy_backbone):
+    family = dataclasses.replace(OPENAI, name="other", **wrong)
+    small = in_file("small", Path(toy_backbone), OPENAI, image_size=32, image_encoder="vit")
+    small = dataclasses.replace(small, family=family)
+    monkeypatch.setitem(backbone._found()[0], "small", small)
+    model = load_backbone("small", family="other")
+    assert model.backbone is model.visual.backbone is small
+    with pytest.raises(UserError, match=message):
+        TextEncoder(model)
+    with pytest.raises(UserError, match="FAMILY is openai, but the weights of small are of the family other"):
+        load_backbone("small", family="openai")
+
+
+def test_an_image_encoder_of_another_kind(monkeypatch, toy_backbone):
+    small = in_file("small", Path(toy_backbone), OPENAI, image_size=32, image_encoder="other")
+    monkeypatch.setitem(backbone._found()[0], "small", small)
+    visual = load_backbone("small").visual
+    with pytest.raises(UserError, match="this backbone has another image encoder: .*icon-clip-vit"):
+        check_vision_transformer(visual)
+    with pytest.raises(UserError, match="local features need an image encoder of OpenAI's"):
+        global_and_local_features(visual, torch.zeros(1, 3, 32, 32))
+
+
+def test_a_file_that_is_written_again(tmp_path):
+    path = tmp_path / "model.pt"
+    for size in (32, 64):
+        weights = openai_weights(tiny_clip())
+        if size == 64:
+            weights["visual.positional_embedding"] = torch.zeros(17, 64)
+        torch.save(weights, path)
+        os.utime(path, ns=(size, size))
+        assert image_size(str(path)) == size
+
+
+def test_names_that_were_known_stay_known():
+    names = {"RN50", "RN101", "RN50x4", "RN50x16", "RN50x64", "ViT-B/32", "ViT-B/16", "ViT-L/14", "ViT-L/14@336px"}
+    assert names | {"icon-clip", "icon-clip-vit"} == set(known_names())
+    assert {name for name in known_names() if "vit" in name.lower()} == set(known_names("vit"))
+    for name in ("icon-clip", "icon-clip-vit"):  # their records say what their files hold
+        shipped = load_backbone(name).visual
+        assert shipped.input_resolution == image_size(name)

@@ -8,6 +8,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
+from prompting.backbones import Backbone, Family
 from prompting.image_features import cached_image_features
 
 TRANSFORM = v2.Compose([v2.Resize((8, 8)), v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)])
@@ -135,3 +136,12 @@ def test_concurrent_runs_share_the_folder(encoder, paths, tmp_cache):
         process.join()
     assert all(answer == answers[0] for answer in answers)
     assert len(list((tmp_cache / "image_features").iterdir())) == 1, "no temporary file is left"
+
+
+def test_the_same_weights_of_another_family_make_another_entry(encoder, paths):
+    calls = []
+    for activation in ("QuickGELU", "GELU", "GELU"):
+        family = Family(activation, activation, 64, (0, 0, 0), (1, 1, 1))
+        encoder.backbone = Backbone("mine", family, 8, "other", load=lambda: None)
+        features(encoder, paths, calls)
+    assert calls == [2, 2, 1] * 2

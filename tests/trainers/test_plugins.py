@@ -40,7 +40,7 @@ def as_trainer(args, name, *keys):
 
 
 def copy_of_the_project(folder):
-    for name in ("benchmark", "configs", "dassl", "datasets", "prompting", "trainers"):
+    for name in ("benchmark", "configs", "dassl", "datasets", "mocoop", "prompting", "trainers"):
         shutil.copytree(REPO / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(REPO / "train.py", folder)
     return folder

@@ -3,7 +3,10 @@
 import logging
 import random
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
 
 from dassl.utils import UserError, nearest
 
@@ -32,7 +35,7 @@ class Datum:
         own = {PICKLED.get(name, name): getattr(self, name) for name in self.__match_args__}
         return getattr(self, "__dict__", {}) | own
 
-    def __setstate__(self, state: dict | tuple) -> None:
+    def __setstate__(self, state: Any) -> None:
         if isinstance(state, tuple):  # python's own way with slots, in which earlier versions were pickled
             state = (state[0] or {}) | state[1]
         for name, value in state.items():
@@ -60,67 +63,80 @@ class DatasetBase:
 
     dataset_dir = ""
     root_is_data = False
-    domains = []
+    domains: Sequence[str] = []
 
-    def __init__(self, train_x=None, train_u=None, val=None, test=None):
+    def __init__(
+        self,
+        train_x: Sequence[Datum] | None = None,
+        train_u: Sequence[Datum] | None = None,
+        val: Sequence[Datum] | None = None,
+        test: Sequence[Datum] | None = None,
+    ) -> None:
         self._train_x = train_x
         self._train_u = train_u
         self._val = val
         self._test = test
-        self._num_classes = self.get_num_classes(train_x or test)
-        self._lab2cname, self._classnames = self.get_lab2cname(train_x or test)
+        labelled = train_x or test or ()
+        self._num_classes = self.get_num_classes(labelled)
+        self._lab2cname, self._classnames = self.get_lab2cname(labelled)
 
     @property
-    def train_x(self):
+    def train_x(self) -> Any:
         return self._train_x
 
     @property
-    def train_u(self):
+    def train_u(self) -> Any:
         return self._train_u
 
     @property
-    def val(self):
+    def val(self) -> Any:
         return self._val
 
     @property
-    def test(self):
+    def test(self) -> Any:
         return self._test
 
     @property
-    def lab2cname(self):
+    def lab2cname(self) -> dict[int, str]:
         return self._lab2cname
 
     @property
-    def classnames(self):
+    def classnames(self) -> list[str]:
         return self._classnames
 
     @property
-    def num_classes(self):
+    def num_classes(self) -> int:
         return self._num_classes
 
-    def classes(self):
+    def classes(self) -> dict[str, Any]:
         """What a model is built for, images aside: a dict for JSON, {attribute of the dataset: its value}."""
         return {"classnames": self.classnames}
 
     @staticmethod
-    def get_num_classes(data_source):
+    def get_num_classes(data_source: Iterable[Datum]) -> int:
         """The number of classes in a list of Datum."""
         return max(item.label for item in data_source) + 1
 
     @staticmethod
-    def get_lab2cname(data_source):
+    def get_lab2cname(data_source: Iterable[Datum]) -> tuple[dict[int, str], list[str]]:
         """The dict label -> class name, and the class names in the order of their labels."""
         mapping = dict(sorted({(item.label, item.classname) for item in data_source}))
         return mapping, list(mapping.values())
 
-    def check_input_domains(self, source_domains, target_domains):
+    def check_input_domains(self, source_domains: Iterable[str], target_domains: Iterable[str]) -> None:
         """Raises UserError where a domain is not one of the dataset's."""
         for domain in [*source_domains, *target_domains]:
             if domain not in self.domains:
                 name = type(self).__name__
                 raise UserError(f'{name} has no domain "{domain}": {nearest(domain, self.domains)}')
 
-    def generate_fewshot_dataset(self, *data_sources, num_shots=-1, repeat=False, rng=random):
+    def generate_fewshot_dataset(
+        self,
+        *data_sources: Sequence[Datum],
+        num_shots: int = -1,
+        repeat: bool = False,
+        rng: random.Random | ModuleType = random,
+    ) -> Any:
         """Draw the same number of images of every class.
 
         Args:
@@ -149,11 +165,11 @@ class DatasetBase:
                 drawn += rng.choices(items, k=num_shots) if repeat else items
         return drawn
 
-    def split_dataset_by_label(self, data_source):
+    def split_dataset_by_label(self, data_source: Iterable[Datum]) -> dict[int, list[Datum]]:
         """A dict label -> its items, both in the order of the list."""
         return _split_by(data_source, "label")
 
-    def split_dataset_by_domain(self, data_source):
+    def split_dataset_by_domain(self, data_source: Iterable[Datum]) -> dict[int, list[Datum]]:
         """A dict domain -> its items, both in the order of the list."""
         return _split_by(data_source, "domain")
 

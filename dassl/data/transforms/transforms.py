@@ -4,10 +4,12 @@ All that is random draws from torch's generator alone, so one seed decides an im
 """
 
 import logging
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 from torchvision.transforms import InterpolationMode, v2
+from yacs.config import CfgNode
 
 from dassl.utils import UserError, nearest
 
@@ -51,12 +53,12 @@ class Cutout(nn.Module):
         length: their side in pixels.
     """
 
-    def __init__(self, n_holes=1, length=16):
+    def __init__(self, n_holes: int = 1, length: int = 16) -> None:
         super().__init__()
         self.n_holes = n_holes
         self.length = length
 
-    def forward(self, img):
+    def forward(self, img: torch.Tensor) -> torch.Tensor:
         img = img.clone()
         height, width = img.shape[-2:]
         for _ in range(self.n_holes):
@@ -65,11 +67,11 @@ class Cutout(nn.Module):
             img[..., max(top, 0) : top + self.length, max(left, 0) : left + self.length] = 0
         return img
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return f"n_holes={self.n_holes}, length={self.length}"
 
 
-def build_transform(cfg, is_train=True, choices=None):
+def build_transform(cfg: CfgNode, is_train: bool = True, choices: Sequence[str] | None = None) -> v2.Compose | None:
     """The transform of PIL images that cfg.INPUT describes.
 
     Args:
@@ -105,7 +107,7 @@ def build_transform(cfg, is_train=True, choices=None):
     return v2.Compose(steps)
 
 
-def interpolation_mode(cfg):
+def interpolation_mode(cfg: CfgNode) -> v2.InterpolationMode:
     """torchvision's mode for cfg.INPUT.INTERPOLATION. Raises UserError if it is unknown."""
     name = cfg.INPUT.INTERPOLATION
     if name not in INTERPOLATION_MODES:
@@ -113,12 +115,12 @@ def interpolation_mode(cfg):
     return INTERPOLATION_MODES[name]
 
 
-def to_tensor():
+def to_tensor() -> list[nn.Module]:
     """The steps from a PIL image to a float tensor in [0, 1]."""
     return [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)]
 
 
-def normalize(options):
+def normalize(options: CfgNode) -> nn.Module:
     return v2.Normalize(mean=options.PIXEL_MEAN, std=options.PIXEL_STD)
 
 
