@@ -11,7 +11,7 @@ from typing import Any, TextIO
 from tabulate import tabulate
 
 from benchmark import overrides
-from benchmark.facts import method_of
+from benchmark.facts import method_of, methods
 from benchmark.grid import Grid, read_grid
 from benchmark.place import STATES, Place, command
 from benchmark.protocol import Point
@@ -51,9 +51,9 @@ class Run(Command):
 
     examples = (
         "run demo --workers 2",
-        "run base2new --dry-run",
+        "run demo --dry-run",
         "run my/grid.yaml --root /my/data --workers 4 --gpus 0,1",
-        "run base2new --launcher slurm --slurm timeout_min=240 slurm_partition=gpu",
+        "run my/grid.yaml --launcher slurm --slurm timeout_min=240 slurm_partition=gpu",
     )
 
     def add_arguments(self, add: Any) -> None:
@@ -159,7 +159,8 @@ class ProtocolRuns(Command):
             print(f"usage: {prog} NAME TRAINER ... [KEY VALUE ...]\n\n{type(self).__doc__}\n")
             print("\n".join(f"  {name:24}{protocol.what}" for name, protocol in PROTOCOLS.items()))
             print(*(f"\nLeft out, as it failed: {reason}" for reason in LEFT_OUT), sep="", end="\n" * bool(LEFT_OUT))
-            print(f"\nexamples:\n  {prog} base2new CoOp caltech101 16 OPTIM.MAX_EPOCH 2\n  {prog} base2new CoOp --help")
+            some = f"{prog} {next(iter(PROTOCOLS))} {max(methods(), key=lambda method: len(method.configs)).name}"
+            print(f"\nexamples:\n  {some} caltech101 16 OPTIM.MAX_EPOCH 2\n  {some} --help")
             raise SystemExit(0 if {"-h", "--help"}.intersection(words) else 2)
         args = super().parse(words, prog, caller)
         args.overrides = changes

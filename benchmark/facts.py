@@ -5,15 +5,15 @@ A method's facts stand in configs/trainers/<Trainer>/method.yaml:
     rank: 10                        # its place in tables, small ones first
     trains: False                   # it learns nothing, so it is evaluated only and knows no shots (default: True)
     needs:                          # of the image encoder, always or where a config key has a value
-      vit: {TRAINER.LAMM.BASE: maple}
+      vit: {TRAINER.MINE.BASE: deep}
     configs:                        # protocol -> config, without .yaml; a protocol that is not there does not suit it
       few_shot: vit_b16_ep50
-      base2new:                     # by shots and data set where they differ; the later of these lines wins
+      another:                      # by shots and data set where they differ; the later of these lines wins
         default: vit_b16
         by_shots: {1: vit_b16_ep50}
         by_dataset: {imagenet: vit_b16_ep50}
     keys:                           # part of a protocol that not all methods have -> the config keys that it takes
-      open: {TRAINER.CSP.OPEN_WORLD: True}
+      open: {TRAINER.MINE.OPEN_WORLD: True}
     figures:                        # more figures that it writes to metrics.json, and how to draw them
       expert_usage: {title: ..., caption: ..., label: ..., names: expert_names}
     published: CLIP                 # what papers call it, where that is not the trainer's name
@@ -196,6 +196,6 @@ def config_names(trainer: str) -> list[str]:
 
 
 def method_name(trainer: str, *details: str) -> str:
-    """What tables call a method: "CoOp", "CoOp (csc)"."""
+    """What tables call a method: the trainer, "Trainer (details)"."""
     told = "-".join(filter(None, details))
     return f"{trainer} ({told})" if told else trainer

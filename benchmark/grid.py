@@ -1,17 +1,17 @@
 """Grid files: an experiment described once, as the cross product of methods, datasets, shots and seeds.
 
-    protocol: base2new
+    protocol: few_shot
     methods:
-      - CoOp                                        # with the config that the protocol's script takes
-      - CoOp/vit_b16_ep50
-      - {trainer: MoCoOp, label: top1, overrides: {TRAINER.MOCOOP.TOP_K: 1}}
+      - Mine                                        # with the config that the protocol's script takes
+      - Mine/vit_b16_ep50
+      - {trainer: Mine, label: top1, overrides: {TRAINER.MINE.TOP_K: 1}}
     datasets: [caltech101, dtd]                     # of transfers, those to train on
     shots: [16]                                     # methods that train nothing go without
     seeds: [1, 2, 3]
     backbone: ViT-B/32                              # default: the configs'
     overrides: {TEST.COMPUTE_CMAT: True}            # of all methods
     exclude:
-      - {method: CoCoOp, dataset: imagenet}
+      - {method: Mine, dataset: imagenet}
     output: output
 
 Protocol, methods, datasets, seeds and, where something is trained, shots are needed. A method may say config, label (of

@@ -142,7 +142,7 @@ def charts(runs: pd.DataFrame, summaries: dict[str, pd.DataFrame]) -> dict[str, 
 
 
 def few_shot_curves(data: Data) -> Chart:
-    """Accuracy over shots as in the CoOp paper: a panel for the average and each dataset, zero-shot CLIP as a star."""
+    """Accuracy over shots as in CoOp's paper: a panel for the average and each dataset, zero-shot CLIP as a star."""
     panels = {
         _name(part): partial(_draw_few_shot, cells=part, styles=data.styles)
         for _, part in data.cells.groupby("dataset", sort=False)

@@ -65,7 +65,7 @@ class Results(Command):
 class Tables(Command):
     """The tables of the runs below a folder."""
 
-    examples = ("table output", "table output --protocol base2new --dataset caltech101 --shots 16")
+    examples = ("table output", "table output --dataset caltech101 --shots 16")
 
     def add_arguments(self, add: Any) -> None:
         add("output", metavar="OUTPUT")

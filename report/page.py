@@ -4,10 +4,12 @@ import argparse
 import base64
 import io
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
+import pandas as pd
 
 from benchmark.grid import is_grid, read_grid
 from benchmark.protocols import PROTOCOLS
@@ -20,7 +22,14 @@ FILES = {"markdown": "tables.md", "latex": "tables.tex", "csv": "tables.csv"}
 PAGE, TEMPLATE = "report.html", "page.html"
 
 
-def write(runs, folder, name, compare=None, examples=0, root=None):
+def write(
+    runs: pd.DataFrame,
+    folder: str | Path,
+    name: str,
+    compare: Sequence[str] | None = None,
+    examples: int = 0,
+    root: str | None = None,
+) -> tuple[dict[str, pd.DataFrame], pd.DataFrame | None]:
     """Write a report.
 
     Args:
@@ -57,7 +66,15 @@ def write(runs, folder, name, compare=None, examples=0, root=None):
     return summaries, tests
 
 
-def page(runs, summaries, charts, sheets, name, compare=None, tests=None):
+def page(
+    runs: pd.DataFrame,
+    summaries: dict[str, pd.DataFrame],
+    charts: dict[str, list[drawn.Chart]],
+    sheets: dict[str, dict[str, bytes]],
+    name: str,
+    compare: Sequence[str] | None = None,
+    tests: pd.DataFrame | None = None,
+) -> str:
     """The HTML page, which loads nothing from elsewhere."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -94,7 +111,7 @@ def page(runs, summaries, charts, sheets, name, compare=None, tests=None):
     )
 
 
-def preferred_images(runs, protocol, images, root=None):
+def preferred_images(runs: pd.DataFrame, protocol: str, images: int, root: str | None = None) -> dict[str, bytes]:
     """The test images that give experts most weight: {dataset: JPEG as bytes}, a row for each expert.
 
     From one run of each dataset and method that mixes experts (where there are several such methods, the names of the
@@ -122,7 +139,7 @@ def preferred_images(runs, protocol, images, root=None):
     return pictures
 
 
-def costs(runs):
+def costs(runs: pd.DataFrame) -> list[list[Any]]:
     """Rows of what the methods' training runs cost: protocol, method, config, runs, and medians; None is unknown.
 
     The medians: trainable parameters, seconds of training, peak memory in MB.
@@ -155,7 +172,7 @@ class Report(Command):
     some seconds for each.
     """
 
-    examples = ("report output", "report demo --compare MoCoOp CoOp", "report output --format latex --examples 5")
+    examples = ("report output", "report demo --compare ONE ANOTHER", "report output --format latex --examples 5")
 
     def add_arguments(self, add: Any) -> None:
         add("runs", metavar="OUTPUT_OR_GRID", help="a folder of runs, or a grid: its yaml file or its name")

@@ -2,8 +2,8 @@
 
 Columns, in this order:
 
-    protocol    few_shot, base2new, cross_dataset, domain_generalization, czsl or incremental; "" for a run whose folder
-                is none of theirs, as seen from the folder that is read
+    protocol    its name, as in benchmark/protocols/; "" for a run whose folder is none of theirs, as seen from the
+                folder that is read
     part        which run of the protocol: train or test (of zero-shot methods and transfers), train_base, test_base,
                 test_new, train_new, test_all, closed, open
     dataset     a dataset config's name (of a run in another folder, the dataset's registry name); icons_common_pixel
