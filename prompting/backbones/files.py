@@ -155,7 +155,10 @@ def _read_once(path: Path, written: int) -> dict[str, Any]:
         full[rows] = known
         weights["token_embedding.weight"] = full
     if TEXT_TOWER in weights:
-        other = _read(HOME / f"{weights.pop(TEXT_TOWER)}.pt")
+        other_path = HOME / f"{weights.pop(TEXT_TOWER)}.pt"
+        if not other_path.is_file():
+            raise UserError(f"{path} goes with the text tower of another backbone, which is not at {other_path}")
+        other = _read(other_path)
         weights = {**{k: v for k, v in other.items() if not k.startswith("visual.")}, **weights}
     towers = ("visual.proj", "visual.attnpool.positional_embedding")
     for keys in (("text_projection",), ("visual.conv1.weight",), towers):

@@ -176,6 +176,7 @@ def test_what_is_at_hand_is_named(home, monkeypatch, toy_backbone):
         (b"no model", "neither a TorchScript archive nor a state dict"),
         ({"weight": torch.zeros(1)}, "it has no text_projection"),
         ({"text_projection": torch.zeros(1)}, "does not hold a CLIP model"),
+        ({"text_tower": "none"}, "goes with the text tower of another backbone, which is not at .*none.pt"),
     ],
 )
 def test_files_that_hold_no_clip(content, message, tmp_path):
