@@ -4,6 +4,7 @@ import glob
 import os
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -107,7 +108,7 @@ class TrainedModel:
 
 
 def load_run(
-    model_dir: str | os.PathLike,
+    model_dir: str | Path,
     classnames: Sequence[str] | None = None,
     device: str | None = None,
     epoch: int | None = None,
@@ -169,7 +170,7 @@ def load_run(
     return TrainedModel(trainer, names)
 
 
-def read_cfg(model_dir: str | os.PathLike) -> CfgNode:
+def read_cfg(model_dir: str | Path) -> CfgNode:
     """A run's config. Blocks of trainers that are not there (any more) are passed over."""
     cfg = get_cfg_default()
     trainers.extend_cfg(cfg)

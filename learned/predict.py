@@ -119,7 +119,7 @@ class Predict(Command):
     def run(self, args: argparse.Namespace) -> int:
         try:
             return int(bool(predict(args)))
-        except KeyboardInterrupt:
+        except KeyboardInterrupt:  # there is nothing to go on with
             return 130
 
 

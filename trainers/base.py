@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import product
+from pathlib import Path
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -73,6 +74,7 @@ class PromptTrainer(TrainerX):
     other_learner = "a prompt learner of another shape"
     is_mixture = False
     model: Any
+    dm: Any  # its dataset may have more than DatasetBase says, such as pairs
 
     _foreign = False  # whether the prompt learner is one that `learner_for` made
 
@@ -177,7 +179,7 @@ class PromptTrainer(TrainerX):
         self.register_model(PROMPT_LEARNER, learner, optim, sched)
         self._image_features: WeakKeyDictionary = WeakKeyDictionary()  # loader -> features, for a frozen encoder
 
-    def load_weights(self, name: str, state_dict: dict[str, torch.Tensor], source: str) -> None:
+    def load_weights(self, name: str, state_dict: Mapping[str, torch.Tensor], source: str | Path) -> None:
         # CoOp's released checkpoints carry the frozen token embeddings of their own class names
         state_dict = {k: v for k, v in state_dict.items() if k not in ("token_prefix", "token_suffix")}
         learner = self.learner_for(state_dict, source) if name == PROMPT_LEARNER else None
@@ -188,7 +190,7 @@ class PromptTrainer(TrainerX):
             self._foreign = True
         super().load_weights(name, state_dict, source)
 
-    def learner_for(self, state_dict: Mapping[str, torch.Tensor], source: str) -> nn.Module | None:
+    def learner_for(self, state_dict: Mapping[str, torch.Tensor], source: str | Path) -> nn.Module | None:
         """A prompt learner that takes these weights, where the model's own has another shape; it cannot be trained.
 
         Called before weights are loaded. To be given where what is learned has a shape that depends on the data set
@@ -246,7 +248,7 @@ class PromptTrainer(TrainerX):
     def run_state(self) -> dict[str, Any]:
         return super().run_state() | ({} if self.scaler is None else {"scaler": self.scaler.state_dict()})
 
-    def load_run_state(self, state: dict[str, Any]) -> None:
+    def load_run_state(self, state: Mapping[str, Any]) -> None:
         super().load_run_state(state)
         if self.scaler is not None and "scaler" in state:
             self.scaler.load_state_dict(state["scaler"])
@@ -332,7 +334,7 @@ class PromptTrainer(TrainerX):
         ctx = getattr(self.model.prompt_learner, "ctx", None)
         if ctx is None:
             return []
-        axes = [range(1, n + 1) for n in ctx.shape[:-1]]
+        axes: list[Any] = [range(1, n + 1) for n in ctx.shape[:-1]]
         if self.cfg.TRAINER[self.section].get("CSC", False):
             axes[-2] = self.dm.dataset.classnames
         labels = (", ".join(map(str, place)) for place in product(*axes))

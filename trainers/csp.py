@@ -16,6 +16,7 @@ best on the validation images.
 import logging
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -196,7 +197,7 @@ class CSP(PromptTrainer):
         require(cfg, "TRAINER.CSP.ATTR_DROPOUT", at_least=0, below=1)
         require(cfg, "TRAINER.CSP.MIX", above=0, at_most=1)
         require(cfg, "TRAINER.CSP.ACCUMULATE", at_least=1)
-        require(cfg, "TRAINER.CSP.CHOOSE_BY", one_of=CRITERIA)
+        require(cfg, "TRAINER.CSP.CHOOSE_BY", one_of=tuple(CRITERIA))
         if not isinstance(options.THRESHOLD, int | float | None):
             raise UserError(f"TRAINER.CSP.THRESHOLD is {options.THRESHOLD!r}: give a number, or None")
         if options.OPEN_WORLD and cfg.TEST.EVALUATOR != "Compositional":
@@ -223,7 +224,7 @@ class CSP(PromptTrainer):
         tokens = how_many_fit(options.MEMORY_GB, bytes_per_token(text_encoder))
         return PromptLearner(self.dm.dataset, text_encoder, options.ATTR_DROPOUT, tokens, learned)
 
-    def learner_for(self, state_dict: Mapping[str, torch.Tensor], source: str) -> PromptLearner | None:
+    def learner_for(self, state_dict: Mapping[str, torch.Tensor], source: str | Path) -> PromptLearner | None:
         # Weights of other words: each attribute and object with a vector there takes it, the rest go by their names.
         learned = {kind: names_in(state_dict, f"{kind}.") for kind in KINDS}
         words = {kind: getattr(self.dm.dataset, kind) for kind in KINDS}

@@ -21,6 +21,7 @@ and are evaluated with --eval-only MODEL.INIT_WEIGHTS both.pth.tar.
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -242,7 +243,7 @@ class LAMM(PromptTrainer):
         self.frozen_image_encoder = learner.maple is None
         return (PromptedCLIP if learner.maple is None else DeepPromptedCLIP)(clip_model, learner, text_encoder)
 
-    def learner_for(self, state_dict: Mapping[str, torch.Tensor], source: str) -> PromptLearner | None:
+    def learner_for(self, state_dict: Mapping[str, torch.Tensor], source: str | Path) -> PromptLearner | None:
         # Weights of other classes: each class with a vector there takes it, the rest go by their names.
         names, model = vector_names(state_dict), self.model
         if not names:

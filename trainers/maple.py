@@ -7,7 +7,8 @@ CTX_INIT, of which the first N_CTX words are learned.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -68,11 +69,11 @@ class MaPLe(PromptTrainer):
         learner = PromptLearner(self.cfg.TRAINER.MAPLE, classnames, text_encoder, clip_model.visual)
         return DeepPromptedCLIP(clip_model, learner, text_encoder)
 
-    def model_folder(self, directory: str, name: str) -> str:
+    def model_folder(self, directory: str | Path, name: str) -> str:
         released = os.path.join(directory, RELEASED)
         return released if os.path.isdir(released) else super().model_folder(directory, name)
 
-    def load_weights(self, name: str, state_dict: dict[str, torch.Tensor], source: str) -> None:
+    def load_weights(self, name: str, state_dict: Mapping[str, torch.Tensor], source: str | Path) -> None:
         prefix = f"{name}."
         ours = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
         super().load_weights(name, ours or state_dict, source)

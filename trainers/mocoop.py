@@ -23,6 +23,7 @@ H_g(c) is the mean of h_i(c) over i, H_g that over i and c, each then of length 
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -265,7 +266,7 @@ class MoCoOp(PromptTrainer):
         super().build_model()
         self.model.prompt_learner.layout.copy_(torch.tensor(self.layout))  # INIT_WEIGHTS may have had another
 
-    def learner_for(self, state_dict: Mapping[str, torch.Tensor], source: str) -> PromptLearner | None:
+    def learner_for(self, state_dict: Mapping[str, torch.Tensor], source: str | Path) -> PromptLearner | None:
         # Trained on a dataset with other groups, the experts have another shape: it travels with the weights.
         layout = state_dict.get("layout")
         if layout is None or torch.equal(layout.cpu(), self.model.prompt_learner.layout.cpu()):

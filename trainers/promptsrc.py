@@ -15,7 +15,7 @@ independent of each other. Three things keep them from forgetting what CLIP know
 - textual diversity: g is the mean over CLIP's eighty templates (the paper has sixty).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -146,6 +146,6 @@ class PromptSRC(PromptTrainer):
     def run_state(self) -> dict[str, Any]:
         return super().run_state() | {"aggregate": self.aggregate}
 
-    def load_run_state(self, state: dict[str, Any]) -> None:
+    def load_run_state(self, state: Mapping[str, Any]) -> None:
         super().load_run_state(state)
         self.aggregate = {name: value.to(self.device) for name, value in state["aggregate"].items()}
