@@ -132,7 +132,9 @@ def preferred_images(runs: pd.DataFrame, protocol: str, images: int, root: str |
             cfg.DATASET.ROOT = root
         items = explain.test_images(cfg, model.classnames)
         model.predicted(model.loader(items))
-        chosen = explain.preferring(model.mixture(), images)
+        if (mixture := model.mixture()) is None:  # its method mixes with other options
+            continue
+        chosen = explain.preferring(mixture, images)
         sheet = explain.contact_sheet([[items[i].impath for i in own] for own in chosen])
         sheet.save(file := io.BytesIO(), "JPEG", quality=85)
         pictures[run.dataset if len(mixtures) == 1 else f"{run.dataset}_{run.trainer}"] = file.getvalue()
