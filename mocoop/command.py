@@ -16,6 +16,7 @@ A mistake of the user's ends in one line on stderr and exit status 1, wherever i
 
 import argparse
 import importlib
+import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -49,7 +50,7 @@ class Command:
         lines = "\n".join(f"  {caller or prog} {example}" for example in self.examples)
         parser = argparse.ArgumentParser(
             prog=prog,
-            description=type(self).__doc__,
+            description=inspect.getdoc(self),
             epilog=f"examples:\n{lines}" if lines else None,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
