@@ -4,7 +4,7 @@ import ast
 import inspect
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from operator import ge, gt, le, lt
 from pathlib import Path
 from typing import Any
@@ -83,7 +83,7 @@ def require(
     above: float | None = None,
     at_most: float | None = None,
     below: float | None = None,
-    one_of: Sequence[object] | None = None,
+    one_of: Collection[object] | None = None,
     note: str = "",
 ) -> None:
     """Check one value of a config: that it is one of some words, or a number between limits.

@@ -179,7 +179,7 @@ class DataManager:
         custom_tfm_test: Any = None,
         dataset_wrapper: Callable[..., Dataset] | None = None,
     ) -> None:
-        dataset = build_dataset(cfg)
+        dataset: Any = build_dataset(cfg)  # it may know more than a DatasetBase
         tfm_train = build_transform(cfg, is_train=True) if custom_tfm_train is None else custom_tfm_train
         tfm_test = build_transform(cfg, is_train=False) if custom_tfm_test is None else custom_tfm_test
 

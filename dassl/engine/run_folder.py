@@ -6,7 +6,6 @@ import os
 import platform
 import resource
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -84,7 +83,7 @@ def tell(differing: Mapping[str, tuple[Any, Any]]) -> str:
     return f"{key} was {theirs!r}, is now {ours!r}{more}"
 
 
-def read_config(folder: str | Path) -> dict[str, Any]:
+def read_config(folder: str | os.PathLike) -> dict[str, Any]:
     """{"OPTIM.LR": value, ...} as the run in a folder has it. Raises UserError if there is none, or it is damaged."""
     path = os.path.join(folder, CONFIG)
     try:
@@ -96,12 +95,12 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         raise UserError(f"{path} is damaged: choose another folder, or remove that one") from error
 
 
-def write_classes(folder: str | Path, dataset: DatasetBase) -> None:
+def write_classes(folder: str | os.PathLike, dataset: DatasetBase) -> None:
     """Write classes.json, from which the model can be built again without the dataset."""
     write_json(dataset.classes(), os.path.join(folder, CLASSES))
 
 
-def read_classes(folder: str | Path) -> dict[str, Any] | None:
+def read_classes(folder: str | os.PathLike) -> dict[str, Any] | None:
     """What `write_classes` wrote, or None: runs of earlier versions have no such file. Raises UserError if damaged."""
     path = os.path.join(folder, CLASSES)
     if not os.path.isfile(path):
