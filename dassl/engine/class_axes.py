@@ -12,14 +12,14 @@ from dassl.utils import UserError
 
 
 def match(
-    weights: dict[str, torch.Tensor],
+    weights: Mapping[str, torch.Tensor],
     own: Mapping[str, torch.Tensor],
     axes: Mapping[str, int],
     theirs: Sequence[str] | None,
     ours: Sequence[str],
     source: str,
     as_started: bool = False,
-) -> dict[str, torch.Tensor]:
+) -> Mapping[str, torch.Tensor]:
     """A state dict of some classes as one of others: each class takes what is there under its name.
 
     Args:

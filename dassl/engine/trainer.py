@@ -13,7 +13,7 @@ import shutil
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +116,7 @@ class TrainerBase:
     def save_model(
         self,
         epoch: int,
-        directory: str,
+        directory: str | Path,
         is_best: bool = False,
         val_result: float | None = None,
         model_name: str = "",
@@ -138,11 +138,11 @@ class TrainerBase:
         """What a resumed run needs beyond models, optimizers and schedulers (weights_only-safe values)."""
         return {"rng": get_rng_state()}
 
-    def load_run_state(self, state: dict[str, Any]) -> None:
+    def load_run_state(self, state: Mapping[str, Any]) -> None:
         """Take up what `run_state` gave."""
         set_rng_state(state["rng"])
 
-    def resume_model_if_exist(self, directory: str) -> int:
+    def resume_model_if_exist(self, directory: str | Path) -> int:
         """Load the last epoch that all registered models have in a folder; return the epoch to start with (0: none)."""
         names = self.get_model_names()
         last = [_last_epoch(os.path.join(directory, name)) for name in names]
@@ -161,7 +161,7 @@ class TrainerBase:
             self.load_run_state(checkpoint["run_state"])
         return epoch
 
-    def load_model(self, directory: str = "", epoch: int | None = None) -> None:
+    def load_model(self, directory: str | Path = "", epoch: int | None = None) -> None:
         """Load weights of all registered models: of an epoch, else the best on val, else the last.
 
         Raises:
@@ -190,15 +190,17 @@ class TrainerBase:
             )
             self.load_weights(name, self.for_own_classes(self._models[name], checkpoint["state_dict"], path), path)
 
-    def for_own_classes(self, model: nn.Module, state_dict: dict[str, Any], path: str) -> dict[str, Any]:
+    def for_own_classes(
+        self, model: nn.Module, state_dict: Mapping[str, torch.Tensor], path: str
+    ) -> Mapping[str, torch.Tensor]:
         """What `load_weights` is given of a checkpoint, where its classes are others. Default: all as it is."""
         return state_dict
 
-    def model_folder(self, directory: str, name: str) -> str:
+    def model_folder(self, directory: str | Path, name: str) -> str:
         """Where `load_model` looks for a registered model's checkpoints."""
         return os.path.join(directory, name)
 
-    def load_weights(self, name: str, state_dict: dict[str, Any], source: str) -> None:
+    def load_weights(self, name: str, state_dict: Mapping[str, torch.Tensor], source: str | Path) -> None:
         """Load a state dict into a registered model. Raises MisfitError, naming `source`, where it does not fit."""
         try:
             self._models[name].load_state_dict(state_dict)
@@ -424,7 +426,7 @@ class SimpleTrainer(TrainerBase):
     def run_state(self) -> dict[str, Any]:
         return super().run_state() | {"best_result": float(self.best_result), "train_seconds": self._elapsed()}
 
-    def load_run_state(self, state: dict[str, Any]) -> None:
+    def load_run_state(self, state: Mapping[str, Any]) -> None:
         super().load_run_state(state)
         self.best_result, self.train_seconds = state["best_result"], state["train_seconds"]
 
@@ -515,12 +517,14 @@ class SimpleTrainer(TrainerBase):
         """Seconds of training so far, those before a resume included."""
         return self.train_seconds + (time.time() - self.time_start if hasattr(self, "time_start") else 0.0)
 
-    def load_model(self, directory: str = "", epoch: int | None = None) -> None:
+    def load_model(self, directory: str | Path = "", epoch: int | None = None) -> None:
         super().load_model(directory, epoch)
         if directory:
             self.loaded_from = {"model_dir": str(directory), "load_epoch": epoch}
 
-    def for_own_classes(self, model: nn.Module, state_dict: dict[str, Any], path: str) -> dict[str, Any]:
+    def for_own_classes(
+        self, model: nn.Module, state_dict: Mapping[str, torch.Tensor], path: str
+    ) -> Mapping[str, torch.Tensor]:
         if self.class_axes is None:
             self.check_classes(_run_of(path))
         if not self.class_axes:
@@ -533,7 +537,7 @@ class SimpleTrainer(TrainerBase):
             state_dict, start, self.class_axes, theirs, ours, path, as_started=self.new_classes_as_started
         )
 
-    def check_classes(self, directory: str) -> None:
+    def check_classes(self, directory: str | Path) -> None:
         """Raise UserError where weights of a run would be put on other classes without anybody knowing.
 
         That is where the trainer has no `class_axes`, the run's classes are others and as many, and a parameter has an
