@@ -11,6 +11,7 @@ from sklearn.metrics import confusion_matrix, f1_score
 from yacs.config import CfgNode
 
 from dassl.evaluation.build import EVALUATOR_REGISTRY
+from dassl.layout import CONFUSIONS
 from dassl.metrics import METRIC_REGISTRY
 from dassl.utils import UserError, atomic_path, mkdir_if_missing
 
@@ -147,7 +148,7 @@ class Classification(EvaluatorBase):
     def _save_confusion_matrix(self, true, predicted):
         matrix = confusion_matrix(true, predicted, labels=range(self._num_classes), normalize="true")
         mkdir_if_missing(self.cfg.OUTPUT_DIR)
-        path = os.path.join(self.cfg.OUTPUT_DIR, "cmat.pt")
+        path = os.path.join(self.cfg.OUTPUT_DIR, CONFUSIONS)
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
             torch.save(torch.from_numpy(matrix), file)
         logger.info("Confusion matrix is saved to %s", path)
