@@ -208,7 +208,7 @@ class CSP(PromptTrainer):
     ) -> CSPCLIP:
         options, dataset = self.cfg.TRAINER.CSP, self.dm.dataset
         if not hasattr(dataset, "num_seen"):
-            raise UserError(f"CSP needs pairs of attribute and object, which {self.cfg.DATASET.NAME} has not")
+            raise UserError(f"CSP needs pairs of attribute and object, which {self.cfg.DATASET.NAME} does not have")
         learner = self._learner(text_encoder, words_to_learn(dataset, options.MIX, self.cfg.SEED))
         logger.info(
             "%d attributes and %d objects, %d and %d of them to learn; %d seen and %d unseen pairs",
