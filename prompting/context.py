@@ -47,11 +47,6 @@ def initial_context(options: CfgNode, text_encoder: TextEncoder, *copies: int) -
     return ctx
 
 
-def class_axes_of_context(options: CfgNode) -> dict[str, int]:
-    """What a trainer's class_axes are, where PromptLearner is all that it learns; arguments as PromptLearner's."""
-    return {"ctx": 0} if options.CSC else {}
-
-
 class PromptLearner(nn.Module):
     """N prompts of context vectors, class name and full stop.
 

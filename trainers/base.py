@@ -25,6 +25,7 @@ from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import UserError, count_num_param, load_pretrained_weights
 from prompting.backbone import load_backbone
+from prompting.context import PromptLearner, check_context
 from prompting.image_features import cached_image_features, is_deterministic
 from prompting.prompted_clip import PromptedCLIP
 from prompting.prompts import encode_templates
@@ -347,3 +348,23 @@ class PromptTrainer(TrainerX):
         every batch. Default: None, there are no parts. None too where there was no evaluation.
         """
         return None
+
+
+class ContextTrainer(PromptTrainer):
+    """Trains CoOp's prompts, as the block `section` describes their context vectors (prompting/context.py)."""
+
+    section: str
+
+    @property
+    def class_axes(self) -> dict[str, int]:  # type: ignore[override]
+        return {"ctx": 0} if self.cfg.TRAINER[self.section].CSC else {}
+
+    def check_cfg(self, cfg: CfgNode) -> None:
+        super().check_cfg(cfg)
+        check_context(cfg, self.section)
+
+    def build_prompted_clip(
+        self, clip_model: nn.Module, text_encoder: TextEncoder, classnames: Sequence[str]
+    ) -> PromptedCLIP:
+        learner = PromptLearner(self.cfg.TRAINER[self.section], classnames, text_encoder)
+        return PromptedCLIP(clip_model, learner, text_encoder)

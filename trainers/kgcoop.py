@@ -9,19 +9,13 @@ This is the paper's equation. The released code (from memory) has 1 - cos(w_i, w
 it: its W 8.0 is 4.0 here.
 """
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
-from torch import nn
 from yacs.config import CfgNode as CN
 
 from dassl.config import require
 from dassl.engine import TRAINER_REGISTRY
-from prompting.context import PromptLearner, check_context, class_axes_of_context
-from prompting.prompted_clip import PromptedCLIP
-from prompting.text_encoder import TextEncoder
-from trainers.base import PromptTrainer
+from trainers.base import ContextTrainer
 
 
 def extend_cfg(cfg: CN) -> None:
@@ -43,25 +37,14 @@ def knowledge_loss(text_features: torch.Tensor, frozen_features: torch.Tensor) -
 
 
 @TRAINER_REGISTRY.register()
-class KgCoOp(PromptTrainer):
+class KgCoOp(ContextTrainer):
     """Knowledge-guided Context Optimization: CoOp's prompts, cross-entropy and L_kg."""
 
     section = "KGCOOP"
 
-    @property
-    def class_axes(self) -> dict[str, int]:  # type: ignore[override]
-        return class_axes_of_context(self.cfg.TRAINER.KGCOOP)
-
     def check_cfg(self, cfg: CN) -> None:
         super().check_cfg(cfg)
-        check_context(cfg, "KGCOOP")
         require(cfg, "TRAINER.KGCOOP.W", at_least=0)
-
-    def build_prompted_clip(
-        self, clip_model: nn.Module, text_encoder: TextEncoder, classnames: Sequence[str]
-    ) -> PromptedCLIP:
-        learner = PromptLearner(self.cfg.TRAINER.KGCOOP, classnames, text_encoder)
-        return PromptedCLIP(clip_model, learner, text_encoder)
 
     def before_train(self) -> None:
         super().before_train()

@@ -9,21 +9,15 @@ projection on G_g. The length of G_g plays no part.
     G = G_d - LAMBDA * (G_d . G_g / |G_g|^2) G_g    otherwise
 """
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
-from torch import nn
 from yacs.config import CfgNode as CN
 
 from dassl.config import require
 from dassl.engine import TRAINER_REGISTRY
 from dassl.optim.prograd import prograd
-from prompting.context import PromptLearner, check_context, class_axes_of_context
 from prompting.losses import distillation_loss
-from prompting.prompted_clip import PromptedCLIP
-from prompting.text_encoder import TextEncoder
-from trainers.base import PromptTrainer
+from trainers.base import ContextTrainer
 
 
 def extend_cfg(cfg: CN) -> None:
@@ -38,26 +32,15 @@ def extend_cfg(cfg: CN) -> None:
 
 
 @TRAINER_REGISTRY.register()
-class ProGrad(PromptTrainer):
+class ProGrad(ContextTrainer):
     """Prompt-aligned Gradient: CoOp's prompts and cross-entropy, its gradient corrected before every step."""
 
     section = "PROGRAD"
 
-    @property
-    def class_axes(self) -> dict[str, int]:  # type: ignore[override]
-        return class_axes_of_context(self.cfg.TRAINER.PROGRAD)
-
     def check_cfg(self, cfg: CN) -> None:
         super().check_cfg(cfg)
-        check_context(cfg, "PROGRAD")
         require(cfg, "TRAINER.PROGRAD.LAMBDA", at_least=0)
         require(cfg, "TRAINER.PROGRAD.T", above=0)
-
-    def build_prompted_clip(
-        self, clip_model: nn.Module, text_encoder: TextEncoder, classnames: Sequence[str]
-    ) -> PromptedCLIP:
-        learner = PromptLearner(self.cfg.TRAINER.PROGRAD, classnames, text_encoder)
-        return PromptedCLIP(clip_model, learner, text_encoder)
 
     def before_train(self) -> None:
         super().before_train()
