@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 import predict
 import train
-from benchmark import explain, export
+from benchmark.__main__ import main as benchmark
 from benchmark.facts import config_names
 from dassl.engine import TRAINER_REGISTRY
 from learned.model import load_run
@@ -130,8 +130,8 @@ def test_what_uses_a_run(do, tmp_path, toy_root, capsys):
         capsys.readouterr()
         image = f"{toy_root}/caltech-101/101_ObjectCategories/ant/0.png"
         assert predict.main([image, "--model-dir", str(tmp_path / "coop"), "--format", "csv"]) == 0
-        assert explain.main([str(tmp_path / "mocoop"), "--out", str(tmp_path / "explained")]) == 0
-        assert export.main([str(tmp_path / "coop"), "--out", str(tmp_path / "coop.safetensors")]) == 0
+        assert benchmark(["explain", str(tmp_path / "mocoop"), "--out", str(tmp_path / "explained")]) == 0
+        assert benchmark(["export", str(tmp_path / "coop"), "--out", str(tmp_path / "coop.safetensors")]) == 0
         lines = capsys.readouterr().out.splitlines()
         out = "\n".join(line for line in lines if not line.startswith("Image features"))  # from files of their own
         return re.sub(r"(\.\d\d)\d+", r"\1", out), load_file(tmp_path / "coop.safetensors")
