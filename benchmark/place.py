@@ -1,4 +1,4 @@
-"""Where runs find their data, leave their results and compute, and so what train.py is told; how they stand there."""
+"""Where runs find their data, leave their results and compute, hence train.py's arguments; the state of runs there."""
 
 import os
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What report/summary.py found, laid out as tables: for the terminal, Markdown, LaTeX (booktabs), CSV."""
+"""What report/summary.py gives, laid out as tables: for the terminal, Markdown, LaTeX (booktabs), CSV."""
 
 import sys
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""The log of a run: plain lines on the console and in a file, prints of foreign code included."""
+"""The log of a run: plain lines on the console and in a file, including what other people's code prints."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""python -m datasets check: what is there of a data set, and what is missing, unreadable or not as published."""
+"""python -m datasets check: what is present of a data set, and what is missing, unreadable or not as published."""
 
 import argparse
 import os
@@ -23,9 +23,9 @@ CHUNK = 4096
 
 
 class Check(Tool):
-    """Say what is there of a data set, and what is missing, unreadable or not as published.
+    """Report what is present of a data set, and what is missing, unreadable or not as published.
 
-    Without NAME, of all data sets that have a folder in the root. Exit status 1 when something is off.
+    Without NAME, it checks all data sets that have a folder in the root. The exit status is 1 when something is off.
     """
 
     examples = ("check caltech101 --root data --quick",)
@@ -49,7 +49,7 @@ def present(root: str) -> list[str]:
     home = os.path.expanduser(root)
     names = [name for name, path in paths.items() if folders[name] and os.path.exists(os.path.join(home, path))]
     if not names:
-        raise UserError(f"no data set's folder in {root}: they would be {', '.join(filter(None, folders.values()))}")
+        raise UserError(f"no data set in {root}: their folders would be {', '.join(filter(None, folders.values()))}")
     return names
 
 

@@ -232,7 +232,7 @@ def test_without_memory_images_are_decoded_on_use(items, monkeypatch, caplog):
     monkeypatch.setattr(torch.Tensor, "share_memory_", refuse)
     images = DecodedImages([items[0].impath], 1, shared=True)
     assert np.array_equal(images.read(items[0].impath), read_image(items[0].impath))
-    assert "No memory" in caplog.text
+    assert "Not enough memory" in caplog.text
 
 
 @pytest.mark.parametrize("workers", [0, 1])

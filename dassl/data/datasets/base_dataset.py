@@ -56,7 +56,7 @@ class DatasetBase:
         domains: the names of all domains.
         train_x, train_u, val, test: labelled and unlabelled training data, validation and test data;
             lists of Datum, or None.
-        num_classes: the largest label of train_x, plus one; of test where nothing is there to train on.
+        num_classes: the largest label of train_x, plus one; of test where there is nothing to train on.
         lab2cname: label -> class name, likewise.
         classnames: the class names in the order of their labels.
     """
