@@ -60,7 +60,7 @@ class Local:
         return statuses
 
     def stop(self) -> None:
-        """Interrupt what goes on, and wait for its end."""
+        """Interrupt the current runs, and wait until they end."""
         for process in self.processes.values():
             os.kill(process.pid, signal.SIGINT)
         while self.processes:

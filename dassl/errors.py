@@ -21,7 +21,7 @@ def _original(message):
 
 
 def exit_status(main: Callable[..., int | None], *args: object) -> int:
-    """What main(*args) returns, 0 for None; 1 after a mistake of the user, which is told in one line on stderr."""
+    """What main(*args) returns, 0 for None; 1 after a user's mistake, which is reported in one line on stderr."""
     try:
         return main(*args) or 0
     except UserError as error:

@@ -24,7 +24,7 @@ def load(
 
     Args:
         package: the name of a package that is imported, or on its way.
-        leave_out: told of each module that fails, and why.
+        leave_out: called for each module that fails, with the reason.
         use: takes what is wanted from a module; where it raises, the module has failed.
 
     Returns:

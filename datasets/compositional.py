@@ -143,7 +143,7 @@ class CompositionalDataset(DatasetBase):
         """Make a path of dataset_dir. Raises UserError where it has no images.
 
         Returns:
-            The images' folder, and the name of what tells their paths in the metadata.
+            The images' folder, and the metadata's key for their paths.
         """
         self.dataset_dir = os.path.join(os.path.abspath(os.path.expanduser(options.ROOT)), self.dataset_dir)
         image_dir = os.path.join(self.dataset_dir, "images")
@@ -207,7 +207,7 @@ class AAODataset(DatasetBase):
 
 
 def pairs_by_name(names: Iterable[str], attributes: Sequence[str], objects: Sequence[str]) -> list[tuple[int, ...]]:
-    """(attribute, ..., object) indices of pairs that are told by name: "wet dog", "wet_dog", "old wet dog".
+    """(attribute, ..., object) indices of pairs given by name: "wet dog", "wet_dog", "old wet dog".
 
     Raises:
         UserError: a name is not one or more of the attributes, then one of the objects.

@@ -46,7 +46,7 @@ class ImageNetFolders(SplitDataset):
         return [], [], self.items(self.image_dir, self.classnames_by_wnid())
 
     def classnames_by_wnid(self) -> dict[str, str]:
-        """{wnid: class name}, wnids in order. Raises UserError where no list is to be had."""
+        """{wnid: class name}, wnids in order. Raises UserError where no list is available."""
         path = next(filter(os.path.isfile, self._lists()), None)
         if path is None:
             return _open_clips(self._lists()[-1])

@@ -108,7 +108,7 @@ class TrainerBase:
         return names
 
     def has_weights(self) -> bool:
-        """Whether any registered model has something to save and load; zero-shot CLIP has not."""
+        """Whether any registered model has something to save and load; zero-shot CLIP has nothing."""
         return any(model.state_dict() for model in self._models.values())
 
     # Checkpoints

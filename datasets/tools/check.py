@@ -16,10 +16,10 @@ from datasets.split import missing_files
 from datasets.tools import Tool, config_names, find, read
 
 SHOWN = 10
-"""Problems of a kind that are told one by one."""
+"""Problems of a kind that are listed one by one."""
 
 CHUNK = 4096
-"""Images that wait for their turn at a time: the pool would take in all million of ImageNet's at once."""
+"""Images queued at a time: the pool would otherwise take in all of ImageNet's million at once."""
 
 
 class Check(Tool):
@@ -54,7 +54,7 @@ def present(root: str) -> list[str]:
 
 
 def check(name: str, root: str, quick: bool = False, per_class: bool = False) -> bool:
-    """Print what is there; whether all is well.
+    """Print what is present; return whether all is well.
 
     Args:
         name, root: the data set and DATASET.ROOT.

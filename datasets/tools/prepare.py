@@ -48,7 +48,7 @@ class Prepare(Tool):
         for source in sources:
             try:
                 fetch(source, folder)
-            except UserError as error:  # what else is to be had may be enough
+            except UserError as error:  # the other sources may be enough
                 print(f"not done: {error}", file=sys.stderr)
         return int(not check(args.name, args.root, args.quick))
 
@@ -78,7 +78,7 @@ def fetch(source: Source, folder: str) -> None:
 
 
 def download(source: Source, path: str) -> None:
-    """Download a source to a path, going on where an earlier try stopped. Raises UserError if that fails."""
+    """Download a source to a path, continuing where an earlier try stopped. Raises UserError if that fails."""
     print(f"downloading {source.url}")
     mkdir_if_missing(os.path.dirname(path))
     part = f"{path}.part"

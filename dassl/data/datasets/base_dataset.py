@@ -146,7 +146,7 @@ class DatasetBase:
             rng: what draws, the module `random` or a random.Random.
 
         Returns:
-            The few-shot list; several lists if several were given. Classes stand in the order in which
+            The few-shot list; several lists if several were given. Classes come in the order in which
             they first appear.
         """
         if num_shots < 1:
