@@ -186,7 +186,7 @@ def test_loader_options(items, monkeypatch):
     assert train_loader(config(), items[:2]).drop_last is False  # a single, smaller batch is kept
     with pytest.raises(UserError, match="Toy has no images to train on"):
         train_loader(config(), [])
-    with pytest.raises(UserError, match="DATALOADER .*num_workers"):
+    with pytest.raises(UserError, match="DATALOADER: .*num_workers"):
         train_loader(config(workers=-1), items)
 
 

@@ -355,4 +355,4 @@ def test_mistakes_are_one_line(tmp_path, toy_args, toy_pairs_root, closing_logge
 
 def test_other_datasets_are_refused(tmp_path, toy_args, closing_logger, capsys):
     assert train.run(toy_args("CSP", tmp_path, config="vit_l14")) == 1
-    assert "CSP needs pairs of attribute and object, which Caltech101 has not" in capsys.readouterr().err
+    assert "CSP needs pairs of attribute and object, which Caltech101 does not have" in capsys.readouterr().err

@@ -319,7 +319,7 @@ def test_an_interrupted_run_of_more_classes_resumes(tmp_path, run):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"BASE": "maple", "TRAINER.MAPLE.N_CTX": 5}, "has 4 tokens, N_CTX is 5"),
+        ({"BASE": "maple", "TRAINER.MAPLE.N_CTX": 5}, "has 4 tokens, but N_CTX is 5"),
         ({"BASE": "coops"}, "did you mean coop"),
         ({"TEMPLATE": "a photo"}, "one {}"),
         ({"BASE": "coop", "CTX_INIT": " "}, "no word"),
