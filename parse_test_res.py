@@ -3,7 +3,7 @@
     python parse_test_res.py output/caltech101/CoOp/rn50_16shots              # its subfolders are seeds
     python parse_test_res.py output/evaluation/CoOp/rn50_16shots --multi-exp  # its subfolders hold such subfolders
 
-`python -m benchmark results` and `table` say more.
+`python -m benchmark results` and `table` show more.
 """
 
 import argparse
@@ -19,8 +19,8 @@ from report.logs import TRAINED, closing_figures, read_logs
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=Path)
-    parser.add_argument("--ci95", action="store_true", help="the 95%% confidence interval instead of the deviation")
-    parser.add_argument("--test-log", action="store_true", help="the logs are of --eval-only, which trains nothing")
+    parser.add_argument("--ci95", action="store_true", help="95%% confidence interval, not the standard deviation")
+    parser.add_argument("--test-log", action="store_true", help="the logs are of --eval-only runs, which train nothing")
     parser.add_argument("--multi-exp", action="store_true", help="several experiments: their mean as well")
     parser.add_argument("--keyword", default="accuracy", help="the figure to look for (default: %(default)s)")
     return exit_status(parse, parser.parse_args(argv))

@@ -1,7 +1,7 @@
-"""The package: ranges of what it needs. requirements.txt pins the versions that are tested.
+"""The package: version ranges of what it needs. requirements.txt pins the tested versions.
 
 Beside other people's packages it installs `mocoop` alone; the others, whose names are not ours alone (Hugging Face's
-`datasets`), go to its folder `home`, laid out as in a clone. mocoop/__init__.py tells how they are found.
+`datasets`), go to its folder `home`, laid out as in a clone. mocoop/__init__.py says how they are found.
 """
 
 from pathlib import Path

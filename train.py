@@ -37,7 +37,7 @@ class Train(Command):
     def add_arguments(self, add: Any) -> None:
         add("--root", default="", help="path to the datasets (DATASET.ROOT)")
         add("--output-dir", default="", help="output directory (OUTPUT_DIR)")
-        add("--resume", default="", help="folder of a run to go on from (RESUME)")
+        add("--resume", default="", help="folder of a run to continue (RESUME)")
         add("--seed", type=int, default=-1, help="seed of all random numbers; negative: none is set (SEED)")
         add("--source-domains", nargs="+", help="source domains for DA/DG (DATASET.SOURCE_DOMAINS)")
         add("--target-domains", nargs="+", help="target domains for DA/DG (DATASET.TARGET_DOMAINS)")
@@ -136,7 +136,7 @@ def do(args: argparse.Namespace) -> Any:
     cfg = setup_cfg(args)
     if not cfg.TRAINER.NAME:
         print("trainers:", *_trainers(), sep="\n  ", file=sys.stderr)
-        raise UserError("no trainer is named: give one of them by --trainer")
+        raise UserError("no trainer is named: give one of them with --trainer")
     TRAINER_REGISTRY.get(cfg.TRAINER.NAME)  # an unknown name must not claim the folder
     if args.overwrite and args.model_dir and os.path.realpath(args.model_dir) == os.path.realpath(cfg.OUTPUT_DIR):
         raise UserError("--overwrite would remove the model that --model-dir names: choose another --output-dir")
@@ -149,7 +149,7 @@ def do(args: argparse.Namespace) -> Any:
     logger.info("\n".join(f"{key}: {value}" for key, value in sorted(vars(args).items())))
     logger.info("************\n** Config **\n************\n%s", cfg)
     for reason in _left_out():
-        logger.warning("Left out, as it failed: %s", reason)
+        logger.warning("Left out, because it failed: %s", reason)
     readers = (TRAINER_REGISTRY.get(cfg.TRAINER.NAME), DATASET_REGISTRY.get(cfg.DATASET.NAME))
     for key in without_effect(cfg, *readers):
         logger.warning("%s is Dassl's and has no effect here", key)

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from mocoop import command
 
 COMMANDS = {
-    "run": ("report.commands:Run", "the runs of a grid (configs/grids/), those that are not finished"),
-    "status": ("benchmark.commands:Status", "how the runs of a grid stand"),
+    "run": ("report.commands:Run", "the runs of a grid (configs/grids/) that are not finished"),
+    "status": ("benchmark.commands:Status", "the progress of a grid's runs"),
     "protocol": ("report.commands:ProtocolRuns", "the runs of a protocol, then its table"),
-    "table": ("report.commands:Tables", "the tables of what is there"),
-    "results": ("report.commands:Results", "all runs that are there, a row each"),
+    "table": ("report.commands:Tables", "the tables of the runs found"),
+    "results": ("report.commands:Results", "all runs found, one row each"),
     "report": ("report.page:Report", "tables and figures, as files and on one page"),
     "explain": ("learned.explain:Explain", "what a run has learned"),
     "export": ("learned.export:Export", "a run's classifier, for any CLIP"),
 }
-WHAT = "Many runs, and what they found."
+WHAT = "Many runs, and their results."
 
 
 def main(argv: Sequence[str] | None = None) -> int:

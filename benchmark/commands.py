@@ -1,4 +1,4 @@
-"""The commands that do runs: a grid's, a protocol's; and how they stand. report/commands.py adds what runs found."""
+"""The commands that do the runs of a grid or protocol and show their progress. report/commands.py adds the results."""
 
 import argparse
 import shlex
@@ -38,13 +38,12 @@ Environment of the scripts (option of python -m benchmark protocol):
   DEVICE    cpu or cuda (--device {device})
   BESIDE    further methods, "TRAINER/CONFIG ..." (--beside {beside})
   PYTHON    the interpreter
-A run that is finished is not done again. One that was interrupted goes on where it stopped when the same command is
-given again.
+A finished run is not repeated. An interrupted one continues where it stopped when the same command is given again.
 """
 
 
 class Run(Command):
-    """The runs of a grid, those that are not finished, then their tables.
+    """The runs of a grid that are not finished, then their tables.
 
     GRID is a yaml file as benchmark/grid.py describes it, or the name of one in configs/grids/.
     """
@@ -63,11 +62,11 @@ class Run(Command):
         add("--dry-run", action="store_true", help="print the commands and do nothing")
         add("--launcher", choices=("local", *LAUNCHERS), default="local")
         add("--workers", type=int, default=1, help="local: runs at a time (default: %(default)s)")
-        add("--address", help="ray: of a cluster (default: one on this machine)")
+        add("--address", help="ray: address of a cluster (default: one on this machine)")
         add("--cpus", type=float, default=1, help="ray: processors for each run (default: %(default)s)")
         add(
             "--gpus",
-            help="local: which, 0,1 (default: all); ray: how many for each run, 0.25 for a quarter (default: 0)",
+            help="local: which, as in 0,1 (default: all); ray: how many for each run, 0.25 for a quarter (default: 0)",
         )
         add("--slurm", nargs="+", default=[], metavar="KEY=VALUE", help="slurm: parameters of submitit's executor")
 
@@ -88,7 +87,7 @@ class Run(Command):
         left = [one for one in grid.runs if states[one] != "done"]
         if args.launcher == "slurm":
             jobs = launcher.submit(left)
-            print(f"submitted {len(jobs)} jobs; python -m benchmark status {args.grid} tells how their runs stand")
+            print(f"submitted {len(jobs)} jobs; python -m benchmark status {args.grid} shows their progress")
             return 0
         with progress.watch(grid.runs, left, place, grid.methods) as watch:
             failed = runner.execute(left, launcher, watch)
@@ -103,7 +102,7 @@ class Run(Command):
 
 
 class Status(Command):
-    """How the runs of a grid stand."""
+    """The progress of a grid's runs."""
 
     examples = ("status demo",)
 
@@ -139,7 +138,7 @@ class ProtocolRuns(Command):
     def add_arguments(self, add: Any) -> None:
         add("name", help=", ".join(PROTOCOLS))
         add("trainer")
-        add("words", nargs="*", help="what the protocol takes; its --help tells")
+        add("words", nargs="*", help="what the protocol takes; see its --help")
         add("-h", "--help", action="store_true")
         add("--script", help="the script that calls, for --help")
         add("--config", default="")
@@ -158,7 +157,7 @@ class ProtocolRuns(Command):
         if not [word for word in words if not word.startswith("-")]:
             print(f"usage: {prog} NAME TRAINER ... [KEY VALUE ...]\n\n{type(self).__doc__}\n")
             print("\n".join(f"  {name:24}{protocol.what}" for name, protocol in PROTOCOLS.items()))
-            print(*(f"\nLeft out, as it failed: {reason}" for reason in LEFT_OUT), sep="", end="\n" * bool(LEFT_OUT))
+            print(*(f"\nLeft out, because it failed: {why}" for why in LEFT_OUT), sep="", end="\n" * bool(LEFT_OUT))
             some = f"{prog} {next(iter(PROTOCOLS))} {max(methods(), key=lambda method: len(method.configs)).name}"
             print(f"\nexamples:\n  {some} caltech101 16 OPTIM.MAX_EPOCH 2\n  {some} --help")
             raise SystemExit(0 if {"-h", "--help"}.intersection(words) else 2)
@@ -247,7 +246,7 @@ def _usage(args: argparse.Namespace, takes: Mapping[str, str | None]) -> str:
         config=args.config or config_of(args.trainer, args.name),
         backbone=args.backbone or "as the data set's config says, else the trainer's",
         output=args.output or "output",
-        device=args.device or "as the machine has",
+        device=args.device or "cuda if the machine has it",
         beside=" ".join(args.beside) or "-",
     )
 

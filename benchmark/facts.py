@@ -1,12 +1,12 @@
-"""What configs/ says of data sets and methods that the benchmark has to know before a run.
+"""What configs/ says about data sets and methods that the benchmark has to know before a run.
 
-A method's facts stand in configs/trainers/<Trainer>/method.yaml:
+A method's facts are in configs/trainers/<Trainer>/method.yaml:
 
     rank: 10                        # its place in tables, small ones first
-    trains: False                   # it learns nothing, so it is evaluated only and knows no shots (default: True)
+    trains: False                   # it learns nothing, so it is only evaluated and takes no shots (default: True)
     needs:                          # of the image encoder, always or where a config key has a value
       vit: {TRAINER.MINE.BASE: deep}
-    configs:                        # protocol -> config, without .yaml; a protocol that is not there does not suit it
+    configs:                        # protocol -> config, without .yaml; the method does not support other protocols
       few_shot: vit_b16_ep50
       another:                      # by shots and data set where they differ; the later of these lines wins
         default: vit_b16
@@ -43,12 +43,12 @@ DEFAULT = "default"
 
 @dataclass(frozen=True)
 class Method:
-    """A method's facts; of a trainer without a method.yaml those that suit any.
+    """A method's facts; for a trainer without a method.yaml, facts that suit any.
 
     Attributes:
         name: the trainer's.
-        known: whether it has a method.yaml. What has none may try every protocol.
-        rank, trains, needs, configs, keys, figures, published: as the module says.
+        known: whether it has a method.yaml. A method without one may try every protocol.
+        rank, trains, needs, configs, keys, figures, published: as the module's docstring says.
     """
 
     name: str

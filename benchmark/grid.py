@@ -6,7 +6,7 @@
       - Mine/vit_b16_ep50
       - {trainer: Mine, label: top1, overrides: {TRAINER.MINE.TOP_K: 1}}
     datasets: [caltech101, dtd]                     # of transfers, those to train on
-    shots: [16]                                     # methods that train nothing go without
+    shots: [16]                                     # not for methods that train nothing
     seeds: [1, 2, 3]
     backbone: ViT-B/32                              # default: the configs'
     overrides: {TEST.COMPUTE_CMAT: True}            # of all methods
@@ -16,7 +16,7 @@
 
 Protocol, methods, datasets, seeds and, where something is trained, shots are needed. A method may say config, label (of
 its overrides, for the folder), name (for tables), and shots, seeds or datasets of its own. An exclusion leaves out what
-agrees with all it says. A file may hold several grids as yaml documents, one output for all of them.
+matches all of its keys. A file may hold several grids as yaml documents, one output for all of them.
 """
 
 import os
@@ -38,7 +38,7 @@ EXCLUDE_KEYS = ("method", "trainer", "config", "dataset", "shots", "seed")
 
 @dataclass(frozen=True)
 class Grid:
-    """What a grid file comes to.
+    """What a grid file describes.
 
     Attributes:
         protocols: those it has, in the file's order.
@@ -57,8 +57,8 @@ def read_grid(path: str | Path) -> Grid:
     """The Grid in a file, or of a name in configs/grids/.
 
     Raises:
-        UserError: the file is missing or no yaml; a key is unknown or missing; the protocol suits a method not; or two
-            runs would share a folder, or a place in a table.
+        UserError: the file is missing or not yaml; a key is unknown or missing; the protocol does not suit a method; or
+            two runs would share a folder, or a place in a table.
     """
     own = _own(path)
     try:
@@ -66,7 +66,7 @@ def read_grid(path: str | Path) -> Grid:
             documents = [document for document in yaml.safe_load_all(file) if document is not None]
     except OSError as error:
         known = nearest(path, [file.stem for file in CONFIGS.glob("grids/*.yaml")])
-        raise UserError(f"cannot read the grid {path}: {error.strerror}; of configs/grids/: {known}") from error
+        raise UserError(f"cannot read the grid {path}: {error.strerror}; in configs/grids/: {known}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"the grid {path} is not valid yaml: {error}") from error
     try:
@@ -93,7 +93,7 @@ def _grid(documents):
             for run in runs_of(document["protocol"], [point]):
                 cell = (run.protocol, run.part, run.dataset, run.shots, run.seed, methods.setdefault(run.folder, name))
                 if runs.setdefault(run.folder, run) != run or cells.setdefault(cell, run) != run:
-                    raise UserError(f"two runs are the same to folders or tables ({run}): give one a label or a name")
+                    raise UserError(f"two runs share a folder or a table's place ({run}): give one a label or a name")
     if not runs:
         raise UserError("the grid produces no runs")
     if len(set(outputs)) > 1:
@@ -140,7 +140,7 @@ def _method(method):
 
 def _check_keys(tree, known, what, needed=()):
     if not isinstance(tree, dict):
-        raise UserError(f"a {what} is KEY: VALUE lines, not {tree!r}")
+        raise UserError(f"a {what} must be KEY: VALUE lines, not {tree!r}")
     for key in tree:
         if key not in known:
             raise UserError(f"unknown key {key} in a {what}: {nearest(key, known)}")

@@ -29,7 +29,7 @@ def launcher(args: argparse.Namespace, place: Place) -> "OnRay":
 
 
 class OnRay:
-    """Does runs on a cluster; a launcher as runner.Local is one.
+    """Does runs on a cluster; a launcher like runner.Local.
 
     Args:
         place: the runs' Place.

@@ -20,7 +20,7 @@ def launcher(args: argparse.Namespace, place: Place) -> "OnSlurm":
 
 
 class OnSlurm:
-    """Submits runs; they go on without this process.
+    """Submits runs; they continue without this process.
 
     Args:
         place: the runs' Place; job files and logs go to its folder slurm/.

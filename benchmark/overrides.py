@@ -1,4 +1,4 @@
-"""KEY VALUE words of a command line, as train.py takes them: where they stand, and the label they give to folders."""
+"""KEY VALUE words of a command line, as train.py takes them: where they are, and the label they give to folders."""
 
 import hashlib
 import re

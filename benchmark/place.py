@@ -1,4 +1,4 @@
-"""Where runs find their data, leave their results and compute, and so what train.py is told; how they stand there."""
+"""Where runs find their data, leave their results and compute, hence train.py's arguments; the state of runs there."""
 
 import os
 from dataclasses import dataclass
@@ -8,13 +8,13 @@ from benchmark.protocol import Run
 from dassl.layout import BEST, POINTER, PROMPT_LEARNER
 
 CONSOLE, FAILED = "console.txt", "failed.txt"
-"""Files in a run's folder: what a quiet run prints, while it goes on and where it failed."""
+"""Files in a run's folder: what a quiet run prints, while it runs and if it failed."""
 
 LOCK = ".lock"
-"""A file in a run's folder that is held while the run goes on."""
+"""A file in a run's folder that is locked during the run."""
 
 STATES = ("done", "running", "failed", "begun", "other", "waiting")
-"""Of a run: begun ones go on from a checkpoint, of other ones the folder holds a run of another config."""
+"""A run's state: "begun" ones continue from a checkpoint; the folder of "other" ones holds a run of another config."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""How runs go on: a live table on a terminal, a line for each run elsewhere."""
+"""Progress of runs: a live table on a terminal, a line for each run elsewhere."""
 
 import time
 from collections import Counter, defaultdict
@@ -75,7 +75,7 @@ class Lines(Watch):
 
 
 class Screen(Lines):
-    """The same as a table that stays in its place, a row for each method."""
+    """Shows the same as a table that is updated in place, with a row for each method."""
 
     def __enter__(self):
         self.live = Live(self.table(), refresh_per_second=2)

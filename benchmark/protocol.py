@@ -27,7 +27,7 @@ class Point:
         config: the trainer config's name.
         backbone: "" for the usual one.
         overrides: config keys and values, flat.
-        label: what tells the overrides' folder from that of the plain config; "" for none.
+        label: what distinguishes the overrides' folder from that of the plain config; "" for none.
     """
 
     dataset: str
@@ -47,7 +47,7 @@ class Run:
     Attributes:
         folder: below the output.
         config: with the point's label, as in the folder.
-        arguments: what train.py is told, but for the places that `benchmark.place.command` adds.
+        arguments: the arguments of train.py, but for the places that `benchmark.place.command` adds.
         needs: the run whose model this one tests or starts from, or None.
     """
 
@@ -79,17 +79,17 @@ class Protocol:
         caption: what stands above a table, with {method}, {dataset}, {shots} or {part} to be filled in.
         runs: Point -> its runs, each after the one that it needs.
         takes: the arguments of its scripts and their defaults, None for those that must be given.
-        layout: a run's folder below the output. What holds {shots} falls away where there are none.
+        layout: a run's folder below the output. A part with {shots} is left out where there are none.
         parts: part of a run -> what it was tested on, in words.
         across: what makes the columns: "figures" of one run, accuracies of its "parts", or those on its "targets".
-        columns: figure or part -> column; of targets nothing is to be said.
+        columns: figure or part -> column; not used for targets.
         targets: data set to train on -> those to test on, of transfers.
-        rows: what tells tables apart.
-        setting: what tells settings within a data set apart: "shots", "part", or "" where shots become columns.
+        rows: what distinguishes tables.
+        setting: what distinguishes settings within a data set: "shots", "part", or "" where shots become columns.
         configs_of: another protocol, whose configs a method takes where its method.yaml has none for this one.
         learns_in: of transfers, the protocol whose runs learn what is tested.
-        derive: adds columns made of others to a DataFrame, of seeds and of their means alike; None: nothing.
-        whole: whether a seed counts once all of its columns are there, since they are read together.
+        derive: adds columns computed from others to a DataFrame, of seeds and of means alike; None: adds nothing.
+        whole: whether a seed counts only once all of its columns are there, since they are read together.
         means: what stands above the table of means.
         charts: its figures beside those that every protocol has: names of functions in report/charts.py, or
             "module:function" of other code.

@@ -60,7 +60,7 @@ class Local:
         return statuses
 
     def stop(self) -> None:
-        """Interrupt what goes on, and wait for its end."""
+        """Interrupt the current runs, and wait until they end."""
         for process in self.processes.values():
             os.kill(process.pid, signal.SIGINT)
         while self.processes:
@@ -95,7 +95,7 @@ def last_lines(run: Run, place: Place, count: int = 5) -> list[str]:
 
 
 class Watch:
-    """Told how runs go on. This one keeps silent."""
+    """Callbacks for run progress. This one stays silent."""
 
     def started(self, run: Run) -> None:
         """The run was given to the launcher."""

@@ -149,6 +149,6 @@ def _is_reserved(folder):
 
 
 def _end_with_parent():
-    """Stop as a kill would: the run goes on from its last checkpoint when someone starts it again."""
+    """Stop as a kill would: the run continues from its last checkpoint when someone starts it again."""
     wait([parent_process().sentinel])
     os._exit(1)

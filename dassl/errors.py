@@ -1,4 +1,4 @@
-"""How a mistake of the user is told: one line that says what is wrong, where, and what to do."""
+"""How a user's mistake is reported: one line that says what is wrong, where, and what to do."""
 
 import difflib
 import os
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 
 class UserError(Exception):
-    """A mistake of the user. Its text is always one line."""
+    """A user's mistake. Its text is always one line."""
 
     def __init__(self, message: object) -> None:
         super().__init__(" ".join(_original(str(message)).splitlines()))
@@ -21,14 +21,14 @@ def _original(message):
 
 
 def exit_status(main: Callable[..., int | None], *args: object) -> int:
-    """What main(*args) returns, 0 for None; 1 after a mistake of the user, which is told in one line on stderr."""
+    """What main(*args) returns, 0 for None; 1 after a user's mistake, which is reported in one line on stderr."""
     try:
         return main(*args) or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+        print("interrupted; the same command continues where it stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:  # who reads has seen enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # python flushes once more

@@ -1,4 +1,4 @@
-"""How code of one's own joins: files dropped into a package's folder, and modules that entry points name.
+"""How users add their own code: files dropped into a package's folder, and modules that entry points name.
 
 One policy for trainers, data sets, protocols, backbones, metrics and evaluators: a module that fails is left out, with
 a line that says why, and the others work without it. Importing this imports no torch.
@@ -24,7 +24,7 @@ def load(
 
     Args:
         package: the name of a package that is imported, or on its way.
-        leave_out: told of each module that fails, and why.
+        leave_out: called for each module that fails, with the reason.
         use: takes what is wanted from a module; where it raises, the module has failed.
 
     Returns:
@@ -85,4 +85,4 @@ def failure(source: str, error: Exception) -> str:
 
 def told(left_out: list[str]) -> str:
     """What to add to the message that a name is unknown; "" where nothing was left out."""
-    return f"; left out as they failed: {', '.join(left_out)}" if left_out else ""
+    return f"; left out because they failed: {', '.join(left_out)}" if left_out else ""

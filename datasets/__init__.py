@@ -1,8 +1,8 @@
 """Readers of datasets, one file per dataset: a layout on disk becomes train, val and test lists of Datum.
 
-Importing this package registers them all; a new file in this folder is enough to add one. A package elsewhere joins
-through an entry point of the group "mocoop.datasets" that names its module. A module that fails is left out, and told
-of where a data set is asked for that is not there. As a program, this package checks, prepares and shows data sets:
+Importing this package registers them all; a new file in this folder is enough to add one. A package elsewhere adds one
+by an entry point in the group "mocoop.datasets" that names its module. A module that fails is left out, and asking for
+a data set that is not there reports it. As a program, this package checks, prepares and shows data sets:
 python -m datasets --help.
 """
 

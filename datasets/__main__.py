@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from mocoop import command
 
 COMMANDS = {
-    "check": ("datasets.tools.check:Check", "what is there of a data set, or of all, and what is missing"),
-    "prepare": ("datasets.tools.prepare:Prepare", "download a data set, unpack it and lay it out"),
+    "check": ("datasets.tools.check:Check", "what is present of a data set, or of all, and what is missing"),
+    "prepare": ("datasets.tools.prepare:Prepare", "download a data set, unpack it and arrange its files"),
     "show": ("datasets.tools.show:Show", "a picture with a few images of every class"),
 }
-WHAT = "Look after data sets: see what is there, get what can be downloaded, look at it."
+WHAT = "Look after data sets: check what is there, download what can be downloaded, look at the images."
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -27,12 +27,12 @@ class SplitDataset(DatasetBase):
     A reader names its places, as class attributes:
         dataset_dir: the dataset's folder in DATASET.ROOT. On an instance, its path.
         image_dir: the folder in there that the split's paths start from. On an instance, its path.
-        split_file: the published split, in dataset_dir; "" where the dataset comes with a split of its own.
+        split_file: the published split, in dataset_dir; "" where the dataset has a split of its own.
         ignored: class folders left out of a split made here.
         renamed: class folder -> class name, where they differ.
         counts: numbers of classes and of train, val and test images, as published; None where there are none.
-        template: what zero-shot CLIP writes of a class, whose name takes the place of {}.
-        sources: where its files are to be had (see datasets.sources), for `python -m datasets prepare`.
+        template: zero-shot CLIP's prompt for a class, whose name takes the place of {}.
+        sources: where its files can be downloaded (see datasets.sources), for `python -m datasets prepare`.
 
     Attributes:
         all_classnames: every class name in the order of the labels, before DATASET.SUBSAMPLE_CLASSES.

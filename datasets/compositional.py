@@ -11,8 +11,8 @@ folder of the user's own, in the layout that compositional methods have in commo
 UT-Zappos may also be as it is before its reorganising step, with `_images/` in place of `images/` and the key `_image`.
 
 Objects with two attributes, for testing alone (attribute-attribute-object; Nayak et al., ICLR 2023, annotate a part of
-MIT-States), are MITStatesAAO in MIT-States' folder and AAOFolder in one of the user's own. Their list is a format of
-this project's; attributes of one class stand in one order:
+MIT-States), are MITStatesAAO in MIT-States' folder and AAOFolder in one of the user's own. Their list is in a format of
+this project's own; the attributes of a class always come in the same order:
 
 <folder>/
     images/<image>
@@ -65,7 +65,7 @@ class CompositionalDataset(DatasetBase):
         attributes, objects: names in alphabetical order, dots and underscores read as spaces.
         pairs: (attribute, object) indices in the order of the labels.
         num_seen: how many pairs are seen; they are the first.
-        phase_pairs: {"val": labels, "test": labels} that are told apart there in the closed world: the seen pairs and
+        phase_pairs: {"val": labels, "test": labels} that are candidates there in the closed world: the seen pairs and
             the phase's own.
         num_classes, lab2cname, classnames: of all pairs, although train_x shows the seen ones alone.
 
@@ -143,7 +143,7 @@ class CompositionalDataset(DatasetBase):
         """Make a path of dataset_dir. Raises UserError where it has no images.
 
         Returns:
-            The images' folder, and the name of what tells their paths in the metadata.
+            The images' folder, and the metadata's key for their paths.
         """
         self.dataset_dir = os.path.join(os.path.abspath(os.path.expanduser(options.ROOT)), self.dataset_dir)
         image_dir = os.path.join(self.dataset_dir, "images")
@@ -162,7 +162,7 @@ class CompositionalDataset(DatasetBase):
 
 
 class AAODataset(DatasetBase):
-    """Objects with two attributes each, for testing alone; aao.json as above says which. Classes are what occurs there.
+    """Objects with two attributes each, for testing alone; aao.json (see above) lists them, and with them the classes.
 
     A reader names its folder in DATASET.ROOT, as the class attribute dataset_dir (on an instance, its path), and may
     name its template, as SplitDataset's do.
@@ -207,7 +207,7 @@ class AAODataset(DatasetBase):
 
 
 def pairs_by_name(names: Iterable[str], attributes: Sequence[str], objects: Sequence[str]) -> list[tuple[int, ...]]:
-    """(attribute, ..., object) indices of pairs that are told by name: "wet dog", "wet_dog", "old wet dog".
+    """(attribute, ..., object) indices of pairs given by name: "wet dog", "wet_dog", "old wet dog".
 
     Raises:
         UserError: a name is not one or more of the attributes, then one of the objects.
@@ -226,8 +226,8 @@ def pairs_by_name(names: Iterable[str], attributes: Sequence[str], objects: Sequ
         pair = min(readings(_words(name).split()), key=len, default=None)
         if pair is None:
             raise UserError(
-                f'"{name}" is not an attribute and an object of the {len(attributes)} attributes and {len(objects)} '
-                "objects that were trained"
+                f'"{name}" is not made of an attribute and an object among the {len(attributes)} attributes and '
+                f"{len(objects)} objects that were trained"
             )
         pairs.append(pair)
     return pairs

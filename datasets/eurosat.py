@@ -1,4 +1,4 @@
-"""EuroSAT (Helber et al., 2019): 10 uses of land, seen by a satellite.
+"""EuroSAT (Helber et al., 2019): 10 kinds of land use, seen from a satellite.
 
 eurosat/
     2750/<class>/*.jpg

@@ -1,4 +1,4 @@
-"""Food101 (Bossard et al., ECCV 2014): 101 dishes. CoOp's split is of the class folders, not the official one.
+"""Food101 (Bossard et al., ECCV 2014): 101 dishes. CoOp's split is made from the class folders, not the official one.
 
 food-101/
     images/<class>/*.jpg

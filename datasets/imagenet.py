@@ -38,7 +38,7 @@ def _unpack_val(archive, folder):
 
 
 class ImageNetFolders(SplitDataset):
-    """Folders named after wnids; class names from classnames.txt, ImageNet's where the dataset has none itself."""
+    """Folders named after wnids; class names from classnames.txt, ImageNet's where the dataset has none."""
 
     def read(self, options: CfgNode) -> Sequence[list[Datum]]:
         """All images are for testing."""
@@ -46,7 +46,7 @@ class ImageNetFolders(SplitDataset):
         return [], [], self.items(self.image_dir, self.classnames_by_wnid())
 
     def classnames_by_wnid(self) -> dict[str, str]:
-        """{wnid: class name}, wnids in order. Raises UserError where no list is to be had."""
+        """{wnid: class name}, wnids in order. Raises UserError where no list is available."""
         path = next(filter(os.path.isfile, self._lists()), None)
         if path is None:
             return _open_clips(self._lists()[-1])
@@ -68,7 +68,7 @@ class ImageNetFolders(SplitDataset):
         by_wnid = {self.wnid(folder, names): folder for folder in folders}
         unnamed = sorted(by_wnid.keys() - names.keys())
         if unnamed:
-            raise UserError(f"{path}/{by_wnid[unnamed[0]]} is none of the {len(names)} classes that have names")
+            raise UserError(f"{path}/{by_wnid[unnamed[0]]} is not one of the {len(names)} classes that have names")
         return [
             Datum(f"{path}/{folder}/{file}", label, classname=names[wnid])
             for label, (wnid, folder) in enumerate(sorted(by_wnid.items()))
@@ -110,5 +110,5 @@ class ImageNet(ImageNetFolders):
         train, test = (self.items(f"{self.image_dir}/{part}", names) for part in ("train", "val"))
         classes = ({item.label: item.classname for item in part} for part in (train, test))
         if next(classes) != next(classes):
-            raise UserError(f"{self.image_dir}/train and val have not the same class folders: unpack them again")
+            raise UserError(f"{self.image_dir}/train and val do not have the same class folders: unpack them again")
         return train, [], test

@@ -4,7 +4,7 @@ imagenet-adversarial/
     imagenet-a/<wnid>/*.jpg
     classnames.txt              or imagenet/classnames.txt: see datasets/imagenet.py
 
-Its classes are those 200 of ImageNet's, so a model is asked to tell them apart and no others.
+Its classes are those 200 of ImageNet's, so a model has to tell apart these and no others.
 """
 
 from dassl.data.datasets import DATASET_REGISTRY

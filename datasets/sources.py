@@ -1,4 +1,4 @@
-"""Where a dataset's files are to be had: what its reader lists for `python -m datasets prepare`."""
+"""Where a dataset's files can be downloaded: what its reader lists for `python -m datasets prepare`."""
 
 import posixpath
 from collections.abc import Callable
@@ -13,14 +13,14 @@ class Source:
     """A file on the web: one of the dataset's, or an archive of many.
 
     Attributes:
-        url: where it is downloaded; "" where a site asks for a login or for hands: then `path` is to be put there.
+        url: where it is downloaded; "" where a site asks for a login or clicks: then the user puts `path` there.
         path: where it goes, in the dataset's folder; "" for the url's last part.
-        gives: {path in the dataset's folder: path in the archive} of what is unpacked; empty for a file that is itself
+        gives: {path in the dataset's folder: path in the archive} of what is unpacked; empty where the file itself is
             what is wanted.
         md5: its checksum; "" where none is published.
-        page: where people find it.
+        page: the web page where people find it.
         inner: of an archive of archives, the path of the one that holds the rest.
-        unpack: unpack(archive, folder), where an archive takes more than its files going where `gives` says.
+        unpack: unpack(archive, folder), where an archive needs more than moving its files where `gives` says.
     """
 
     url: str = ""

@@ -1,4 +1,4 @@
-"""Splits into train, val and test: the published split_zhou_*.json format, and splits made where there is none.
+"""Splits into train, val and test: the published split_zhou_*.json format, and splits made where none exists.
 
 The format: {"train": [[path, label, class name], ...], "val": ..., "test": ...}, with paths relative to the
 images' folder and labels from 0.
@@ -59,7 +59,7 @@ def path_inside(file: str, image_dir: str, source: str) -> str:
     """The path of a file that a split names. Raises UserError where it leaves the folder."""
     normal = os.path.normpath(file)
     if os.path.isabs(normal) or normal.split(os.sep)[0] == os.pardir:
-        raise UserError(f'{source} names "{file}", not within {image_dir}: refused; take the published file')
+        raise UserError(f'{source} names "{file}", which is outside {image_dir}: refused; take the published file')
     return os.path.join(image_dir, normal)
 
 
@@ -72,7 +72,7 @@ def _check_labels(parts: list[list[tuple[str, int, str]]], source: str) -> None:
     if untrained:
         raise UserError(f'{source} has no training image of class "{names[untrained[0]]}": every class needs one')
     if not names or names.keys() != set(range(len(names))):
-        raise UserError(f"{source} needs training images, their labels from 0 without gaps")
+        raise UserError(f"{source} needs training images, with labels from 0 without gaps")
 
 
 def check_files(items: Sequence[Datum], source: str) -> None:
@@ -198,7 +198,7 @@ def subsample_classes(*data_sources: list[Datum], subsample: str = "all") -> Seq
     if subsample not in halves:
         raise UserError(f'DATASET.SUBSAMPLE_CLASSES is "{subsample}": choose all, base or new')
     if not halves[subsample]:
-        raise UserError(f"the only class is not {subsample}: set DATASET.SUBSAMPLE_CLASSES to all")
+        raise UserError(f"there is only one class, which is not {subsample}: set DATASET.SUBSAMPLE_CLASSES to all")
     new_labels = {label: i for i, label in enumerate(halves[subsample])}
     return [
         [_relabeled(item, new_labels[item.label]) for item in source if item.label in new_labels]

@@ -1,4 +1,4 @@
-"""StanfordCars (Krause et al., 2013): 196 models of cars, named as "2012 Tesla Model S Sedan".
+"""StanfordCars (Krause et al., 2013): 196 models of cars, with names like "2012 Tesla Model S Sedan".
 
 stanford_cars/
     cars_train/*.jpg

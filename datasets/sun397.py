@@ -1,4 +1,4 @@
-"""SUN397 (Xiao et al., CVPR 2010): 397 scenes, named as "outdoor apartment_building".
+"""SUN397 (Xiao et al., CVPR 2010): 397 scenes, with names like "outdoor apartment_building".
 
 sun397/
     SUN397/<letter>/<class>/.../*.jpg

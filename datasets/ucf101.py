@@ -1,4 +1,4 @@
-"""UCF101 (Soomro et al., 2012): 101 actions, of every video its middle frame, named as "Apply_Eye_Makeup".
+"""UCF101 (Soomro et al., 2012): 101 actions, the middle frame of every video, with names like "Apply_Eye_Makeup".
 
 ucf101/
     UCF-101-midframes/<Class_Name>/*.jpg

@@ -1,1 +1,1 @@
-"""The benchmark and the backbone that ship with the project: the files themselves, and what builds them anew."""
+"""The benchmark and the backbone that ship with the project: the files themselves, and the code that rebuilds them."""

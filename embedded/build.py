@@ -3,7 +3,7 @@
     python -m embedded.build [--packages DIR] [--pretraining FILE]
 
 Needs npm and resvg_py (`pip install resvg_py==0.5.0`). The versions of the packages are pinned in package-lock.json, so
-the archive comes out byte for byte. `--packages` is a folder in which `npm ci` was run already; `--pretraining` also
+the archive comes out byte for byte. `--packages` is a folder in which `npm ci` has been run; `--pretraining` also
 writes what pretrain.py learns from.
 """
 

@@ -2,7 +2,7 @@
 
 COMMON classes are known to the backbone by name. RARE classes are withheld from its pre-training, names and images.
 PAIRS are made of a modifier and an object. Concepts that people confuse (folder and open folder, settings and gear,
-plain arrows) are left out; what means the same is one class.
+plain arrows) are left out; names with the same meaning are one class.
 """
 
 COMMON = {

@@ -5,15 +5,15 @@
     python -m embedded.pretrain icons.npz --output DIR --vit --epochs 6 --batch 128   # an hour on one shared core
 
 Contrastive loss over batches of drawings and captions (Radford et al., 2021), in which all captions of one concept
-count as positives. A caption is made anew each time: a bare name, a name in one of CLIP's templates, with a style word,
-or behind a run of random context words, with and without the closing full stop, so that no form of prompt is strange
+count as positives. A caption is made afresh each time: a bare name, a name in one of CLIP's templates, with a style
+word, or behind a run of random context words, with and without the closing full stop, so that no form of prompt is new
 to the text encoder. Drawings are turned, scaled, shifted, coloured and inverted a little. With --photos, a folder of
-class folders with photographs joins in.
+class folders with photographs is used as well.
 
 --vit trains icon-clip-vit: the image tower alone, a ViT, for the text tower of icon-clip, which stays as it is. Besides
 the captions, icon-clip's features of the same drawings teach it (Yang et al., 2024, CLIP-KD, feature distillation), and
 until the last sixth of the steps it sees half of the patches, at twice the pace (after FLIP, Li et al., 2023), those
-that something is drawn on first.
+with something drawn on them first.
 """
 
 import argparse
@@ -174,7 +174,7 @@ def normalized(images: torch.Tensor) -> torch.Tensor:
 
 
 class Captions:
-    """Captions of the images, made anew at every draw."""
+    """Captions of the images, made afresh at every draw."""
 
     def __init__(self, words: Sequence[str], styles: Sequence[str]) -> None:
         self.styles = styles

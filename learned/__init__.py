@@ -1,4 +1,4 @@
 """What uses a finished run: its model without its data set, predictions, explanations, an export.
 
-What a method alone knows of its run its trainer is asked: the hooks of trainers/base.py.
+What only a method knows about its run, its trainer is asked for: the hooks of trainers/base.py.
 """

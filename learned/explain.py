@@ -173,19 +173,19 @@ class Explain(Command):
 
     Prints the words nearest to each learned vector; where a method mixes experts, how often each is chosen and the
     test images that prefer it; the classes that gained and lost most against zero-shot CLIP; the classes most often
-    confused. All but the words needs the dataset. With --out the tables stand whole in CSV files, the experts' images
-    in experts.png.
+    confused. Everything but the words needs the dataset. --out saves the whole tables as CSV files, and the experts'
+    images as experts.png.
     """
 
     examples = ("explain RUN", "explain RUN --out what-it-learned --words 5 --images 10")
 
     def add_arguments(self, add: Any) -> None:
         add("run", metavar="RUN")
-        add("--words", type=int, default=3, metavar="N", help="nearest words of a vector (default: 3)")
-        add("--images", type=int, default=5, metavar="K", help="images of an expert (default: 5)")
+        add("--words", type=int, default=3, metavar="N", help="nearest words for each vector (default: 3)")
+        add("--images", type=int, default=5, metavar="K", help="images for each expert (default: 5)")
         add("--out", metavar="DIR", help="write tables and images there too")
         add("--root", help="where the datasets are (default: as the run's config says)")
-        add("--load-epoch", type=int, help="the weights of this epoch")
+        add("--load-epoch", type=int, help="use the weights of this epoch")
 
     def run(self, args: argparse.Namespace) -> None:
         for name in ("words", "images"):
@@ -219,4 +219,4 @@ class Explain(Command):
         for told in (classes, confusions):
             told(labels, predicted, zero_shot, names).show(args.out)
         right, before = (int((p == labels).sum()) for p in (predicted, zero_shot))
-        print(f"\n{right} of {len(labels)} test images right, zero-shot CLIP {before}")
+        print(f"\n{right} of {len(labels)} test images are right, with zero-shot CLIP {before}")

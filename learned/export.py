@@ -1,4 +1,4 @@
-"""A trained run's classifier as a file that any CLIP of the same weights can use, with or without this project."""
+"""A trained run's classifier as a file that any CLIP with the same weights can use, with or without this project."""
 
 import argparse
 import json
@@ -13,7 +13,7 @@ from mocoop.command import Command
 
 
 class Export(Command):
-    """Write a trained run's classifier to a file that any CLIP of the same weights can use, without this project too.
+    """Write a trained run's classifier to a file for any CLIP with the same weights, even without this project.
 
     The file holds text_features, (N, e) float32 and normalised, and logit_scale, a float32 number (CLIP's learned
     scale, exponentiated); its metadata class names (a JSON list), backbone, trainer, dataset and image_size in pixels.
@@ -29,7 +29,7 @@ class Export(Command):
         add("run", metavar="RUN")
         add("--out", required=True, metavar="FILE.safetensors")
         add("--classnames", metavar="FILE_OR_LIST", help="other classes than the run's, by name alone")
-        add("--load-epoch", type=int, help="the weights of this epoch")
+        add("--load-epoch", type=int, help="use the weights of this epoch")
 
     def run(self, args: argparse.Namespace) -> None:
         names = None if args.classnames is None else parse_classnames(args.classnames)

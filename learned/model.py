@@ -1,4 +1,4 @@
-"""A run's model, ready to use: built again from the run's folder, without its dataset, for its classes or others."""
+"""A run's model, ready to use: rebuilt from the run's folder, without its dataset, for its classes or others."""
 
 import glob
 import os
@@ -137,8 +137,8 @@ def load_run(
     classes: Any = run_folder.read_classes(model_dir)
     if classes is None and classnames is None:
         raise UserError(
-            f"{model_dir} does not tell its classes (no {CLASSES}: an earlier version's run): give them in "
-            "the order of the labels with --classnames, or the run's train.py command again, which writes the file"
+            f"{model_dir} does not list its classes (no {CLASSES}: an earlier version's run): give them in the order "
+            "of the labels with --classnames, or repeat the run's train.py command, which writes the file"
         )
     names = classes["classnames"] if classnames is None else list(classnames)
     untold, classes = classes is None, classes or {"classnames": names}
@@ -164,7 +164,7 @@ def load_run(
             if not changed:
                 raise UserError(error) from error
             raise UserError(
-                f"{model_dir} knows its own {n_own} classes alone, its weights hold something of each: leave out "
+                f"{model_dir} knows only its own {n_own} classes, as its weights hold values for each: leave out "
                 "--classnames"
             ) from error
     return TrainedModel(trainer, names)

@@ -96,7 +96,7 @@ FORMATS = {"table": as_table, "csv": as_csv, "json": as_json}
 class Predict(Command):
     """Classify images with a trained run: the most probable classes of each, as a table, CSV or JSON.
 
-    An image that cannot be read is a line on stderr; the exit status is then 1.
+    An image that cannot be read is reported in a line on stderr; the exit status is then 1.
     """
 
     examples = (
@@ -108,13 +108,14 @@ class Predict(Command):
         add(
             "images", nargs="+", metavar="IMAGE_OR_FOLDER", help="image files, and folders that are searched for images"
         )
-        add("--model-dir", required=True, metavar="RUN", help="folder of the run, as train.py's --output-dir named it")
+        add("--model-dir", required=True, metavar="RUN", help="folder of the run, the --output-dir of train.py")
         add("--top", type=int, default=5, help="how many classes per image (default: 5)")
-        add("--format", choices=FORMATS, default="table", help="of the output (default: table)")
+        add("--format", choices=FORMATS, default="table", help="output format (default: table)")
         add("--load-epoch", type=int, help="the weights of this epoch (default: the best on val, else the last)")
-        add("--classnames", help="other classes than the run's: a file with a name a line, or names between commas")
+        names = "a file with one name per line, or names separated by commas"
+        add("--classnames", help=f"other classes than the run's: {names}")
         add("--device", choices=("cpu", "cuda"), help="where to compute (default: as the run's config says)")
-        add("--batch-size", type=int, help="images at a time (default: as the run's test)")
+        add("--batch-size", type=int, help="images at a time (default: as in the run's tests)")
 
     def run(self, args: argparse.Namespace) -> int:
         try:

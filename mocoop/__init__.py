@@ -1,8 +1,8 @@
-"""The way into the project from anywhere: its own packages come before others of the same names.
+"""The project's entry point from anywhere: its own packages come before others of the same names.
 
-The packages have the plain names that CoOp's readers know (`datasets`, `trainers`, `dassl`). One of them is also that
-of Hugging Face's package: so an installation puts `mocoop` alone beside other people's packages, and this puts the rest
-in front of them, for the process that asks.
+The packages have the plain names that CoOp's readers know (`datasets`, `trainers`, `dassl`). One of them is also the
+name of Hugging Face's package, so an installation puts `mocoop` alone beside other people's packages, and this puts the
+rest in front of them, for the process that asks.
 """
 
 import sys
@@ -27,6 +27,6 @@ def enter() -> None:
         file = getattr(sys.modules.get(name), "__file__", None)
         if name in sys.modules and not (file and Path(file).resolve().is_relative_to(HOME.resolve())):
             raise ImportError(
-                f"another package called {name} is imported already ({file}): call mocoop.enter() before importing it, "
+                f"another package called {name} is already imported ({file}): call mocoop.enter() before importing it, "
                 "in a process of its own"
             )

@@ -1,7 +1,7 @@
-"""The one idiom of all commands: a class says what the command does, takes and returns, `main` does the rest.
+"""What all commands have in common: a class says what the command does, takes and returns; `main` does the rest.
 
     class Check(Command):
-        \"\"\"Tell what is there of a data set, and what is missing.\"\"\"
+        \"\"\"Report what is present of a data set, and what is missing.\"\"\"
 
         examples = ("check caltech101 --root data",)
 
@@ -25,7 +25,7 @@ from dassl.errors import exit_status, nearest
 
 
 class Command:
-    """A command. The first line of a subclass's docstring is its help in one line, all of it what --help prints first.
+    """A command. The first line of a subclass's docstring is its one-line help, and --help begins with all of it.
 
     Attributes:
         examples: lines to type, without the program's name.

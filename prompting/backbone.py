@@ -1,4 +1,4 @@
-"""Backbones by name: what is known of one, and the model itself. prompting/backbones/ says which there are."""
+"""Backbones by name: what is known about one, and the model itself. prompting/backbones/ lists them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -128,4 +128,4 @@ def _told_what_is_at_hand() -> Iterator[None]:
     except NotAtHand as error:
         records = _found()[0]
         names = [name for name in known_names() if records[name].at_hand()]
-        raise UserError(f"{error}; at hand: {', '.join(names) or 'none'}") from error
+        raise UserError(f"{error}; available: {', '.join(names) or 'none'}") from error

@@ -1,4 +1,4 @@
-"""Context vectors among the words of a prompt: where they start from, and CoOp's prompts of them."""
+"""Context vectors among the words of a prompt: where they start from, and CoOp's prompts with them."""
 
 import logging
 from collections.abc import Sequence

@@ -54,13 +54,13 @@ def check_vision_transformer(visual: nn.Module) -> None:
     if (kind := image_encoder_of(visual)) != "vit":
         has = "a ResNet" if kind == "resnet" else "another image encoder"
         raise UserError(
-            f"prompts in the image encoder need a vision transformer, this backbone has {has}: set "
+            f"prompts in the image encoder need a vision transformer, but this backbone has {has}: set "
             f"MODEL.BACKBONE.NAME (--backbone) to {', '.join(known_names('vit'))}, or to a path"
         )
 
 
 class CoupledPrompts(DeepContext):
-    """Context vectors of the text encoder's layers, and image prompts made of them.
+    """Context vectors of the text encoder's layers, and image prompts made from them.
 
     Args:
         options: cfg.TRAINER.MAPLE.
@@ -98,7 +98,7 @@ def check_deep_context(cfg: CfgNode, section: str, n_ctx: str, *counts: str) -> 
     words = len(token_ids(options.CTX_INIT))
     if options.CTX_INIT and words < options[n_ctx]:
         raise UserError(
-            f'TRAINER.{section}.CTX_INIT "{options.CTX_INIT}" has {words} tokens, {n_ctx} is {options[n_ctx]}: '
+            f'TRAINER.{section}.CTX_INIT "{options.CTX_INIT}" has {words} tokens, but {n_ctx} is {options[n_ctx]}: '
             "give as many words, or leave CTX_INIT empty for noise"
         )
 

@@ -1,4 +1,4 @@
-"""How feasible unseen pairs of an attribute and an object are (Mancini et al., CVPR 2021, section 3.4).
+"""How feasible unseen attribute-object pairs are (Mancini et al., CVPR 2021, section 3.4).
 
 A pair is feasible if its attribute goes with similar objects and its object with similar attributes:
 
@@ -68,10 +68,10 @@ def word_vectors(path: str | PathLike[str], names: Sequence[str]) -> torch.Tenso
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the word vectors {path}: {getattr(error, 'strerror', None) or error}") from error
     if not found:
-        raise UserError(f"{path} has a vector for none of the {len(wanted)} words: give a text file as GloVe's")
+        raise UserError(f"{path} has a vector for none of the {len(wanted)} words: give a text file like GloVe's")
     missing = sorted(wanted - found.keys())
     if missing:
-        logger.warning("No word vector of %d of %d words: %s", len(missing), len(wanted), ", ".join(missing))
+        logger.warning("No word vector for %d of %d words: %s", len(missing), len(wanted), ", ".join(missing))
     zeros = torch.zeros(len(next(iter(found.values()))))
     means = [torch.stack([found[w] for w in words if w in found] or [zeros]).mean(dim=0) for words in words_of]
     return torch.stack(means)
@@ -81,7 +81,7 @@ def _numbers(text, found, place):
     try:
         vector = torch.tensor([float(number) for number in text.split()])
     except ValueError as error:
-        raise UserError(f"{place} is not a word and its numbers: give a text file as GloVe's") from error
+        raise UserError(f"{place} is not a word and its numbers: give a text file like GloVe's") from error
     length = len(next(iter(found.values()), vector))
     if not len(vector) or len(vector) != length:
         raise UserError(f"{place} has {len(vector)} numbers, not {length or 'any'}: is the file complete?")

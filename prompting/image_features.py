@@ -62,7 +62,7 @@ def cached_image_features(
     except FileNotFoundError:
         pass
     except UserError as error:
-        logger.warning("Going on without the cache of image features: %s", error)
+        logger.warning("Continuing without the cache of image features: %s", error)
         return _compute(encode, loader)
     except Exception as error:  # damaged: say so and make it again
         logger.warning("Ignoring the damaged cache file %s (%s)", path, type(error).__name__)

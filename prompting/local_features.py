@@ -28,7 +28,7 @@ def global_and_local_features(visual: nn.Module, images: torch.Tensor) -> tuple[
     """
     kind = image_encoder_of(visual)
     if kind == "other":
-        raise UserError("local features need an image encoder of OpenAI's, this backbone has another: set --backbone")
+        raise UserError("local features need OpenAI's image encoder, but this backbone has another: set --backbone")
     is_resnet = kind == "resnet"
     last, seen = visual.layer4 if is_resnet else visual.transformer, []
     with last.register_forward_hook(lambda module, inputs, output: seen.append(output)):

@@ -1,10 +1,10 @@
 """OpenAI's CLIP code as our requirements install it (clip-anytorch), whatever else is called `clip`.
 
-Many releases ship a `clip/` of their own, changed to their needs, to lie beside train.py; found first, it would take
-the place of the code that we build on. Theirs stays importable as `clip`, for the trainer files that came with it; ours
-is then a package named `installed_clip`. Where nothing stands in the way the two are one.
+Many releases ship a `clip/` of their own, changed to their needs, beside train.py; found first, it would replace the
+code that we build on. Theirs stays importable as `clip`, for the trainer files that came with it; ours is then a
+package named `installed_clip`. Where there is no such folder, the two are the same.
 
-Importing this asks nothing of CUDA, so that processes may be forked afterwards.
+Importing this does not touch CUDA, so that processes may be forked afterwards.
 """
 
 import sys

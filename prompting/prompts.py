@@ -60,7 +60,7 @@ class Prompts(nn.Module):
             for name, tokens in zip(names, row, strict=True):
                 if len(tokens) > encoder.context_length:
                     raise UserError(
-                        f'the prompt of class "{name}" has {len(tokens)} tokens, the text encoder takes '
+                        f'the prompt of class "{name}" has {len(tokens)} tokens, but the text encoder takes '
                         f"{encoder.context_length}: shorten the class name, the template or the context (N_CTX)"
                     )
         n_shared = [_common_prefix(row) for row in sequences]

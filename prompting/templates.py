@@ -1,4 +1,4 @@
-"""Hand-written prompt templates: CLIP's published ones, and that of each data set, which stands with its reader."""
+"""Hand-written prompt templates: CLIP's published ones, and that of each data set, which its reader defines."""
 
 from collections.abc import Iterable
 

@@ -113,11 +113,11 @@ def _check(clip_model):
     backbone = getattr(clip_model, "backbone", None)  # what load_backbone knows of it
     if backbone and not backbone.family.causal:
         raise UserError(
-            f"the text tower of {backbone.name} is bidirectional, and prompts are encoded for causal ones alone: "
+            f"the text tower of {backbone.name} is bidirectional, and prompts can be encoded for causal ones only: "
             "choose another --backbone"
         )
     if backbone and backbone.family.tokenizer is not tokenizer:
-        raise UserError(f"{backbone.name} has a tokenizer of its own, prompts have OpenAI's: choose another --backbone")
+        raise UserError(f"{backbone.name} has its own tokenizer, but prompts need OpenAI's: choose another --backbone")
 
 
 class Packing:

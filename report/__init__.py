@@ -1,1 +1,1 @@
-"""Telling results: finished runs become tidy results, then tables, figures, tests of significance, and one page."""
+"""Presenting results: finished runs become tidy results, then tables, figures, significance tests, and one page."""

@@ -1,4 +1,4 @@
-"""The figures of a report, drawn with matplotlib from what report/results.py and report/summary.py found.
+"""The figures of a report, drawn with matplotlib from what report/results.py and report/summary.py give.
 
 A figure is a set of panels, one for each dataset: together they make a file, one by one they fit a phone.
 """
@@ -162,8 +162,8 @@ def base_against_new(data: Data) -> Chart:
             draw = partial(_draw_base_new, cells=part, seeds=data.seeds.loc[dataset, setting], styles=data.styles)
             panels[f"{_name(part)}, {setting}"] = draw
     caption = (
-        "Accuracy (%) on new against base classes: large the mean, small the seeds. Along a grey line the harmonic "
-        "mean H is the same; the axes do not begin at zero."
+        "Accuracy (%) on new against base classes: large markers are means, small ones seeds. Along a grey line the "
+        "harmonic mean H is the same; the axes do not begin at zero."
     )
     return Chart("base_new", "Base against new classes", caption, panels, _legend(data.cells.method, data.styles))
 
@@ -230,7 +230,7 @@ def learning_curves(data: Data) -> Chart:
     panels = {title: partial(_draw_losses, losses=found, styles=data.styles) for title, found in losses.items()}
     caption = (
         "Training loss by epoch, mean over seeds, bands: standard deviation. Methods add terms of their own to the "
-        "loss: its height does not compare them."
+        "loss, so its height does not compare them."
     )
     used = [label for found in losses.values() for label in found]
     return Chart(f"{data.protocol.name}_learning", "Learning curves", caption, panels, _legend(used, data.styles))

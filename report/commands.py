@@ -1,4 +1,4 @@
-"""The commands that tell results: rows, tables, and what the commands that do runs found."""
+"""The commands that show results: rows, tables, and the results of the commands that do runs."""
 
 import argparse
 import os
@@ -35,7 +35,7 @@ class ProtocolRuns(commands.ProtocolRuns):
 
 
 class Results(Command):
-    """All finished runs below a folder, a row each; CoOp's own are read too."""
+    """All finished runs below a folder, one row each; CoOp's own are read too."""
 
     examples = ("results output", "results output --csv runs.csv")
 
@@ -70,7 +70,7 @@ class Tables(Command):
     def add_arguments(self, add: Any) -> None:
         add("output", metavar="OUTPUT")
         add("--protocol", choices=list(PROTOCOLS))
-        add("--dataset", help="also the one that transfers were trained on")
+        add("--dataset", help="tables of this data set, also where transfers were trained on it")
         add("--trainer")
         add("--config")
         add("--shots", type=int)

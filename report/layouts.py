@@ -1,4 +1,4 @@
-"""What report/summary.py found, laid out as tables: for the terminal, Markdown, LaTeX (booktabs), CSV."""
+"""What report/summary.py gives, laid out as tables: for the terminal, Markdown, LaTeX (booktabs), CSV."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -82,7 +82,7 @@ def heading(column: str | int) -> str:
 
 
 def text(summaries: Mapping[str, pd.DataFrame], ansi: bool | None = None) -> str:
-    """Tables for the terminal. Best figures stand in bold there (ANSI), in a file between stars."""
+    """Tables for the terminal. Best figures are bold there (ANSI), and between stars in a file."""
     bold = "\033[1m{}\033[0m" if (sys.stdout.isatty() if ansi is None else ansi) else "*{}*"
     return _document(summaries, "{}\n", "\n{}\n", "simple", bold.format)
 

@@ -48,7 +48,7 @@ def write(
     """
     summaries = summary.summaries(runs)
     if not summaries:
-        raise UserError(f"no finished run of a protocol in {name}: python -m benchmark status tells what is going on")
+        raise UserError(f"no finished run of a protocol in {name}: python -m benchmark status shows their progress")
     tests = significance.compare(runs, *compare) if compare else None
     charts = drawn.charts(runs, summaries)
     sheets = {protocol: preferred_images(runs, protocol, examples, root) if examples else {} for protocol in summaries}
@@ -167,21 +167,21 @@ class Report(Command):
         tables.csv               every cell of every table, unrounded
         figures/                 SVG and PNG
 
-    of what is finished, at any time. An average over fewer datasets than another method has says so and is never the
-    best. Beside a figure stands what a paper printed for the same backbone, and the difference (report/published/).
-    --compare tests two methods, named as in the tables, in pairs of dataset and seed. --examples adds, of methods that
-    mix experts, the K test images that each expert prefers, from one run of each dataset; it needs the datasets, and
-    some seconds for each.
+    for the runs finished so far. An average over fewer datasets than another method's says so and is never the best.
+    Beside a figure is what a paper printed for the same backbone, and the difference (report/published/). --compare
+    tests two methods, named as in the tables, paired by dataset and seed. --examples adds, for methods that mix
+    experts, the K test images that each expert prefers, from one run on each dataset; it needs the datasets, and takes
+    a few seconds for each.
     """
 
     examples = ("report output", "report demo --compare ONE ANOTHER", "report output --format latex --examples 5")
 
     def add_arguments(self, add: Any) -> None:
         add("runs", metavar="OUTPUT_OR_GRID", help="a folder of runs, or a grid: its yaml file or its name")
-        add("--output", help="of a grid: where its runs are (default: as it says)")
+        add("--output", help="where the runs of a grid are (default: as the grid says)")
         add("--out", metavar="DIR", help="where to write (default: report/ in the folder of the runs)")
         add("--compare", nargs=2, metavar="METHOD", help="two methods to test against each other")
-        add("--format", choices=list(layouts.FORMATS), default="text", help="of what is printed")
+        add("--format", choices=list(layouts.FORMATS), default="text", help="format of what is printed")
         add("--examples", type=int, default=0, metavar="K", help="images of each part of a mixture (default: none)")
         add("--root", help="where the datasets of the examples are (default: as the runs' configs say)")
 

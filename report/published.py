@@ -1,4 +1,4 @@
-"""The figures that papers printed, from report/published/; its README tells where they come from."""
+"""The figures that papers printed, from report/published/; its README says where they come from."""
 
 from functools import cache
 from pathlib import Path

@@ -138,4 +138,4 @@ def _check_known(runs, name, known):
         there = sorted({shown for protocol in PROTOCOLS for shown in labels(runs, protocol).values()})
         raise UserError(f"no finished run of the method {name}: there are {', '.join(there)}")
     if all(len(methods) > 1 for methods in found):
-        raise UserError(f"{name} is several methods: name one of {', '.join(sorted(set(sum(found, []))))}")
+        raise UserError(f"{name} means several methods: name one of {', '.join(sorted(set(sum(found, []))))}")

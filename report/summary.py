@@ -24,7 +24,7 @@ def figures(runs: pd.DataFrame, protocol: str) -> pd.DataFrame:
     """The figures of every seed in percent, and their averages over datasets where there are several.
 
     An average is over the datasets that its method has in that column, and over the seeds that all of those have. Runs
-    of zero-shot methods stand in every setting, for they know none.
+    of zero-shot methods appear in every setting, since they have none of their own.
 
     Args:
         runs: as `results.read` gives them.

@@ -82,6 +82,6 @@ def test_examples_of_datasets():
 def test_without_a_trainer_they_are_listed(capsys):
     assert train.run([]) == 1
     first, *trainers, error = capsys.readouterr().err.splitlines()
-    assert first == "trainers:" and error == "error: no trainer is named: give one of them by --trainer"
+    assert first == "trainers:" and error == "error: no trainer is named: give one of them with --trainer"
     assert ["CoOp", "Context", "Optimization:"] in [line.split()[:3] for line in trainers]
     assert [line.split()[0] for line in trainers] == sorted((line.split()[0] for line in trainers), key=str.lower)

@@ -74,7 +74,7 @@ def test_a_folder_with_packages_of_the_same_names(tmp_path):
 
 def test_a_foreign_package_imported_before_is_told(site, tmp_path):
     done = run(site, tmp_path, "-c", "import datasets, mocoop; mocoop.enter()")
-    assert "another package called datasets is imported already" in done.stderr.splitlines()[-1]
+    assert "another package called datasets is already imported" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize("words, status, message", [

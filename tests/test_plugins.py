@@ -131,7 +131,7 @@ def test_what_fails_is_left_out_and_told_of_where_it_is_asked_for(tmp_path):
     lines = python("-c", ASK, path=entry_points(tmp_path, dict.fromkeys(groups, "import nowhere"))).splitlines()
     for group, line in zip(groups, lines, strict=False):
         failed = f"the entry point mine = offered_{group} (ModuleNotFoundError: No module named 'nowhere')"
-        assert line.endswith(f"; left out as they failed: {failed}"), "each says what failed, and no more"
+        assert line.endswith(f"; left out because they failed: {failed}"), "each says what failed, and no more"
     assert lines[6:9] == ["found"] * 3, "the others work"
 
 

@@ -1,9 +1,9 @@
 """The methods, one file each. Importing this package registers them all, and those that other packages offer.
 
-Dropping a file into this folder is enough for `--trainer Name` to find what it registers. A package elsewhere joins
-through an entry point of the group "mocoop.trainers" that names its module. A module's function
-`extend_cfg(cfg)`, if it has one, declares the trainer's config defaults. A module that fails is left out, and told of
-where a trainer is asked for that is not there; the others work without it.
+Dropping a file into this folder is enough for `--trainer Name` to find what it registers. A package elsewhere adds one
+by an entry point in the group "mocoop.trainers" that names its module. A module's function
+`extend_cfg(cfg)`, if it has one, declares the trainer's config defaults. A module that fails is left out, and asking
+for a trainer that is not there reports it; the others work without it.
 """
 
 from types import ModuleType

@@ -1,4 +1,4 @@
-"""CoCoOp: context vectors moved by the image (Zhou et al., CVPR 2022, section 3.2).
+"""CoCoOp: context vectors shifted by the image (Zhou et al., CVPR 2022, section 3.2).
 
 A Meta-Net turns an image's feature x into a vector pi(x) that is added to every context vector: v_m(x) = v_m + pi(x).
 Every image thus has prompts of its own. The images of a batch are the rows of one call of the text encoder; where a
@@ -70,7 +70,7 @@ class PromptLearner(nn.Module):
 
 
 class CoCoOpCLIP(PromptedCLIP):
-    """CLIP with text features of every image's own."""
+    """CLIP with text features of its own for every image."""
 
     def __init__(self, clip_model: nn.Module, prompt_learner: nn.Module, text_encoder: TextEncoder, chunk: int) -> None:
         super().__init__(clip_model, prompt_learner, text_encoder)

@@ -4,13 +4,13 @@ The prompt "a photo of [attribute] [object]" has one learned vector for each att
 all pairs share. They start from the mean of their words' token embeddings and are trained by cross-entropy over the
 seen pairs. Unseen pairs are then put together from the same vectors, and so are objects with two attributes.
 
-Vectors belong to words: an attribute or object without a vector, for want of one in the weights or by MIX, goes by its
-name. So weights serve data sets that share some words with theirs.
+Vectors belong to words: an attribute or object without a vector, because the weights lack one or by MIX, uses its
+name. So weights work on data sets that share some words with theirs.
 
 In the open world every attribute may go with every object. The pairs of one attribute begin alike, "a photo of
-[attribute]", so they are a row of the text encoder and cost their object and end token alone; rows are encoded, scored
-and forgotten in chunks. Unseen pairs below a threshold of feasibility are left out; the threshold is the one that does
-best on the validation images.
+[attribute]", so they are a row of the text encoder and each costs only its object and end token; rows are encoded,
+scored and forgotten in chunks. Unseen pairs below a threshold of feasibility are left out; the threshold is the one
+that does best on the validation images.
 """
 
 import logging
@@ -144,7 +144,7 @@ def words_to_learn(dataset: Any, share: float, seed: int) -> dict[str, list[str]
 
 
 class CSPCLIP(PromptedCLIP):
-    """CLIP with text features of pairs: of seen ones in training, of all of the dataset's otherwise."""
+    """CLIP with text features of pairs: of the seen ones in training, otherwise of all in the dataset."""
 
     def encode_text(self) -> torch.Tensor:
         chunks, vectors = self.prompt_learner()
@@ -232,7 +232,7 @@ class CSP(PromptTrainer):
         if not any(found):
             raise MisfitError(
                 f"the weights in {source} hold no vector of an attribute or object of {self.cfg.DATASET.NAME}: "
-                "they are of another data set, or not CSP's"
+                "they are from another data set, or not CSP's"
             )
         counts = [len(some) for pair in zip(found, words.values(), strict=True) for some in pair]
         logger.info("%d of %d attributes and %d of %d objects have a vector in %s", *counts, source)

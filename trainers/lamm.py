@@ -1,15 +1,15 @@
 """LAMM: a learned vector per class in place of its name (Gao et al., AAAI 2024, arXiv 2312.08212).
 
 The prompt of class i is "a photo of <M_i>.", M_i one vector that starts as the mean of the token embeddings of the
-class's name; all else is frozen. Of attribute-object pairs the seen ones have a vector, the unseen ones go by their
+class's name; all else is frozen. On attribute-object pairs the seen ones have a vector, the unseen ones use their
 names. A hierarchical loss keeps the vectors near the names they came from, in the space of parameters, of features and
 of logits:
 
     L = L_ce + WC_WEIGHT * L_wc + COS_WEIGHT * L_cos + KD_WEIGHT * L_kd
 
-Vectors belong to class names, so those of several runs merge: a class without a vector is told by its name, and
-vectors that MODEL.INIT_WEIGHTS brings travel on into this run's checkpoints (continual learning). Those of runs trained
-apart merge as dicts do, with BASE clip (with the others each run learns a context of its own):
+Vectors belong to class names, so those of several runs merge: a class without a vector is represented by its name, and
+vectors that MODEL.INIT_WEIGHTS brings are kept in this run's checkpoints (continual learning). Those of separately
+trained runs merge as dicts do, with BASE clip (with the others each run learns a context of its own):
 
     from dassl.utils import load_checkpoint  # on the CPU, wherever the runs computed
 
@@ -183,20 +183,20 @@ def _check_earlier(earlier, own, path):
     bases = [base_of(state_dict) for state_dict in (earlier, own)]
     if bases[0] != bases[1]:
         raise UserError(
-            f"{path} (MODEL.INIT_WEIGHTS) was trained with TRAINER.LAMM.BASE {bases[0]}, here it is {bases[1]}"
+            f"{path} (MODEL.INIT_WEIGHTS) was trained with TRAINER.LAMM.BASE {bases[0]}, but here it is {bases[1]}"
         )
     depths = [1 + sum(f"{MAPLE}compound_prompts_text." in key for key in state_dict) for state_dict in (earlier, own)]
     if depths[0] != depths[1]:
         raise UserError(
-            f"{path} (MODEL.INIT_WEIGHTS) holds prompts of {depths[0]} layers, here they are {depths[1]}: "
+            f"{path} (MODEL.INIT_WEIGHTS) holds prompts of {depths[0]} layers, but here they have {depths[1]}: "
             "set TRAINER.MAPLE.PROMPT_DEPTH as it was"
         )
     for key in [key for key in own if key in earlier]:
         shapes = tuple(earlier[key].shape), tuple(own[key].shape)
         if shapes[0] != shapes[1]:
             raise UserError(
-                f"{path} (MODEL.INIT_WEIGHTS) holds {key} of size {shapes[0]}, here it is {shapes[1]}: "
-                "train on with the same backbone and number of context vectors"
+                f"{path} (MODEL.INIT_WEIGHTS) holds {key} of size {shapes[0]}, but here it is {shapes[1]}: "
+                "continue with the same backbone and number of context vectors"
             )
 
 
@@ -260,8 +260,8 @@ class LAMM(PromptTrainer):
     def before_train(self) -> None:
         if self._optims[PROMPT_LEARNER] is None:
             raise UserError(
-                f"{self.cfg.MODEL.INIT_WEIGHTS} (MODEL.INIT_WEIGHTS) has a vector of every class here, so there is "
-                "nothing to learn: set TRAINER.LAMM.FREEZE_EARLIER False to train them on"
+                f"{self.cfg.MODEL.INIT_WEIGHTS} (MODEL.INIT_WEIGHTS) has a vector for every class here, so there is "
+                "nothing to learn: set TRAINER.LAMM.FREEZE_EARLIER False to train them further"
             )
         super().before_train()
         self.frozen_features = self.zero_shot_features(self.cfg.TRAINER.LAMM.TEMPLATE)

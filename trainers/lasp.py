@@ -1,7 +1,7 @@
 """LASP: language-aware soft prompting (Bulat and Tzimiropoulos, CVPR 2023, arXiv 2210.01115).
 
 Learned prompts overfit to the base classes' images. Text alone can hold them back: a cross-entropy asks that the text
-feature of class y under learned prompts be told as y's among those of hand-written templates.
+feature of class y under learned prompts be classified as y by those of hand-written templates.
 
     L = L_VL + TEXT_WEIGHT * L_TT,    L_TT = mean_y -log mean_l P_l(y | t(y))
 

@@ -1,8 +1,8 @@
 """MaPLe: prompts in both towers, coupled layer by layer (Khattak et al., CVPR 2023, arXiv 2210.03117, section 3.2).
 
 Each of the first PROMPT_DEPTH layers of the text encoder has context vectors P_j of its own. The image encoder's
-prompts at that layer are F_j(P_j), F_j a linear layer from the text encoder's width to the image encoder's; they stand
-behind the patches. Behind the last of them prompts pass through the layers like any token. Text prompts begin with
+prompts at that layer are F_j(P_j), F_j a linear layer from the text encoder's width to the image encoder's; they come
+after the patches. After the last of these layers prompts pass through like any token. Text prompts begin with
 CTX_INIT, of which the first N_CTX words are learned.
 """
 

@@ -1,6 +1,6 @@
 """MoCoOp: a mixture of soft prompts, routed by the image (Du et al., 2024, arXiv 2409.12011).
 
-Hard templates come in G groups by meaning. Each group has one soft prompt, the expert, which starts from the group's
+Hard templates form G groups by meaning. Each group has one soft prompt, the expert, which starts from the group's
 first template. A router picks the TOP_K experts for an image; the class's text feature is the mean of their
 normalised text features under the gate weights, and the logit its product with the normalised image feature and the
 logit scale. The mixture is linear, so mixing features and mixing per-expert logits are the same thing; the mixed

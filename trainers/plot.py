@@ -1,4 +1,4 @@
-"""PLOT: several prompts per class, matched with the places of an image by optimal transport (Chen et al., ICLR 2023,
+"""PLOT: several prompts per class, matched with the places in an image by optimal transport (Chen et al., ICLR 2023,
 arXiv 2210.01253, section 3).
 
 A class has N prompts and an image M local features (prompting/local_features.py). Carrying mass from place m to prompt
@@ -7,7 +7,7 @@ regularisation comes from Sinkhorn's iterations, here on logarithms, and counts 
 
     d_OT = sum_mn T_mn C_mn          logit = logit scale * (1 - d_OT)
 
-That is the paper's model: the global feature has no part in it. The released code ends its iterations sooner, for all
+That is the paper's model: it does not use the global feature. The released code ends its iterations sooner, for all
 images and classes of a batch at once, so that a plan depends on its neighbours; here each converges by itself.
 """
 

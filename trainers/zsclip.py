@@ -22,7 +22,7 @@ logger = logging.getLogger("dassl.trainers")
 
 
 class FixedCLIP(PromptedCLIP):
-    """CLIP with text features that were computed beforehand.
+    """CLIP with text features computed beforehand.
 
     Args:
         clip_model, text_encoder: as PromptedCLIP takes them.

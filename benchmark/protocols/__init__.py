@@ -1,8 +1,8 @@
 """The protocols, one file each, and those that other packages offer.
 
-A file dropped into this folder is found by itself, a package's through an entry point of the group "mocoop.protocols"
-that names its module. The module's `PROTOCOL` is the protocol, a `benchmark.protocol.Protocol`. A module that fails is
-left out, and told of where a protocol is asked for that is not there.
+A file dropped into this folder is found automatically, a package's through an entry point in the group
+"mocoop.protocols" that names its module. The module's `PROTOCOL` is the protocol, a `benchmark.protocol.Protocol`. A
+module that fails is left out, and asking for a protocol that is not there reports it.
 """
 
 from collections.abc import Iterable
@@ -44,18 +44,18 @@ def _with_configs(facts, protocol):
 
 
 def runs_of(protocol: str, points: Iterable[Point]) -> list[Run]:
-    """The runs of several points in an order that serves needs first; what points share comes once.
+    """The runs of several points in an order that puts needed runs first; a run that points share comes once.
 
     Raises:
-        UserError: a config file is missing, the protocol does not suit a trainer or a dataset, an override is the
-            protocol's to set, or two different runs would share a folder.
+        UserError: a config file is missing, the protocol does not suit a trainer or a dataset, an override is set by
+            the protocol, or two different runs would share a folder.
     """
     runs: dict[str, Run] = {}
     for point in points:
         facts = method_of(point.trainer)
         if not facts.suits(_with_configs(facts, protocol)):
             known = ", ".join(facts.configs)
-            raise UserError(f"the protocol {protocol} does not suit {point.trainer}: it has {known}")
+            raise UserError(f"the protocol {protocol} does not suit {point.trainer}: it supports {known}")
         for key in SET_BY_PROTOCOL.intersection(point.overrides[::2]):
             raise UserError(f"{key} cannot be overridden: the protocol sets it, by dataset, shots, seed and folder")
         for run in PROTOCOLS[protocol].runs(point):
@@ -65,7 +65,7 @@ def runs_of(protocol: str, points: Iterable[Point]) -> list[Run]:
 
 
 def identify(folder: str) -> dict[str, Any] | None:
-    """What a run's folder below the output tells: {protocol, part, dataset, shots, trainer, config, seed}, or None.
+    """What a run's folder below the output shows: {protocol, part, dataset, shots, trainer, config, seed}, or None.
 
     CoOp's own folders are understood too; what stands between shots and seed there joins the config's name. Where
     several protocols have the same folders, the one that tests on the data set is taken, else the first.

@@ -1,4 +1,4 @@
-"""Compositional zero-shot learning, as in CSP's paper: train on some pairs of attribute and object, test on others."""
+"""Compositional zero-shot learning, as in CSP's paper: train on some attribute-object pairs, test on others."""
 
 from benchmark.facts import method_of
 from benchmark.protocol import Point, Protocol, Run, run
@@ -21,7 +21,7 @@ PROTOCOL = Protocol(
     title="Compositional zero-shot learning",
     what="Train on seen attribute-object pairs, test on seen and unseen ones; in the open world too if the method can.",
     note="Best accuracies on seen (S) and unseen pairs (U) along the seen-unseen curve, its best harmonic mean (H) and "
-    "area (AUC), the last two also of the twenty points that published tables take.",
+    "area (AUC), the last two also for the twenty-point curve of published tables.",
     caption="{method} on {dataset}, {part} world",
     runs=runs,
     takes={"DATASET": None},

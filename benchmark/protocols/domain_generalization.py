@@ -1,6 +1,6 @@
 """Domain generalisation, as in CoOp's paper: train on one data set, test on others of the same classes.
 
-Of a data set whose images have styles, the first style is learned from and the others are tested on.
+For a data set whose images have styles, it trains on the first style and tests on the others.
 """
 
 from benchmark.facts import styled, styles

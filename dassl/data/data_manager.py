@@ -152,7 +152,7 @@ def build_data_loader(
             generator=torch.Generator(),  # starting workers must draw nothing from the global generator
         )
     except ValueError as error:
-        raise UserError(f"cfg.DATALOADER makes no loader: {error}") from error
+        raise UserError(f"cannot make a loader from cfg.DATALOADER: {error}") from error
 
 
 class DataManager:

@@ -35,7 +35,7 @@ class DecodedImages:
                     self._pixels.share_memory_()
             except RuntimeError as error:
                 logger.warning(
-                    "No memory for %.2f GiB of decoded images (is /dev/shm large enough?), so each is "
+                    "Not enough memory for %.2f GiB of decoded images (is /dev/shm large enough?), so each is "
                     "decoded on every use: %s",
                     size / 2**30,
                     error,

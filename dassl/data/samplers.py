@@ -1,4 +1,4 @@
-"""The order in which a loader takes its images; what is random draws from torch's global generator.
+"""The order in which a loader takes its images; anything random draws from torch's global generator.
 
 Each epoch takes a single draw from it, at its start, and that draw decides the epoch.
 """

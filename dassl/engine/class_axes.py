@@ -1,6 +1,6 @@
-"""Weights that hold something of every class, for a run on other classes: matched by class name, or refused.
+"""Weights that hold values for every class, for a run on other classes: matched by class name, or refused.
 
-Class i here is another one than class i there; where both have as many, a state dict loads and nobody notices.
+Class i here is not class i there; where both have equally many, a state dict loads and nobody notices.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,8 +43,8 @@ def match(
     what = " and ".join(axes)
     if theirs is None:
         raise UserError(
-            f"{source} holds something of every class ({what}) and no classes.json beside it tells which: give its "
-            "run's train.py command again, which writes the file, or write it: "
+            f"{source} holds values for every class ({what}) but no classes.json beside it names the classes: repeat "
+            "its run's train.py command, which writes the file, or write it: "
             '{"classnames": [names in the order of labels]}'
         )
     theirs, ours = ([name.replace("_", " ") for name in names] for names in (theirs, ours))
@@ -53,12 +53,12 @@ def match(
     lacking = [name for name in ours if name not in theirs]
     if lacking and not as_started:
         raise UserError(
-            f"{source} holds something of each of its {len(theirs)} classes ({what}) and nothing of "
-            f'{len(lacking)} of the {len(ours)} classes here ("{lacking[0]}"): it serves classes that it knows alone'
+            f"{source} holds values for each of its {len(theirs)} classes ({what}) and none for "
+            f'{len(lacking)} of the {len(ours)} classes here ("{lacking[0]}"): it serves only classes that it knows'
         )
     twice = next((name for name in ours if theirs.count(name) > 1), None)
     if twice:
-        raise UserError(f'{source} knows two classes named "{twice}": by name it serves no other classes than its own')
+        raise UserError(f'{source} knows two classes named "{twice}": by name it can serve only its own classes')
     here = [i for i, name in enumerate(ours) if name in theirs]
     there = [theirs.index(ours[i]) for i in here]
     matched = {}
@@ -66,7 +66,7 @@ def match(
         given, start = weights[key].movedim(axis, 0), own[key].detach().movedim(axis, 0)
         if len(given) != len(theirs) or given.shape[1:] != start.shape[1:]:
             raise UserError(
-                f"{source}: {key} is {tuple(weights[key].shape)}, which does not go with the {len(theirs)} classes of "
+                f"{source}: {key} is {tuple(weights[key].shape)}, which does not match the {len(theirs)} classes of "
                 f"its classes.json, or with this config's {tuple(own[key].shape)}"
             )
         value = start.to(given).clone()

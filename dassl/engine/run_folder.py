@@ -107,7 +107,7 @@ def read_classes(folder: str | os.PathLike) -> dict[str, Any] | None:
         return None
     classes = read_json(path)
     if not isinstance(classes, dict) or "classnames" not in classes:
-        raise UserError(f"{path} is damaged: give the run's train.py command again to have it written anew")
+        raise UserError(f"{path} is damaged: repeat the run's train.py command to write it again")
     return classes
 
 

@@ -1,8 +1,8 @@
 """The training loop and its hooks, as Dassl has them: TrainerBase, SimpleTrainer, TrainerX, TrainerXU.
 
 What differs from Dassl: every epoch ends in a checkpoint that also holds the states of all random number generators,
-so a run killed at any moment and started again goes on as if nothing had happened; checkpoints load with
-weights_only; the progress bar appears on a terminal only.
+so a run killed at any moment and started again continues as if nothing had happened; checkpoints load with
+weights_only; the progress bar appears only on a terminal.
 """
 
 import datetime
@@ -65,7 +65,7 @@ class NonFiniteLossError(UserError, FloatingPointError):
 
 
 class MisfitError(UserError):
-    """Weights are of another model than the one they are loaded into."""
+    """Weights belong to a different model from the one they are loaded into."""
 
 
 class TrainerBase:
@@ -108,7 +108,7 @@ class TrainerBase:
         return names
 
     def has_weights(self) -> bool:
-        """Whether any registered model has something to save and load; zero-shot CLIP has not."""
+        """Whether any registered model has something to save and load; zero-shot CLIP has nothing."""
         return any(model.state_dict() for model in self._models.values())
 
     # Checkpoints
@@ -352,10 +352,10 @@ class SimpleTrainer(TrainerBase):
     """One model on one data manager: builds both from the config, trains, tests and reports.
 
     Attributes:
-        class_axes: {key of a registered model's state dict: axis of the classes} of what holds something of every
+        class_axes: {key of a registered model's state dict: axis of the classes} of what holds values for every
             class, {} where nothing does. Weights of other classes are then matched by class name, and refused where a
             class has none. None, where the trainer does not say: they are refused if they look as if they did.
-        new_classes_as_started: a class that weights do not know may stay as the trainer starts it.
+        new_classes_as_started: a class that weights do not know may keep its initial values.
         told_classes: class names of weights without a classes.json.
         dm: the DataManager; train_loader_x, train_loader_u, val_loader, test_loader, num_classes and lab2cname of it.
         device: where the model computes.
@@ -550,8 +550,8 @@ class SimpleTrainer(TrainerBase):
             for name in class_axes.doubtful(model, theirs, self.dm.dataset.classnames):
                 size = tuple(model.get_parameter(name).shape)
                 raise UserError(
-                    f"{directory} knows other classes than this run's, and {self.cfg.TRAINER.NAME} does not say "
-                    f"whether its parameter {name} holds something of each, which its size {size} suggests: "
+                    f"{directory} has other classes than this run, and {self.cfg.TRAINER.NAME} does not say "
+                    f"whether its parameter {name} holds values for each class, as its size {size} suggests: "
                     f"set the trainer's class_axes to {{}} if not, or to {{{name!r}: axis of the classes}}"
                 )
 

@@ -10,7 +10,7 @@ from dassl.utils import Registry
 logger = logging.getLogger(__name__)
 
 EVALUATOR_REGISTRY = Registry("EVALUATOR", "dassl.evaluation", "mocoop.evaluators")
-"""A file dropped into this folder joins, and a package through an entry point of the group that names its module."""
+"""A file dropped into this folder adds its own; so does a package, by an entry point of the group naming its module."""
 
 
 def build_evaluator(cfg: CfgNode, lab2cname: dict[int, str] | None = None, **kwargs: Any) -> Any:

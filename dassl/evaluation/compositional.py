@@ -195,7 +195,7 @@ class Compositional(EvaluatorBase):
                 f"{cfg.DATASET.NAME} does not have"
             )
         if cfg.TEST.METRICS:
-            raise UserError("TEST.METRICS are figures of TEST.EVALUATOR Classification: leave them out here")
+            raise UserError("TEST.METRICS works with TEST.EVALUATOR Classification only: leave it out here")
         plot = cfg.TEST.CURVE_PLOT
         if plot not in PLOTS:
             raise UserError(f'unknown TEST.CURVE_PLOT "{plot}": {nearest(plot, PLOTS[1:])}')
@@ -232,7 +232,7 @@ class Compositional(EvaluatorBase):
         labels = torch.tensor(self._phase_pairs[self.split])
         if labels[-1] < self._num_seen:
             raise UserError(
-                f"the {self.split} split of {self.cfg.DATASET.NAME} lists no unseen pair, and the curve needs one"
+                f"the {self.split} split of {self.cfg.DATASET.NAME} lists no unseen pair, but the curve needs one"
             )
         groups = torch.full((len(self._codes),), -1)
         groups[labels] = (labels >= self._num_seen).long()

@@ -1,4 +1,4 @@
-"""Measures of a model's outputs: of a batch, for the training loop, and of a test set (METRIC_REGISTRY)."""
+"""Measures of a model's outputs: on a batch, for the training loop, and on a test set (METRIC_REGISTRY)."""
 
 from dassl.metrics.accuracy import compute_accuracy
 from dassl.metrics.build import METRIC_REGISTRY

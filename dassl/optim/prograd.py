@@ -1,4 +1,4 @@
-"""A gradient that does not undo what another one learns (ProGrad: Zhu et al., ICCV 2023, arXiv 2205.14865)."""
+"""A gradient that does not undo what another one learned (ProGrad: Zhu et al., ICCV 2023, arXiv 2205.14865)."""
 
 import torch
 

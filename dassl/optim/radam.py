@@ -1,4 +1,4 @@
-"""RAdam as Dassl has it, on torch's: the published algorithm with weight decay apart from the gradient, as AdamW's."""
+"""RAdam as in Dassl, on top of torch's: the published algorithm with decoupled weight decay, as in AdamW."""
 
 from collections.abc import Iterable
 from typing import Any

@@ -1,4 +1,4 @@
-"""What every other part of the engine stands on: errors, files, logs, random state, checkpoints, meters."""
+"""What every other part of the engine builds on: errors, files, logs, random state, checkpoints, meters."""
 
 from dassl.errors import UserError, nearest
 from dassl.utils.checkpoints import (

@@ -151,7 +151,7 @@ def load_pretrained_weights(
     logger.info("Loaded pretrained weights from %s", weight_path)
     left_out = [k for k in given if k not in fitting]
     if left_out:
-        logger.info("Layers left out, their name or size not being the model's: %s", ", ".join(left_out))
+        logger.info("Layers left out, as their name or size is not the model's: %s", ", ".join(left_out))
 
 
 def _without_module(state_dict):

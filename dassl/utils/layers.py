@@ -37,7 +37,7 @@ def open_specified_layers(model: nn.Module, open_layers: str | Iterable[str]) ->
 
 
 def init_network_weights(model: nn.Module, init_type: str = "normal", gain: float = 0.02) -> None:
-    """Start a model anew: random weights and no bias in convolutions and linear layers, norms as the identity.
+    """Initialise a model again: random weights and no bias in convolutions and linear layers, norms as the identity.
 
     Args:
         model: its layers are changed in place.

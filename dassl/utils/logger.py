@@ -1,4 +1,4 @@
-"""The log of a run: plain lines on the console and in a file, prints of foreign code included."""
+"""The log of a run: plain lines on the console and in a file, including what other people's code prints."""
 
 import logging
 import os
@@ -66,7 +66,7 @@ class Logger(Tee):
     """Dassl's name for one on a file of its own: sys.stdout = Logger("run/printed.txt").
 
     Args:
-        fpath: the file, begun anew; its folder is created where missing. None: the console alone.
+        fpath: the file, started afresh; its folder is created if missing. None: the console alone.
     """
 
     def __init__(self, fpath: str | None = None) -> None:

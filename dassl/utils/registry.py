@@ -1,4 +1,4 @@
-"""A table of classes or functions by name, which anyone may extend."""
+"""A table of classes or functions by name that anyone may extend."""
 
 import sys
 from typing import Any

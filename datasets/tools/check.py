@@ -1,4 +1,4 @@
-"""python -m datasets check: what is there of a data set, and what is missing, unreadable or not as published."""
+"""python -m datasets check: what is present of a data set, and what is missing, unreadable or not as published."""
 
 import argparse
 import os
@@ -16,16 +16,16 @@ from datasets.split import missing_files
 from datasets.tools import Tool, config_names, find, read
 
 SHOWN = 10
-"""Problems of a kind that are told one by one."""
+"""Problems of a kind that are listed one by one."""
 
 CHUNK = 4096
-"""Images that wait for their turn at a time: the pool would take in all million of ImageNet's at once."""
+"""Images queued at a time: the pool would otherwise take in all of ImageNet's million at once."""
 
 
 class Check(Tool):
-    """Say what is there of a data set, and what is missing, unreadable or not as published.
+    """Report what is present of a data set, and what is missing, unreadable or not as published.
 
-    Without NAME, of all data sets that have a folder in the root. Exit status 1 when something is off.
+    Without NAME, it checks all data sets that have a folder in the root. The exit status is 1 when something is off.
     """
 
     examples = ("check caltech101 --root data --quick",)
@@ -49,12 +49,12 @@ def present(root: str) -> list[str]:
     home = os.path.expanduser(root)
     names = [name for name, path in paths.items() if folders[name] and os.path.exists(os.path.join(home, path))]
     if not names:
-        raise UserError(f"no data set's folder in {root}: they would be {', '.join(filter(None, folders.values()))}")
+        raise UserError(f"no data set in {root}: their folders would be {', '.join(filter(None, folders.values()))}")
     return names
 
 
 def check(name: str, root: str, quick: bool = False, per_class: bool = False) -> bool:
-    """Print what is there; whether all is well.
+    """Print what is present; return whether all is well.
 
     Args:
         name, root: the data set and DATASET.ROOT.

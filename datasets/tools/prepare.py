@@ -27,10 +27,10 @@ CHUNK = 2**20
 
 
 class Prepare(Tool):
-    """Download a data set, unpack it and lay it out under the root as CoOp does; then check what is there.
+    """Download a data set, unpack it and arrange its files under the root as CoOp does; then check them.
 
-    What is there already is left alone, and a download that was interrupted goes on where it stopped. Where a site asks
-    for a login or a file cannot be had, the command says which file to put where; given again, it goes on from there.
+    What is already there is left alone, and an interrupted download continues where it stopped. Where a site asks for a
+    login or a file is unavailable, the command says which file to put where; when repeated, it continues from there.
     """
 
     examples = ("prepare dtd --root data",)
@@ -43,12 +43,12 @@ class Prepare(Tool):
         reader, _ = find(args.name, args.root)
         sources = getattr(reader, "sources", ())
         if not sources:
-            print(f"{args.name}: no download is known; the first lines of {reader.__module__} tell its layout")
+            print(f"{args.name}: no download is known; the first lines of {reader.__module__} describe its layout")
         folder = os.path.join(os.path.abspath(os.path.expanduser(args.root)), reader.dataset_dir)
         for source in sources:
             try:
                 fetch(source, folder)
-            except UserError as error:  # what else is to be had may be enough
+            except UserError as error:  # the other sources may be enough
                 print(f"not done: {error}", file=sys.stderr)
         return int(not check(args.name, args.root, args.quick))
 
@@ -67,7 +67,7 @@ def fetch(source: Source, folder: str) -> None:
     by_hand = os.path.isfile(path)
     if not by_hand:
         if not source.url:
-            raise UserError(f"{source.path} must be had by hand: put it at {path} (from {source.page})")
+            raise UserError(f"{source.path} must be downloaded by hand: put it at {path} (from {source.page})")
         download(source, path)
     elif source.md5 and not check_integrity(path, source.md5):
         raise UserError(f"{path} is not the published file (its md5 is not {source.md5}): remove it")
@@ -78,7 +78,7 @@ def fetch(source: Source, folder: str) -> None:
 
 
 def download(source: Source, path: str) -> None:
-    """Download a source to a path, going on where an earlier try stopped. Raises UserError if that fails."""
+    """Download a source to a path, continuing where an earlier try stopped. Raises UserError if that fails."""
     print(f"downloading {source.url}")
     mkdir_if_missing(os.path.dirname(path))
     part = f"{path}.part"
@@ -88,7 +88,7 @@ def download(source: Source, path: str) -> None:
         reason = getattr(error, "reason", None) or error
         page = f" (see {source.page})" if source.page else ""
         raise UserError(
-            f"cannot download {source.url} ({reason}): try again to go on from there, or put the file at {path}{page}"
+            f"cannot download {source.url} ({reason}): try again to resume it, or put the file at {path}{page}"
         ) from error
     if source.md5 and not check_integrity(part, source.md5):
         os.remove(part)

@@ -1,10 +1,10 @@
-"""Backbones: what is to be known of one, and one file for each family of them.
+"""Backbones: what must be known about one, and one file for each family of them.
 
-A file dropped into this folder is found by itself, a package's through an entry point of the group "mocoop.backbones"
-that names its module. The module's `BACKBONES` is a list of `Backbone`. A family of more names than a list can hold,
-such as paths, has two functions as well: `takes(name)`, whether a name looks like one of its own, and
-`find(name, family)`, the Backbone of that name or None; `family` is what the user says of it (MODEL.BACKBONE.FAMILY),
-"" for nothing.
+A file dropped into this folder is found automatically, a package's through an entry point in the group
+"mocoop.backbones" that names its module. The module's `BACKBONES` is a list of `Backbone`. A family with more names
+than a list can hold, such as paths, has two functions as well: `takes(name)`, whether a name looks like one of its own,
+and `find(name, family)`, the Backbone of that name or None; `family` is what the user says about it
+(MODEL.BACKBONE.FAMILY), "" for nothing.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,12 +19,12 @@ ENCODERS = ("vit", "resnet", "other")
 
 
 class NotAtHand(UserError):
-    """A backbone's weights are not there; whoever tells the user adds which backbones' are."""
+    """A backbone's weights are missing; whoever reports it lists the backbones whose weights are there."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """What backbones have in common that their weights do not tell: others' may have the same names and shapes.
+    """What backbones have in common that their weights do not show: others' may have the same names and shapes.
 
     Attributes:
         name: what MODEL.BACKBONE.FAMILY says, or the entry "family" in a file of weights.
@@ -32,7 +32,7 @@ class Family:
         head_width: of every attention head, in both towers.
         pixel_mean, pixel_std: of the images' normalisation, by channel.
         tokenizer: makes what turns text into token ids, with the methods and the vocabulary that OpenAI's has.
-        causal: whether a token of the text tower sees those before it alone.
+        causal: whether a token of the text tower sees only itself and those before it.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Backbone:
         load: gives the model in float32, with the parts that `clip.model.CLIP` has: visual, transformer (with
             resblocks), token_embedding, positional_embedding, ln_final, text_projection, logit_scale, context_length
             and dtype.
-        fetch: has the weights at hand, downloaded if need be.
+        fetch: makes the weights available, downloading them if need be.
         at_hand: whether that needs no network.
         tokens: gives the ids of the tokens whose embeddings were trained; None: all of them.
     """

@@ -1,8 +1,8 @@
-"""Files of weights: OpenAI's archives and state dicts with the names that OpenAI's have, by path.
+"""Files of weights: OpenAI's archives, and state dicts with the same names as OpenAI's, by path.
 
 open_clip's weights (LAION's, DataComp's) have the names and shapes of OpenAI's, but most have another activation and
-some have heads of another width. Computed as OpenAI's, their features are off by some percent and nothing fails. So
-weights load only where it is known whose they are: by OpenAI's own marks, by what the file says, or the user.
+some have heads of another width. Computed like OpenAI's, their features are off by a few percent and nothing fails. So
+weights load only where it is known whose they are: from OpenAI's own marks, from what the file says, or from the user.
 """
 
 import os
@@ -105,9 +105,9 @@ def _family(name, weights, declared):
     known = declared or told
     if not known:
         raise UserError(
-            f"{name} does not tell whether its weights are OpenAI's or have their names alone, as open_clip's, which "
-            f"compute otherwise: if they are OpenAI's ({OPENAI.activation}, heads {OPENAI.head_width} wide), give "
-            f'MODEL.BACKBONE.FAMILY {OPENAI.name}, or add the entry "{FAMILY}": "{OPENAI.name}" to the file'
+            f"{name} does not show whether its weights are OpenAI's or only have the same names, like open_clip's, "
+            f"which compute differently: if they are OpenAI's ({OPENAI.activation}, heads {OPENAI.head_width} wide), "
+            f'give MODEL.BACKBONE.FAMILY {OPENAI.name}, or add the entry "{FAMILY}": "{OPENAI.name}" to the file'
         )
     if known not in FAMILIES:
         raise UserError(f'{name}: weights of the family "{known}" cannot be loaded ({nearest(known, FAMILIES)})')
@@ -120,8 +120,8 @@ def _check_widths(weights, family, path):
     for tower, width in (("image", image.shape[-1]), ("text", weights["ln_final.weight"].shape[0])):
         if width % family.head_width:
             raise UserError(
-                f"the {tower} encoder in {path} is {width} wide, which makes no heads of {family.head_width}: it is "
-                f"not of the family {family.name}"
+                f"the {tower} encoder in {path} is {width} wide, which cannot be split into heads of "
+                f"{family.head_width}: it is not of the family {family.name}"
             )
     tokens = weights["token_embedding.weight"].shape[0]
     if tokens != VOCABULARY:
@@ -137,7 +137,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _read_once(path: Path, written: int) -> dict[str, Any]:
     code = _torchscript(path)
     if code and (b"torch.gelu(" in code or b"torch.sigmoid(" not in code):
-        raise UserError(f"{path} is no model of OpenAI's: its code does not compute {OPENAI.activation}")
+        raise UserError(f"{path} is not a model of OpenAI's: its code does not compute {OPENAI.activation}")
     try:
         if code:
             with warnings.catch_warnings():
@@ -157,7 +157,7 @@ def _read_once(path: Path, written: int) -> dict[str, Any]:
     if TEXT_TOWER in weights:
         other_path = HOME / f"{weights.pop(TEXT_TOWER)}.pt"
         if not other_path.is_file():
-            raise UserError(f"{path} goes with the text tower of another backbone, which is not at {other_path}")
+            raise UserError(f"{path} needs the text tower of another backbone, which is not at {other_path}")
         other = _read(other_path)
         weights = {**{k: v for k, v in other.items() if not k.startswith("visual.")}, **weights}
     towers = ("visual.proj", "visual.attnpool.positional_embedding")

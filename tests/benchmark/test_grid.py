@@ -78,7 +78,7 @@ def test_several_documents_share_runs(grid):
         ({"method": ["CoOp"]}, "unknown key method in a grid: did you mean methods?"),
         ({"methods": [{"trainer": "CoOp", "confg": "x"}]}, "did you mean config"),
         ({"protocol": "fewshot"}, "did you mean few_shot"),
-        ({"methods": ["CSP"]}, "few_shot does not suit CSP: it has czsl"),
+        ({"methods": ["CSP"]}, "few_shot does not suit CSP: it supports czsl"),
         ({"methods": ["CoOp/rn49"]}, "trainers/CoOp/rn49.yaml"),
         ({"datasets": ["caltech"]}, "did you mean caltech101"),
         ({"shots": ["many"]}, "shots of CoOp is ['many']"),

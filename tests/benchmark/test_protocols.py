@@ -196,7 +196,7 @@ def test_coops_own_folders():
         ("few_shot", Point("dtf", 16, "CoOp", "c", 1), "datasets/dtf.yaml: did you mean dtd?"),
         ("few_shot", Point("dtd", 16, "CoOp", "d", 1), "trainers/CoOp/d.yaml: known: c, default"),
         ("few_shot", Point("dtd", 16, "CoOp", "c", 1, overrides=("SEED", "4")), "SEED cannot be overridden"),
-        ("base2new", Point("dtd", 16, "LinearProbe", "c", 1), "base2new does not suit LinearProbe: it has few_shot"),
+        ("base2new", Point("dtd", 16, "LinearProbe", "c", 1), "not suit LinearProbe: it supports few_shot"),
         ("cross_dataset", Point("imagenets", 16, "CoOp", "c", 1), "did you mean imagenet"),
         ("domain_generalization", Point("dtd", 16, "CoOp", "c", 1), "known: icons_common, icons_rare, imagenet"),
     ],

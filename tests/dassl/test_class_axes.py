@@ -47,7 +47,7 @@ def test_the_same_classes_and_what_belongs_to_none_stay_as_they_are():
 
 def test_a_class_that_they_do_not_know():
     ours = ["ant", "emu", "bee"]
-    with pytest.raises(UserError, match=r'X holds something of each of its 3 classes \(w and ctx\).* 1 of .*"emu"'):
+    with pytest.raises(UserError, match=r'X holds values for each of its 3 classes \(w and ctx\).* 1 of .*"emu"'):
         match(weights(), OWN, AXES, THEIRS, ours, "X")
     own = OWN | {"w": torch.full((3, 2), 7.0)}
     assert match(weights(), own, AXES, THEIRS, ours, "X", as_started=True)["w"].tolist() == [[0, 1], [7, 7], [2, 3]]
@@ -56,9 +56,9 @@ def test_a_class_that_they_do_not_know():
 @pytest.mark.parametrize(
     ("theirs", "message"),
     [
-        (None, r"no classes\.json beside it tells which"),
+        (None, r"no classes\.json beside it names the classes"),
         (["ant", "ant", "bee"], 'two classes named "ant"'),
-        (["ant", "bee", "crab claw", "emu"], "does not go with the 4 classes"),
+        (["ant", "bee", "crab claw", "emu"], "does not match the 4 classes"),
     ],
 )
 def test_what_cannot_be_known(theirs, message):

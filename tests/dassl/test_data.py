@@ -186,7 +186,7 @@ def test_loader_options(items, monkeypatch):
     assert train_loader(config(), items[:2]).drop_last is False  # a single, smaller batch is kept
     with pytest.raises(UserError, match="Toy has no images to train on"):
         train_loader(config(), [])
-    with pytest.raises(UserError, match="DATALOADER .*num_workers"):
+    with pytest.raises(UserError, match="DATALOADER: .*num_workers"):
         train_loader(config(workers=-1), items)
 
 
@@ -232,7 +232,7 @@ def test_without_memory_images_are_decoded_on_use(items, monkeypatch, caplog):
     monkeypatch.setattr(torch.Tensor, "share_memory_", refuse)
     images = DecodedImages([items[0].impath], 1, shared=True)
     assert np.array_equal(images.read(items[0].impath), read_image(items[0].impath))
-    assert "No memory" in caplog.text
+    assert "Not enough memory" in caplog.text
 
 
 @pytest.mark.parametrize("workers", [0, 1])

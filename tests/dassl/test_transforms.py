@@ -134,7 +134,7 @@ def test_no_transform():
     [
         (config("random_flop"), 'unknown transform "random_flop" .* did you mean random_flip'),
         (config(INTERPOLATION="bicubik"), "INPUT.INTERPOLATION .* did you mean bicubic"),
-        (config("gaussian_blur", GB_K=4), "INPUT .*odd"),
+        (config("gaussian_blur", GB_K=4), "INPUT: .*odd"),
         (config("randaugment", RANDAUGMENT_M=31), "RANDAUGMENT_M is 31: choose from 0 to 30"),
     ],
 )

@@ -91,8 +91,8 @@ def put(key, value, entry=0):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (put("image", "../secret.png"), 'names "../secret.png", not within'),
-        (put("image", "/secret.png"), 'names "/secret.png", not within'),
+        (put("image", "../secret.png"), 'names "../secret.png", which is outside'),
+        (put("image", "/secret.png"), 'names "/secret.png", which is outside'),
         (put("image", "none.png"), "1 of the 48 images in .*t7 are missing, the first one .*none.png"),
         (put("set", "trian"), 'into the set "trian": there are train, val, test and NA'),
         (put("set", "train", entry=-1), 'train image .* of "dark sea_shell", not in train_pairs.txt'),
@@ -174,7 +174,7 @@ def test_objects_with_two_attributes(tmp_path, name, place):
         ([["a.png", "old", "dog"]], r"aao.json is not a list \[\[image, attribute"),
         ([["a.png", "old", None, "dog"]], r"aao.json is not a list \[\[image, attribute"),
         ([], "aao.json names no image"),
-        ([["../a.png", "old", "wet", "dog"]], "not within"),
+        ([["../a.png", "old", "wet", "dog"]], "which is outside"),
         ([["a.png", "old", "wet", "dog"]], "1 of the 1 images in .*aao.json are missing"),
     ],
 )
@@ -188,5 +188,5 @@ def test_pairs_by_name():
     pairs = pairs_by_name(["wet dog", "very_old dog", "wet old dog", "wet very old dog"], attributes, objects)
     assert pairs == [(2, 0), (1, 0), (2, 1), (2, 1, 0)], "the reading of fewest words"
     for name in ("dog", "wet", "dog wet"):
-        with pytest.raises(UserError, match=f'"{name}" is not an attribute and an object'):
+        with pytest.raises(UserError, match=f'"{name}" is not made of an attribute and an object'):
             pairs_by_name([name], attributes, objects)

@@ -107,7 +107,7 @@ def test_loose_images(tmp_path, files, told):
     ("1.jpg,cat,training\n", "line 1"),
     ("path,label\n", "has no row path,label"),
     ("1.jpg,cat,train\n2.jpg,cat,test\n", "1 of the 2 images in .*labels.csv are missing, the first one .*2.jpg"),
-    ("../1.jpg,cat\n", 'labels.csv names "../1.jpg", not within'),
+    ("../1.jpg,cat\n", 'labels.csv names "../1.jpg", which is outside'),
     ("/etc/1.jpg,cat\n", "labels.csv names"),
     ("1.jpg,cat,train\n1.jpg,dog,test\n", 'labels.csv has no training image of class "dog"'),
     (b"\xff\xfe1", "labels.csv .* must be a CSV file in UTF-8"),

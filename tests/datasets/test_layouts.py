@@ -266,10 +266,10 @@ def test_class_names_of_its_own(imagenet):
     write(imagenet / "imagenet-rendition", "classnames.txt", *(f"{wnid} drawn {name}" for wnid, name in WNIDS.items()))
     assert build_dataset(config(imagenet, "ImageNetR")).classnames == ["drawn goldfish", "drawn lion"]
     touch(imagenet / "imagenet-rendition/imagenet-r", "n99999999/1.jpg")
-    with pytest.raises(UserError, match="imagenet-r/n99999999 is none of the 4 classes that have names"):
+    with pytest.raises(UserError, match="imagenet-r/n99999999 is not one of the 4 classes that have names"):
         build_dataset(config(imagenet, "ImageNetR"))
     touch(imagenet / "imagenetv2/imagenetv2-matched-frequency-format-val", "4/1.jpg")
-    with pytest.raises(UserError, match="format-val/4 is none of the 4 classes that have names"):
+    with pytest.raises(UserError, match="format-val/4 is not one of the 4 classes that have names"):
         build_dataset(config(imagenet, "ImageNetV2"))
 
 
@@ -292,7 +292,7 @@ def test_imagenet_whose_halves_differ(imagenet):
     for path in (imagenet / "imagenet/images/train/n02129165").iterdir():
         path.unlink()
     (imagenet / "imagenet/images/train/n02129165").rmdir()
-    with pytest.raises(UserError, match="train and val have not the same class folders"):
+    with pytest.raises(UserError, match="train and val do not have the same class folders"):
         build_dataset(config(imagenet, "ImageNet"))
 
 

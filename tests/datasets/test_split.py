@@ -42,7 +42,7 @@ def test_read_split(tmp_path):
 )
 def test_files_outside_of_the_folder_are_refused(tmp_path, file):
     split = GOOD | {"val": [[file, 0, "cat"]]}
-    with pytest.raises(UserError, match="split.json names .* not within /images"):
+    with pytest.raises(UserError, match="split.json names .* outside /images"):
         read_split(written(tmp_path, split), "/images")
 
 
@@ -143,5 +143,5 @@ def test_base_and_new_classes():
     assert subsample_classes([], test, subsample="base")[1][1].label == 1  # test alone
     with pytest.raises(UserError, match='"bass": choose all, base or new'):
         subsample_classes(train, subsample="bass")
-    with pytest.raises(UserError, match="the only class is not new"):
+    with pytest.raises(UserError, match="there is only one class, which is not new"):
         subsample_classes(train[:1], subsample="new")

@@ -85,7 +85,7 @@ def test_a_whole_run(tmp_path, toy_run, capsys):
     assert len(rows_of(out / "words.csv")) == layout.sum() and len(rows_of(out / "words.csv")[0]) == 9
     wrong = sum(row.index(max(row)) != item.label for row, item in zip(logits, items, strict=True))
     assert sum(int(row[2]) for row in rows_of(out / "confusions.csv")) == wrong
-    assert f"{12 - wrong} of 12 test images right" in capsys.readouterr().out
+    assert f"{12 - wrong} of 12 test images are right" in capsys.readouterr().out
 
 
 def test_a_mixture_of_any_method(tmp_path, toy_run, monkeypatch):
@@ -149,7 +149,7 @@ def test_vectors_of_other_methods_and_a_dataset_elsewhere(trainer, config, label
     if labels:
         assert [row[0] for row in rows_of(tmp_path / "out" / "words.csv")] == labels
     assert benchmark(["explain", str(tmp_path / "run"), "--root", str(tmp_path / "moved")]) == 0
-    assert "of 12 test images right" in capsys.readouterr().out
+    assert "of 12 test images are right" in capsys.readouterr().out
 
 
 def test_a_dataset_of_other_classes(tmp_path, toy_root, toy_run, capsys):
@@ -167,6 +167,6 @@ def test_pairs_of_an_open_world(tmp_path, toy_pairs_root, toy_run, capsys):
     toy_run("CSP", tmp_path / "open", *SHORT, "TRAINER.CSP.OPEN_WORLD", True, flags=flags, config="vit_l14")
     capsys.readouterr()
     assert benchmark(["explain", str(tmp_path / "open"), "--out", str(tmp_path / "out")]) == 0
-    assert f"{sum(hits)} of {len(trained.dm.dataset.test)} test images right" in capsys.readouterr().out
+    assert f"{sum(hits)} of {len(trained.dm.dataset.test)} test images are right" in capsys.readouterr().out
     words = ["Faux Leather", "dark", "pale", "boat", "dog", "sea shell"]
     assert [row[0] for row in rows_of(tmp_path / "out" / "words.csv")] == words

@@ -64,7 +64,7 @@ def test_weights_of_every_class_serve_those_classes_alone(trainer, key, tmp_path
     config = {"LinearProbe": "vit_b16"}.get(trainer, "vit_b16_ep50")
     expected, images = logits_of(run(trainer, "run", *key, config=config))
     for names in (["ant", "bee", "crab_claw", "emu"], ["emu", "bee"]):
-        with pytest.raises(UserError, match='each of its 4 classes .* nothing of 1 of .*"emu"'):
+        with pytest.raises(UserError, match='each of its 4 classes .* none for 1 of .*"emu"'):
             load_run(tmp_path / "run", names)
     for order in ([0, 1, 2, 3], [2, 0, 3, 1], [3, 1]):
         some = load_run(tmp_path / "run", [("ant", "bee", "crab_claw", "dog")[i] for i in order])
@@ -79,7 +79,7 @@ def test_pairs_by_name(tmp_path, run):
     columns = [names.index(name) for name in ("pale sea shell", "dark dog", "Faux Leather dog", "dark sea shell")]
     assert torch.allclose(some.logits(images), expected[:, columns], atol=1e-4)
     assert load_run(tmp_path / "run", ["Faux Leather boat"]).logits(images).shape == (len(images), 1)
-    with pytest.raises(UserError, match='"wet dog" is not an attribute and an object'):
+    with pytest.raises(UserError, match='"wet dog" is not made of an attribute and an object'):
         load_run(tmp_path / "run", ["wet dog"])
 
 
@@ -101,7 +101,7 @@ def test_epochs_and_old_runs(tmp_path, run):
     expected, images = logits_of(trainer)
     assert not torch.allclose(load_run(tmp_path / "run", epoch=1).logits(images), expected, atol=1e-3)
     (tmp_path / "run" / "classes.json").unlink()
-    with pytest.raises(UserError, match="does not tell its classes.*--classnames"):
+    with pytest.raises(UserError, match="does not list its classes.*--classnames"):
         load_run(tmp_path / "run")
     given = load_run(tmp_path / "run", ["ant", "bee", "crab_claw", "dog"])
     assert torch.allclose(given.logits(images), expected, atol=1e-4)

@@ -29,7 +29,7 @@ def test_word_vectors(tmp_path, caplog):
     path.write_text("cut 0 2\nfaux 1 0\n, 5 5\nleather 3 4\nfaux 9 9\nt 2 2\n")
     vectors = word_vectors(path, ["Faux.Leather", "cut", "gnu", "t-shirt"])
     assert vectors.tolist() == [[2, 2], [0, 2], [0, 0], [2, 2]]
-    assert "No word vector of 2 of 6 words: gnu, shirt" in caplog.text
+    assert "No word vector for 2 of 6 words: gnu, shirt" in caplog.text
 
 
 @pytest.mark.parametrize(

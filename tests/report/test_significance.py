@@ -77,7 +77,7 @@ def test_methods_by_the_names_that_tables_print(put, tmp_path):
     names = {"csc": 2, "CoOp (csc)": 2, "CoOp (vit_b16-csc)": 2, "LR0.1": 3, "top1": 1, "MoCoOp (top1)": 1, "MoCoOp": 1}
     for name, difference in names.items():
         assert compare(runs, name, "CoOp (vit_b16)").difference.tolist() == [difference], name
-    with pytest.raises(UserError, match=r"CoOp is several methods: name one of CoOp \(vit_b16\), CoOp \("):
+    with pytest.raises(UserError, match=r"CoOp means several methods: name one of CoOp \(vit_b16\), CoOp \("):
         compare(runs, "CoOp", "MoCoOp")
     with pytest.raises(UserError, match=r"the method cscs: there are CoOp \(vit_b16\), .*, MoCoOp \(top1\)$"):
         compare(runs, "MoCoOp", "cscs")

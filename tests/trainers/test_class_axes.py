@@ -66,13 +66,13 @@ def test_class_specific_context_finds_its_classes(run, tmp_path):
     whole, base = run("all", *CSC), run("base", *BASE, *CSC)
     assert torch.equal(ctx(run("of all", *NEW, *CSC, model="all")), ctx(whole)[2:])
     assert torch.equal(ctx(run("same", *BASE, *CSC, model="base")), ctx(base))
-    with pytest.raises(UserError, match=r'each of its 2 classes \(ctx\) and nothing of 2 of the 2 .*"crab claw"'):
+    with pytest.raises(UserError, match=r'each of its 2 classes \(ctx\) and none for 2 of the 2 .*"crab claw"'):
         run("new", *NEW, *CSC, model="base")
     file = tmp_path / "all" / "prompt_learner" / "model.pth.tar-1"
     assert torch.equal(load_run(tmp_path / "all", ["dog", "ant"]).trainer.model.prompt_learner.ctx, ctx(whole)[[3, 0]])
     started = run("started", *NEW, *CSC, "MODEL.INIT_WEIGHTS", file, evaluate=True)
     assert torch.equal(ctx(started), ctx(whole)[2:])
-    with pytest.raises(UserError, match="and nothing of 2 of the 2"):
+    with pytest.raises(UserError, match="and none for 2 of the 2"):
         file = tmp_path / "base" / "prompt_learner" / "model.pth.tar-1"
         run("never", *NEW, *CSC, "MODEL.INIT_WEIGHTS", file)
 
@@ -82,7 +82,7 @@ def test_without_classes_json_shared_context_loads_and_class_specific_does_not(r
         run(name, *keys)
         (tmp_path / name / "classes.json").unlink()
     run("eval", *NEW, model="shared")
-    with pytest.raises(UserError, match=r"no classes\.json beside it tells which"):
+    with pytest.raises(UserError, match=r"no classes\.json beside it names the classes"):
         run("eval csc", *CSC, model="csc")
     (tmp_path / "csc" / "classes.json").write_text(json.dumps({"classnames": TOY_CLASSES}))
     run("eval csc", *CSC, model="csc")

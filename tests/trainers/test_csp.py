@@ -329,7 +329,7 @@ def test_word_vectors_decide_feasibility(tmp_path, run):
     assert f[2, 0] == pytest.approx((1 + 1 / math.sqrt(5)) / 2)
     assert f[0, 2] == pytest.approx((0 + 1 / math.sqrt(5)) / 2)
     assert f[1, 2] == pytest.approx(0)
-    assert "No word vector of 1 of 8 words: shell" in (tmp_path / "run" / "log.txt").read_text()
+    assert "No word vector for 1 of 8 words: shell" in (tmp_path / "run" / "log.txt").read_text()
 
 
 @pytest.mark.parametrize(

@@ -319,7 +319,7 @@ def test_an_interrupted_run_of_more_classes_resumes(tmp_path, run):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"BASE": "maple", "TRAINER.MAPLE.N_CTX": 5}, "has 4 tokens, N_CTX is 5"),
+        ({"BASE": "maple", "TRAINER.MAPLE.N_CTX": 5}, "has 4 tokens, but N_CTX is 5"),
         ({"BASE": "coops"}, "did you mean coop"),
         ({"TEMPLATE": "a photo"}, "one {}"),
         ({"BASE": "coop", "CTX_INIT": " "}, "no word"),
@@ -347,21 +347,21 @@ def test_mistakes_with_weights(tmp_path, run, toy_run):
         run("b", "base", model="other")
     with pytest.raises(UserError, match="do not fit.*ctx"):
         run("b", "base", *coop, model="a")
-    with pytest.raises(UserError, match="BASE clip, here it is coop"):
+    with pytest.raises(UserError, match="BASE clip, but here it is coop"):
         run("b", "new", *coop, earlier="a")
-    with pytest.raises(UserError, match="BASE coop, here it is clip"):
+    with pytest.raises(UserError, match="BASE coop, but here it is clip"):
         run("b", "new", earlier="coop")
-    with pytest.raises(UserError, match="BASE maple, here it is coop"):
+    with pytest.raises(UserError, match="BASE maple, but here it is coop"):
         run("b", "new", *coop, earlier="maple")
-    with pytest.raises(UserError, match="prompts of 2 layers, here they are 1"):
+    with pytest.raises(UserError, match="prompts of 2 layers, but here they have 1"):
         run("b", "new", *maple, "TRAINER.MAPLE.PROMPT_DEPTH", 1, earlier="maple")
-    with pytest.raises(UserError, match=r"ctx of size \(4, 64\), here it is \(2, 64\)"):
+    with pytest.raises(UserError, match=r"ctx of size \(4, 64\), but here it is \(2, 64\)"):
         run("b", "new", *coop, "TRAINER.LAMM.CTX_INIT", "a photo", earlier="coop")
     with pytest.raises(UserError, match="FREEZE_EARLIER False"):
         run("b", "base", earlier="a")
     wide = tmp_path / "wide.pt"
     torch.save(openai_weights(tiny_clip(width=128)), wide)
-    with pytest.raises(UserError, match=r"vectors.ant of size \(64,\), here it is \(128,\)"):
+    with pytest.raises(UserError, match=r"vectors.ant of size \(64,\), but here it is \(128,\)"):
         run("b", "base", "MODEL.BACKBONE.NAME", wide, earlier="a")
     with pytest.raises(UserError, match="vectors of other classes"):
         run("b", "new", "RESUME", folder_of(tmp_path, "a"))

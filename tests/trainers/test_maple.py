@@ -118,7 +118,7 @@ def test_released_checkpoints_load(tmp_path, toy_run):
     [
         ({"PROMPT_DEPTH": 0}, "PROMPT_DEPTH is 0: give 1 or more"),
         ({"N_CTX": 0}, "N_CTX is 0: give 1 or more"),
-        ({"N_CTX": 5}, '"a photo of a" has 4 tokens, N_CTX is 5'),
+        ({"N_CTX": 5}, '"a photo of a" has 4 tokens, but N_CTX is 5'),
         ({"PREC": "fp8"}, "fp16"),
     ],
 )

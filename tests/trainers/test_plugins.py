@@ -66,7 +66,7 @@ def test_a_file_dropped_into_trainers(source, tmp_path, toy_args):
     log = run(repo, args)
     losses = [float(x) for x in re.findall(r" loss ([\d.]+) ", log)]
     assert losses[-1] < losses[0] and "=> result" in log
-    warned = "Left out, as it failed: trainers/broken.py (ModuleNotFoundError: No module named 'nowhere_to_be_found')"
+    warned = "because it failed: trainers/broken.py (ModuleNotFoundError: No module named 'nowhere_to_be_found')"
     assert log.count(warned) == (source == "README")
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["trainer"] == name
 
@@ -127,7 +127,7 @@ def test_a_broken_file_is_told_where_it_is_asked_for(broken, message, dropped, t
     dropped("mine", **broken)
     assert train.setup_cfg(train.parse_args(toy_args("CoOp", tmp_path))).TRAINER.COOP.N_CTX == 16, "others work"
     asked = as_trainer(toy_args("CoOp", tmp_path), "Mine", "TRAINER.MINE.PREC", "fp16")
-    with pytest.raises(UserError, match='no "Mine" .*left out as they failed: ' + message) as caught:
+    with pytest.raises(UserError, match='no "Mine" .*left out because they failed: ' + message) as caught:
         train.setup_cfg(train.parse_args(asked))
     assert len(str(caught.value).splitlines()) == 1
 

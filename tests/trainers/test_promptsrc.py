@@ -150,7 +150,7 @@ def test_a_killed_run_goes_on_to_the_same_aggregate(tmp_path, toy_run, monkeypat
     ("options", "message"),
     [
         ({"PROMPT_DEPTH_VISION": 0}, "PROMPT_DEPTH_VISION is 0: give 1 or more"),
-        ({"N_CTX_TEXT": 5}, "has 4 tokens, N_CTX_TEXT is 5"),
+        ({"N_CTX_TEXT": 5}, "has 4 tokens, but N_CTX_TEXT is 5"),
         ({"IMAGE_LOSS_WEIGHT": -1.0}, "0 or more"),
         ({"GPA_STD": 0.0}, "above 0"),
     ],

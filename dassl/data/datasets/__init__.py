@@ -1,4 +1,4 @@
-"""What a dataset is to the engine: lists of Datum under a registered name. Readers live elsewhere."""
+"""What the engine sees of a dataset: lists of Datum under a registered name. Readers live elsewhere."""
 
 from dassl.data.datasets.base_dataset import DatasetBase, Datum
 from dassl.data.datasets.build import DATASET_REGISTRY, build_dataset

@@ -56,7 +56,7 @@ class DatasetBase:
         domains: the names of all domains.
         train_x, train_u, val, test: labelled and unlabelled training data, validation and test data;
             lists of Datum, or None.
-        num_classes: the largest label of train_x, plus one; of test where nothing is there to train on.
+        num_classes: the largest label of train_x, plus one; of test where there is nothing to train on.
         lab2cname: label -> class name, likewise.
         classnames: the class names in the order of their labels.
     """
@@ -146,7 +146,7 @@ class DatasetBase:
             rng: what draws, the module `random` or a random.Random.
 
         Returns:
-            The few-shot list; several lists if several were given. Classes stand in the order in which
+            The few-shot list; several lists if several were given. Classes come in the order in which
             they first appear.
         """
         if num_shots < 1:

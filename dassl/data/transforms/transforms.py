@@ -1,6 +1,6 @@
-"""The transforms that a config names, built of torchvision's v2 transforms for PIL images.
+"""The transforms that a config names, built from torchvision's v2 transforms for PIL images.
 
-All that is random draws from torch's generator alone, so one seed decides an image.
+Anything random draws from torch's generator alone, so one seed decides an image.
 """
 
 import logging
@@ -46,7 +46,7 @@ RANDAUGMENT_MAGNITUDES = 31
 
 
 class Cutout(nn.Module):
-    """Black out square holes at random places of a (C, H, W) tensor; what lies outside the image is cut.
+    """Black out square holes at random places of a (C, H, W) tensor; parts outside the image are cut off.
 
     Args:
         n_holes: how many.
@@ -100,7 +100,7 @@ def build_transform(cfg: CfgNode, is_train: bool = True, choices: Sequence[str] 
     try:
         steps = build(cfg.INPUT, set(choices), interpolation)
     except (TypeError, ValueError) as error:
-        raise UserError(f"the config's INPUT makes no transform: {error}") from error
+        raise UserError(f"cannot make a transform from the config's INPUT: {error}") from error
     logger.info("Building transform_%s", "train" if is_train else "test")
     for step in steps:
         logger.info("+ %s", step)

@@ -96,7 +96,7 @@ def test_what_cannot_be_read_at_all(root, images, capsys, tmp_path_factory):
     assert command.main(["check", "caltech11"]) == 1
     assert "did you mean caltech101?" in capsys.readouterr().err
     assert command.main(["check", "--root", str(tmp_path_factory.mktemp("empty"))]) == 1
-    assert "no data set's folder in" in capsys.readouterr().err
+    assert "no data set in" in capsys.readouterr().err
 
 
 def test_pairs(toy_pairs_root, capsys):

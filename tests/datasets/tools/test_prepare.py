@@ -72,7 +72,7 @@ def test_a_download_goes_on_where_it_stopped(server, tmp_path, monkeypatch):
     url, at_server = server
     path = tmp_path / "there" / "file.bin"
     monkeypatch.setattr(at_server, "limit", 5000)
-    with pytest.raises(UserError, match="cannot download .*: try again to go on from there, or put the file at"):
+    with pytest.raises(UserError, match="cannot download .*: try again to resume it, or put the file at"):
         download(Source(url), str(path))
     assert [p.name for p in path.parent.iterdir()] == ["file.bin.part"]
     monkeypatch.setattr(at_server, "limit", None)
@@ -116,7 +116,8 @@ def test_archives_and_files_are_laid_out(tmp_path):
 def test_what_must_be_had_by_hand(tmp_path):
     folder = tmp_path / "set"
     source = Source(path="photos.tar", gives={"a": "a", "b": "x/b"}, page="https://page")
-    with pytest.raises(UserError, match=f"photos.tar must be had by hand: put it at {folder}/photos.tar .from https:"):
+    message = f"photos.tar must be downloaded by hand: put it at {folder}/photos.tar .from"
+    with pytest.raises(UserError, match=message):
         fetch(source, str(folder))
     folder.mkdir()
     tar_of(folder / "photos.tar", a__1=b"1")
@@ -144,7 +145,7 @@ def test_no_path_leaves_the_folder(tmp_path, name, kind):
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr(name, b"evil")
     (tmp_path / "into").mkdir()
-    with pytest.raises(UserError, match=f'evil.{kind} names "{name}", not within .*into: refused'):
+    with pytest.raises(UserError, match=f'evil.{kind} names "{name}", which is outside .*into: refused'):
         unpack(path, {"": ""}, tmp_path / "into")
     assert list(below(tmp_path)) == [path.name]
 
