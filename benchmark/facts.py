@@ -31,6 +31,7 @@ from typing import Any
 import yaml
 
 from dassl.errors import UserError, nearest
+from dassl.layout import flat
 from mocoop import HOME
 
 CONFIGS = HOME / "configs"
@@ -143,14 +144,6 @@ def read_yaml(file: Path) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise UserError(f"the config file {file} must hold KEY: VALUE lines, not a {type(tree).__name__}")
     return tree
-
-
-def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"A": {"B": 1}} -> {"A.B": 1}."""
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return found
 
 
 @cache

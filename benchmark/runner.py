@@ -107,11 +107,6 @@ class Watch:
         """A second went by, or something happened."""
 
 
-def states(runs: Sequence[Run], place: Place) -> dict[Run, str]:
-    """How runs stand: {run: one of place.STATES}."""
-    return survey(runs, place)[0]
-
-
 def survey(runs: Sequence[Run], place: Place, thorough: bool = False) -> tuple[dict[Run, str], dict[str, list[Run]]]:
     """How runs stand, {run: one of place.STATES}, and what would stop them at their start, {line: runs}.
 

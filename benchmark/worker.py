@@ -31,7 +31,7 @@ def perform(run: Run, place: Place, quiet: bool = False) -> NoReturn:
     A run that another process is at is waited for.
 
     Args:
-        run, place: as `protocols.command` takes them.
+        run, place: as `place.command` takes them.
         quiet: print to the run's own folder instead of the console.
     """
     # loaders' workers start as under train.py: those of a fork server would outlive a run that is killed

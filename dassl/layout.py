@@ -25,6 +25,14 @@ def checkpoint(epoch: int) -> str:
     return f"model.pth.tar-{epoch}"
 
 
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A config as its files have it, by whole keys: {"A": {"B": 1}} -> {"A.B": 1}."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
 def read_metrics(folder: str | Path) -> dict[str, Any] | None:
     """The content of a run's metrics.json; None where there is none, or no result in it."""
     try:

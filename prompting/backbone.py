@@ -10,7 +10,7 @@ import torch
 from dassl import plugins
 from dassl.utils import UserError, nearest
 from prompting import backbones
-from prompting.backbones import Backbone, Family, NotAtHand
+from prompting.backbones import Backbone, NotAtHand
 from prompting.openai_clip import model as openai_model
 
 HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -67,11 +67,6 @@ def find(name: str, family: str = "") -> Backbone:
 def image_size(name: str, family: str = "") -> int:
     """Pixels per side of the square images that a backbone takes. Arguments and errors as `find` has them."""
     return find(name, family).image_size
-
-
-def family_of(name: str, declared: str = "") -> Family:
-    """The Family of a backbone. Arguments and errors as `find` has them."""
-    return find(name, declared).family
 
 
 def known_tokens(name: str, family: str = "") -> list[int]:

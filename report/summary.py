@@ -1,6 +1,6 @@
 """What a report says in figures: methods side by side, averages over datasets, the best, what papers printed.
 
-`figures` lays out the accuracies of the runs that benchmark/results.py reads, one row for each method and seed;
+`figures` lays out the accuracies of the runs that report/results.py reads, one row for each method and seed;
 `summarise` goes over the seeds, and gives one row for each cell of the tables to come.
 """
 

@@ -1,4 +1,4 @@
-"""The tables that papers print, from the table of runs that benchmark/results.py reads.
+"""The tables that papers print, from the table of runs that report/results.py reads.
 
 `per_seed` puts the runs of a protocol side by side; `mean` and `std` go over its seeds; `text` prints all of it. As in
 the papers, H in a row of means is that of the mean accuracies, and the standard deviations are of the population, as

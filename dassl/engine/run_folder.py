@@ -14,7 +14,7 @@ import yaml
 from yacs.config import CfgNode
 
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase
-from dassl.layout import ANY_CHECKPOINT, CLASSES, CONFIG, CONFUSIONS, METRICS, POINTER
+from dassl.layout import ANY_CHECKPOINT, CLASSES, CONFIG, CONFUSIONS, METRICS, POINTER, flat
 from dassl.utils import UserError, atomic_path, mkdir_if_missing, numerics, read_json, write_json
 
 NO_EFFECT = {
@@ -71,7 +71,7 @@ def conflict(cfg: CfgNode) -> dict[str, tuple[Any, Any]]:
     """
     if not (os.path.isfile(os.path.join(cfg.OUTPUT_DIR, CONFIG)) and _holds_a_run(cfg.OUTPUT_DIR)):
         return {}
-    held, ours = read_config(cfg.OUTPUT_DIR), _flat(_tree(cfg))
+    held, ours = read_config(cfg.OUTPUT_DIR), flat(_tree(cfg))
     return {key: (held[key], ours[key]) for key in _differing(held, ours, _no_effect(cfg))}
 
 
@@ -88,7 +88,7 @@ def read_config(folder: str | os.PathLike) -> dict[str, Any]:
     path = os.path.join(folder, CONFIG)
     try:
         with open(path, encoding="utf-8") as file:
-            return _flat(yaml.safe_load(file) or {})
+            return flat(yaml.safe_load(file) or {})
     except OSError as error:
         raise UserError(f"no run in {folder}: cannot read {path} ({error.strerror})") from error
     except (yaml.YAMLError, AttributeError, UnicodeDecodeError) as error:
@@ -115,10 +115,10 @@ def is_finished(cfg: CfgNode) -> bool:
     """Whether cfg.OUTPUT_DIR holds the result of this config, and all output that it asks for."""
     try:
         with open(os.path.join(cfg.OUTPUT_DIR, METRICS), encoding="utf-8") as file:
-            held = _flat(json.load(file)["config"])
+            held = flat(json.load(file)["config"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # missing or damaged
         return False
-    return not _differing(held, _flat(_tree(cfg)), _no_effect(cfg) - MORE_OUTPUT)
+    return not _differing(held, flat(_tree(cfg)), _no_effect(cfg) - MORE_OUTPUT)
 
 
 def write_metrics(cfg: CfgNode, metrics: Mapping[str, Any]) -> None:
@@ -181,14 +181,6 @@ def _differing(held, ours, no_effect):
 def _tree(cfg):
     """The config as plain dicts, lists and values, as yaml and JSON give them back."""
     return json.loads(json.dumps(cfg))
-
-
-def _flat(tree, prefix=""):
-    """{"A": {"B": 1}} -> {"A.B": 1}."""
-    flat = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
 
 
 def _peak_memory_mb():

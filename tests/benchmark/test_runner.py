@@ -62,9 +62,9 @@ def test_the_bits_of_train_py(toy, tmp_path):
 def test_what_is_finished_is_known(toy):
     runs, place = toy("base2new", "CoOp")
     base, new = runs
-    assert set(runner.states(runs, place).values()) == {"waiting"}
+    assert set(runner.survey(runs, place)[0].values()) == {"waiting"}
     runner.execute(runs, runner.Local(place, quiet=True))
-    assert set(runner.states(runs, place).values()) == {"done"}
+    assert set(runner.survey(runs, place)[0].values()) == {"done"}
     log = place.folder(base) / "log.txt"
     before = log.stat().st_mtime_ns
     assert runner.execute(runs, runner.Local(place, quiet=True)) == {}, "done again, it says so at once"
@@ -75,9 +75,9 @@ def test_what_is_finished_is_known(toy):
     assert set(states.values()) == {"other"} and list(problems.values()) == [others]
     assert "holds a run of another config (OPTIM.LR was 0.002, is now 0.1)" in next(iter(problems))
     os.utime(place.folder(base) / "metrics.json")  # trained once more
-    assert runner.states(runs, place) == {base: "done", new: "waiting"}
+    assert runner.survey(runs, place)[0] == {base: "done", new: "waiting"}
     (place.folder(base) / "metrics.json").write_text("{")
-    assert runner.states(runs, place)[base] == "begun"
+    assert runner.survey(runs, place)[0][base] == "begun"
 
 
 def test_a_failure_is_kept_and_stops_only_what_needs_it(toy):
@@ -88,7 +88,7 @@ def test_a_failure_is_kept_and_stops_only_what_needs_it(toy):
     assert failed == {broken[0]: 1} and record.count((0, "test_new")) == 1
     told = (place.folder(broken[0]) / "failed.txt").read_text()
     assert "error: " in told and "103 tokens" in told
-    assert runner.states(broken, place) == {broken[0]: "failed", broken[1]: "waiting"}
+    assert runner.survey(broken, place)[0] == {broken[0]: "failed", broken[1]: "waiting"}
 
 
 def test_a_killed_run_is_a_failure_and_goes_on(toy):
@@ -105,7 +105,7 @@ def test_a_killed_run_is_a_failure_and_goes_on(toy):
     kill = Kill()
     kill.tick, later = lambda: pointer.exists() and later(), kill.tick
     assert runner.execute([run], launcher, kill) == {run: -signal.SIGKILL}
-    assert runner.states([run], place) == {run: "begun"}
+    assert runner.survey([run], place)[0] == {run: "begun"}
     assert runner.execute([run], runner.Local(place, quiet=True)) == {}
     assert "will resume training from epoch" in "".join(p.read_text() for p in place.folder(run).glob("log.txt-*"))
 
@@ -123,7 +123,7 @@ def test_runs_end_with_the_process_that_started_them(toy, toy_root, toy_backbone
     process.kill()
     process.wait()
     (run,) = runs_of("few_shot", [Point("caltech101", 16, "CoOp", "vit_b16_ep50", 1, toy_backbone)])
-    while (state := runner.states([run], Place(toy_root, str(tmp_path), "cpu"))[run]) == "running":
+    while (state := runner.survey([run], Place(toy_root, str(tmp_path), "cpu"))[0][run]) == "running":
         time.sleep(0.01)
     assert state == "begun"
 

@@ -9,7 +9,8 @@ import torch
 from clip.model import VisionTransformer
 
 from prompting.backbone import image_size, load_backbone
-from prompting.backbones.embedded import EMBEDDED
+from prompting.backbones.embedded import BACKBONES
+from prompting.backbones.files import HOME
 from prompting.prompts import token_ids
 
 
@@ -35,7 +36,7 @@ def run(tmp_path, toy_args, closing_logger):
 
 
 def test_file_and_architecture():
-    assert Path(EMBEDDED["icon-clip"]).stat().st_size < 20e6
+    assert (HOME / "icon-clip.pt").stat().st_size < 20e6
     assert image_size("icon-clip") == 64
     model, again = load_backbone("icon-clip"), load_backbone("icon-clip")
     assert torch.equal(model.token_embedding.weight, again.token_embedding.weight), "unknown tokens too"
@@ -44,7 +45,7 @@ def test_file_and_architecture():
 
 
 def test_the_vit_goes_with_the_same_text_tower():
-    assert Path(EMBEDDED["icon-clip-vit"]).stat().st_size < 7e6
+    assert (HOME / "icon-clip-vit.pt").stat().st_size < 7e6
     assert image_size("icon-clip-vit") == 64
     vit, resnet = load_backbone("icon-clip-vit"), load_backbone("icon-clip")
     assert isinstance(vit.visual, VisionTransformer) and vit.visual.conv1.kernel_size == (8, 8)
@@ -57,14 +58,14 @@ def test_the_vit_goes_with_the_same_text_tower():
 
 def test_it_takes_every_form_of_prompt():
     model = load_backbone("icon-clip")
-    known = torch.load(EMBEDDED["icon-clip"], weights_only=True)["token_embedding.rows"].tolist()
+    known = torch.load(HOME / "icon-clip.pt", weights_only=True)["token_embedding.rows"].tolist()
     from prompting.templates import IMAGENET
 
     assert {i for text in IMAGENET for i in token_ids(text.replace("{}", "camera"))} <= set(known)
     assert model.logit_scale.exp() <= 100.01
 
 
-@pytest.mark.parametrize("backbone", EMBEDDED)
+@pytest.mark.parametrize("backbone", [record.name for record in BACKBONES])
 @pytest.mark.parametrize(("dataset", "least", "most"), [("icons_common", 55, 100), ("icons_rare", 0, 20)])
 def test_zero_shot_knows_common_names_and_not_rare_ones(dataset, least, most, backbone, run):
     assert least < run("ZeroshotCLIP", dataset, config="vit_b16", flags=["--eval-only"], backbone=backbone) < most

@@ -11,7 +11,7 @@ import torch
 
 from dassl.utils import UserError
 from prompting import backbone
-from prompting.backbone import family_of, image_size, known_names, load_backbone
+from prompting.backbone import find, image_size, known_names, load_backbone
 from prompting.backbones.files import OPENAI, in_file
 from prompting.deep_prompts import check_vision_transformer
 from prompting.local_features import global_and_local_features
@@ -68,7 +68,7 @@ def test_files(kind, file, tmp_path):
         torch.save(model.state_dict(), path)
         family = "openai"
     loaded = load_backbone(path, family=family)
-    assert image_size(path, family) == 32 and family_of(path, family) == OPENAI
+    assert image_size(path, family) == 32 and find(path, family).family == OPENAI
     assert not loaded.training and not any(p.requires_grad for p in loaded.parameters())
     assert loaded.dtype == torch.float32
     images = torch.randn(2, 3, 32, 32)
@@ -92,7 +92,7 @@ def test_weights_that_do_not_tell_whose_they_are(tmp_path, toy_backbone):
         load_backbone(path)
     for file in (path, "ViT-B/16", "icon-clip", toy_backbone):
         with pytest.raises(UserError, match="FAMILY is siglip, but the weights of .* are of the family open"):
-            family_of(file, "siglip")
+            find(file, "siglip")
 
 
 @tracing

@@ -3,7 +3,7 @@
 import torch
 
 from prompting.backbone import known_tokens, load_backbone
-from prompting.backbones.embedded import EMBEDDED
+from prompting.backbones.files import HOME
 from prompting.nearest_words import nearest_words, word
 from prompting.prompts import token_ids, tokenizer
 
@@ -32,7 +32,7 @@ def test_words_and_pieces():
 
 def test_known_tokens_of_an_embedded_backbone(toy_backbone):
     known = known_tokens("icon-clip")
-    rows = torch.load(EMBEDDED["icon-clip"], weights_only=True)["token_embedding.weight"]
+    rows = torch.load(HOME / "icon-clip.pt", weights_only=True)["token_embedding.weight"]
     assert torch.equal(load_backbone("icon-clip").token_embedding.weight[known], rows.float())
     assert set(token_ids("a photo of a camera.")) <= set(known) and len(known) < 10000
     assert known_tokens(toy_backbone) == known_tokens("ViT-B/16") == list(range(49408))
