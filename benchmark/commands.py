@@ -16,7 +16,7 @@ from benchmark.grid import Grid, read_grid
 from benchmark.place import STATES, Place, command
 from benchmark.protocol import Point
 from benchmark.protocol import Run as OneRun
-from benchmark.protocols import LEFT_OUT, PROTOCOLS, config_of, protocol_named, runs_of
+from benchmark.protocols import LEFT_OUT, PROTOCOLS, protocol_named, recipe_of, recipes_of, runs_of
 from dassl.errors import UserError
 from mocoop import HOME
 from mocoop.command import Command
@@ -59,7 +59,7 @@ class Run(Command):
         add("grid", metavar="GRID")
         add_place(add)
         add("--no-check", action="store_true", help="start even if data or weights are not found from here")
-        add("--dry-run", action="store_true", help="print the commands and do nothing")
+        add("--dry-run", action="store_true", help="print the commands, and why each has its config; do nothing")
         add("--launcher", choices=("local", *LAUNCHERS), default="local")
         add("--workers", type=int, default=1, help="local: runs at a time (default: %(default)s)")
         add("--address", help="ray: address of a cluster (default: one on this machine)")
@@ -75,6 +75,7 @@ class Run(Command):
         place = place_of(args, grid.output)
         if args.dry_run:
             for one in grid.runs:
+                print(f"# {one}; its config: {grid.reasons[one.folder]}")
                 print(shlex.join(["python", str(HOME / "train.py"), *command(one, place)]))
             return 0
 
@@ -183,7 +184,9 @@ class ProtocolRuns(Command):
         keys, label = tuple(word for pair in changes.items() for word in pair), overrides.label(changes)
         points = []
         for trainer, config in [(args.trainer, args.config), *(method.partition("/")[::2] for method in args.beside)]:
-            config = config or config_of(trainer, args.name, dataset, k)
+            if not config:
+                config, why = recipe_of(trainer, args.name, dataset, k)
+                print(f"{trainer} takes the config {config} ({why})", flush=True)
             points += [Point(dataset, k, trainer, config, seed, args.backbone, keys, label) for seed in args.seeds]
         return self.do(args.name, runs_of(args.name, points), place_of(args, "output"))
 
@@ -243,7 +246,7 @@ def _usage(args: argparse.Namespace, takes: Mapping[str, str | None]) -> str:
         root=args.root,
         seeds=" ".join(map(str, args.seeds)),
         trainer=args.trainer,
-        config=args.config or config_of(args.trainer, args.name),
+        config=args.config or ", ".join(recipes_of(args.trainer, args.name)),
         backbone=args.backbone or "as the data set's config says, else the trainer's",
         output=args.output or "output",
         device=args.device or "cuda if the machine has it",

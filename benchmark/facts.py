@@ -7,11 +7,15 @@ A method's facts are in configs/trainers/<Trainer>/method.yaml:
     needs:                          # of the image encoder, always or where a config key has a value
       vit: {TRAINER.MINE.BASE: deep}
     configs:                        # protocol -> config, without .yaml; the method does not support other protocols
-      few_shot: vit_b16_ep50
+      few_shot: vit_b16_ep50        # one for all data sets, which nobody has published
       another:                      # by shots and data set where they differ; the later of these lines wins
-        default: vit_b16
+        source: "Mine: scripts"     # where the choice was read; without it, it is ours
+        default: vit_b16            # without one, data sets that are not named are refused
         by_shots: {1: vit_b16_ep50}
-        by_dataset: {imagenet: vit_b16_ep50}
+        by_dataset:
+          imagenet: vit_b16_ep50
+          dtd: {config: vit_b16_ep25, why: "inferred from dtd's log"}
+          eurosat: {shots: {8: vit_b16_ep10}}
     keys:                           # part of a protocol that not all methods have -> the config keys that it takes
       open: {TRAINER.MINE.OPEN_WORLD: True}
     figures:                        # more figures that it writes to metrics.json, and how to draw them
@@ -36,7 +40,8 @@ from mocoop import HOME
 
 CONFIGS = HOME / "configs"
 KEYS = ("rank", "trains", "needs", "configs", "keys", "figures", "published")
-CHOICES = ("default", "by_shots", "by_dataset")
+CHOICES = ("source", "default", "by_shots", "by_dataset")
+ENTRIES = ("config", "why", "shots")
 
 DEFAULT = "default"
 """The config of a trainer without a method.yaml: its own of that name or, without one, the one for all."""
@@ -65,17 +70,43 @@ class Method:
     def suits(self, protocol: str) -> bool:
         return not self.known or protocol in self.configs
 
-    def config(self, protocol: str, dataset: str | None = None, shots: int | None = None) -> str:
-        """The config that serves a protocol unless another one is named."""
+    def recipe(self, protocol: str, dataset: str | None = None, shots: int | None = None) -> tuple[str, str]:
+        """(config, why it serves): what a protocol takes for a data set and shots unless another config is named.
+
+        Raises:
+            UserError: the method has recipes for other data sets, and none for all.
+        """
         choice = self.configs.get(protocol, DEFAULT)
         if not isinstance(choice, dict):
-            return choice
-        found = [
-            choice.get("default"),
-            choice.get("by_shots", {}).get(shots),
-            choice.get("by_dataset", {}).get(dataset),
+            return choice, f"ours: no recipe of {self.name} for {protocol} is published"
+        data = dataset and dataset_and_style(dataset)[0]
+        of_shots, of_data = choice.get("by_shots", {}), choice.get("by_dataset", {})
+        entry = of_data.get(data, {})
+        lines = [
+            ("default", choice.get("default")),
+            (f"{shots} shots", of_shots.get(shots)),
+            (f"{data}", entry),
+            (f"{data}, {shots} shots", entry.get("shots", {}).get(shots) if isinstance(entry, dict) else None),
         ]
-        return next((config for config in reversed(found) if config), DEFAULT)
+        found = [(line, config, why) for line, said in lines for config, why in [_entry(said)] if config]
+        if not found:
+            raise UserError(
+                f"{self.name} has no recipe for {protocol} on {data}: there are those of "
+                f"{', '.join([*of_data, *(f'{k} shots' for k in of_shots)])}; name a config (CFG=, --config)"
+            )
+        line, config, why = found[-1]
+        source = why or choice.get("source") or f"ours: no recipe of {self.name} for {protocol} is published"
+        return config, f"{line}: {source}"
+
+    def recipes(self, protocol: str) -> list[str]:
+        """All configs that a protocol takes unless another is named, the most usual first."""
+        choice = self.configs.get(protocol, DEFAULT)
+        if not isinstance(choice, dict):
+            return [choice]
+        of_data = choice.get("by_dataset", {}).values()
+        more = [entry["shots"].values() for entry in of_data if isinstance(entry, dict) and "shots" in entry]
+        said = [choice.get("default"), *choice.get("by_shots", {}).values(), *of_data, *(x for xs in more for x in xs)]
+        return list(dict.fromkeys(config for entry in said for config, _ in [_entry(entry)] if config))
 
     def backbone(self, dataset_config: Path, config: Path, overrides: Sequence[str]) -> str:
         """The backbone that a data set's config names for what this method needs; "": the trainer's config names it."""
@@ -103,10 +134,21 @@ def method_of(trainer: str) -> Method:
         if key not in KEYS:
             raise UserError(f"{file}: unknown key {key}: {nearest(key, KEYS)}")
     for choice in facts.get("configs", {}).values():
-        for key in choice if isinstance(choice, dict) else ():
-            if key not in CHOICES:
-                raise UserError(f"{file}: unknown key {key}: {nearest(key, CHOICES)}")
+        choice = choice if isinstance(choice, dict) else {}
+        entries = [choice.get("default"), *choice.get("by_shots", {}).values(), *choice.get("by_dataset", {}).values()]
+        trees = [(choice, CHOICES), *((entry, ENTRIES) for entry in entries if isinstance(entry, dict))]
+        for tree, known in trees:
+            for key in tree:
+                if key not in known:
+                    raise UserError(f"{file}: unknown key {key}: {nearest(key, known)}")
     return Method(trainer, known=True, **facts)
+
+
+def _entry(said):
+    """(config, why) of what method.yaml says in one place: a config's name, or KEY: VALUE lines; (None, None)."""
+    if isinstance(said, dict):
+        return said.get("config"), said.get("why")
+    return said, None
 
 
 def methods() -> list[Method]:

@@ -28,7 +28,7 @@ import yaml
 
 from benchmark.facts import CONFIGS, method_name, method_of
 from benchmark.protocol import Point, Run
-from benchmark.protocols import config_of, protocol_named, runs_of
+from benchmark.protocols import protocol_named, recipe_of, runs_of
 from dassl.errors import UserError, nearest
 
 KEYS = ("protocol", "methods", "datasets", "shots", "seeds", "backbone", "overrides", "exclude", "output")
@@ -44,12 +44,14 @@ class Grid:
         protocols: those it has, in the file's order.
         runs: all of them, each after the run that it needs.
         methods: folder -> what tables call the run's method.
+        reasons: folder -> why the run has its config.
         output: where runs are written unless the command says otherwise.
     """
 
     protocols: tuple[str, ...]
     runs: tuple[Run, ...]
     methods: dict[str, str]
+    reasons: dict[str, str]
     output: str = "output"
 
 
@@ -85,12 +87,13 @@ def _own(name):
 
 
 def _grid(documents):
-    runs, methods, cells, outputs = {}, {}, {}, []
+    runs, methods, reasons, cells, outputs = {}, {}, {}, {}, []
     for document in documents:
         _check_keys(document, KEYS, "grid", ("protocol", "methods", "datasets"))
         outputs += [document["output"]] if "output" in document else []
-        for name, point in _points(document):
+        for name, point, why in _points(document):
             for run in runs_of(document["protocol"], [point]):
+                reasons.setdefault(run.folder, why)
                 cell = (run.protocol, run.part, run.dataset, run.shots, run.seed, methods.setdefault(run.folder, name))
                 if runs.setdefault(run.folder, run) != run or cells.setdefault(cell, run) != run:
                     raise UserError(f"two runs share a folder or a table's place ({run}): give one a label or a name")
@@ -99,11 +102,11 @@ def _grid(documents):
     if len(set(outputs)) > 1:
         raise UserError(f"several outputs ({', '.join(outputs)}): give one")
     protocols = tuple(dict.fromkeys(document["protocol"] for document in documents))
-    return Grid(protocols, tuple(runs.values()), methods, *outputs[:1])
+    return Grid(protocols, tuple(runs.values()), methods, reasons, *outputs[:1])
 
 
 def _points(document):
-    """Yield (method's name, Point) of a grid's cross product."""
+    """Yield (method's name, Point, why it has its config) of a grid's cross product."""
     protocol = document["protocol"]
     takes_shots = "SHOTS" in protocol_named(protocol).takes
     methods = [_method(method) for method in _list(document["methods"])]
@@ -112,18 +115,18 @@ def _points(document):
         _check_keys(exclusion, EXCLUDE_KEYS, "exclusion")
     for method in methods:
         trainer, label = method["trainer"], method.get("label", "")
-        own = method.get("config", config_of(trainer, protocol))
-        plain = method_name(trainer, own if trainers.count(trainer) > 1 else "", label)
+        plain = method_name(trainer, method.get("config", "") if trainers.count(trainer) > 1 else "", label)
         name = method.get("name", plain)
         shots = _numbers("shots", method, document) if takes_shots and method_of(trainer).trains else [None]
         overrides = {**document.get("overrides", {}), **method.get("overrides", {})}
         words = tuple(str(word) for pair in overrides.items() for word in pair)
         datasets, seeds = _list(method.get("datasets", document["datasets"])), _numbers("seeds", method, document)
         for dataset, k, seed in product(datasets, shots, seeds):
-            config = method.get("config", config_of(trainer, protocol, dataset, k))
+            own = method.get("config")
+            config, why = (own, "named in the grid") if own else recipe_of(trainer, protocol, dataset, k)
             said = {"method": name, "trainer": trainer, "config": config, "dataset": dataset, "shots": k, "seed": seed}
             if not any(_agrees(exclusion, said) for exclusion in _list(document.get("exclude", []))):
-                yield name, Point(dataset, k, trainer, config, seed, document.get("backbone", ""), words, label)
+                yield name, Point(dataset, k, trainer, config, seed, document.get("backbone", ""), words, label), why
 
 
 def _method(method):

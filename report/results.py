@@ -12,7 +12,8 @@ Columns, in this order:
     trainer     registry name
     config      the trainer config's name, with the label of a grid's overrides
     seed        <NA> where none was set
-    method      what tables call it: "trainer (config)"; grids give names of their own
+    method      what tables call it: "trainer (config)", the trainer alone with its recipe's config; grids give names of
+                their own
     accuracy    percent, as all that follow up to auc_20
     macro_f1, error_rate, best_seen, best_unseen, best_harmonic, auc, attribute_accuracy, object_accuracy,
     best_harmonic_20, auc_20
@@ -39,7 +40,7 @@ import yaml
 
 from benchmark.facts import method_name
 from benchmark.grid import Grid
-from benchmark.protocols import identify
+from benchmark.protocols import identify, named
 from dassl.errors import UserError
 from dassl.layout import CONFIG, LOG, METRICS, read_metrics
 from report import logs
@@ -97,7 +98,7 @@ def read_run(folder: str | Path, output: str | Path) -> dict[str, Any] | None:
     identity = identify(folder.relative_to(output).as_posix())
     if identity and identity["trainer"] == row["trainer"]:  # else a folder that happens to be named like one
         row |= identity
-    row["method"] = method_name(row["trainer"], row["config"])
+    row["method"] = named(row) if row["config"] else method_name(row["trainer"])
     return row | {"folder": str(folder), "source": source}
 
 

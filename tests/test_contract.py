@@ -92,7 +92,7 @@ def case(request, toy_root, toy_pairs_root, tmp_path_factory):
         "--trainer": facts.name,
         "--backbone": "icon-clip-vit",
         "--dataset-config-file": CONFIGS / "datasets" / f"{dataset}.yaml",
-        "--config-file": trainer_config(facts.name, facts.config(protocol, dataset, 4)),
+        "--config-file": trainer_config(facts.name, facts.recipe(protocol, dataset, 4)[0]),
     }
     small = "DATASET.NUM_SHOTS 4 DATALOADER.TRAIN_X.BATCH_SIZE 4 DATALOADER.NUM_WORKERS 0 OPTIM.MAX_EPOCH 3".split()
     keys = [*small, *request.config.getoption("--keys").split()]

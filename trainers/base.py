@@ -26,6 +26,7 @@ from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import UserError, count_num_param, load_pretrained_weights
 from prompting.backbone import load_backbone
 from prompting.context import PromptLearner, check_context
+from prompting.forms import Forms, with_form
 from prompting.image_features import cached_image_features, is_deterministic
 from prompting.prompted_clip import PromptedCLIP
 from prompting.prompts import encode_templates
@@ -60,6 +61,8 @@ class PromptTrainer(TrainerX):
 
     Attributes:
         section: the name of the method's config block, cfg.TRAINER.<section>; it may hold PREC.
+        forms: the method's forms, as prompting/forms.py describes them; none where there is one only.
+        options: the config block with the keys that FORM decides; there from `check_cfg` on.
         class_axes, new_classes_as_started: as SimpleTrainer has them; to be set where something is learned per class.
         frozen_image_encoder: whether image features are the same before and after training.
         layernorms: those LayerNorms of the image encoder that are trained too (`tune_layernorms`), else None.
@@ -70,6 +73,8 @@ class PromptTrainer(TrainerX):
     """
 
     section: str | None = None
+    forms: Forms = {}
+    options: CfgNode
     frozen_image_encoder = True
     layernorms: nn.ModuleList | None = None
     other_learner = "a prompt learner of another shape"
@@ -151,6 +156,8 @@ class PromptTrainer(TrainerX):
 
     def check_cfg(self, cfg: CfgNode) -> None:
         self.precision = "fp32"
+        if self.section:
+            self.options = with_form(cfg, self.section, self.forms)
         if self.section and "PREC" in cfg.TRAINER[self.section]:
             require(cfg, f"TRAINER.{self.section}.PREC", one_of=PRECISIONS)
             self.precision = cfg.TRAINER[self.section].PREC

@@ -8,7 +8,7 @@ module that fails is left out, and asking for a protocol that is not there repor
 from collections.abc import Iterable
 from typing import Any
 
-from benchmark.facts import method_of
+from benchmark.facts import label_in, method_name, method_of
 from benchmark.protocol import Point, Protocol, Run
 from dassl import plugins
 from dassl.errors import UserError, nearest
@@ -32,10 +32,43 @@ def protocol_named(name: str) -> Protocol:
     return PROTOCOLS[name]
 
 
-def config_of(trainer: str, protocol: str, dataset: str | None = None, shots: int | None = None) -> str:
-    """The trainer config that serves a protocol unless another is named. Raises UserError as `protocol_named` does."""
+def recipe_of(
+    trainer: str, protocol: str, dataset: str | None = None, shots: int | None = None
+) -> tuple[str, str]:
+    """(config, why): the trainer config that serves a protocol unless another is named, as `Method.recipe` tells it.
+
+    Raises:
+        UserError: there is no such protocol, or no recipe for the data set.
+    """
     facts = method_of(trainer)
-    return facts.config(_with_configs(facts, protocol), dataset, shots)
+    return facts.recipe(_with_configs(facts, protocol), dataset, shots)
+
+
+def config_of(trainer: str, protocol: str, dataset: str | None = None, shots: int | None = None) -> str:
+    """The config of `recipe_of`."""
+    return recipe_of(trainer, protocol, dataset, shots)[0]
+
+
+def recipes_of(trainer: str, protocol: str) -> list[str]:
+    """All configs that a protocol takes for some data set unless another is named, the most usual first."""
+    facts = method_of(trainer)
+    return facts.recipes(_with_configs(facts, protocol))
+
+
+def named(identity: dict[str, Any]) -> str:
+    """What tables call the method of a run that `identify` knows: the trainer alone where the config is its recipe's,
+    which may be another one on every data set, else "Trainer (config)"; with a label after it.
+    """
+    trainer, config, dataset = identity["trainer"], identity["config"], identity["dataset"]
+    label = label_in(trainer, config)
+    targets = PROTOCOLS[identity["protocol"]].targets
+    sources = [source for source in targets if dataset in targets[source]] or [dataset]
+    try:
+        usual = {config_of(trainer, identity["protocol"], source, identity["shots"]) for source in sources}
+    except UserError:  # there is no recipe for the data set
+        usual = set()
+    own = config.removesuffix(f"-{label}") if label else config
+    return method_name(trainer, *([label] if own in usual else [config]))
 
 
 def _with_configs(facts, protocol):

@@ -39,11 +39,11 @@ def test_a_method_of_its_own_kind(grid):
     method = {"trainer": "CoOp", "label": "csc", "shots": 4, "seeds": [2, 3], "datasets": "icons_rare"}
     method["overrides"] = {"TRAINER.COOP.CSC": True, "TRAINER.COOP.N_CTX": 4}
     found = grid({"methods": ["CoOp", method], "overrides": {"OPTIM.LR": 0.1}, "backbone": "RN50"})
-    assert folders(found)[2:] == [f"icons_rare/CoOp/vit_b16_ep50-csc_4shots/seed{seed}" for seed in (2, 3)]
+    assert folders(found)[2:] == [f"icons_rare/CoOp/rn50_ep100-csc_4shots/seed{seed}" for seed in (2, 3)]
     plain, own = found.runs[0].arguments, found.runs[2].arguments
     assert plain[-2:] == ("OPTIM.LR", "0.1") and plain[plain.index("--backbone") + 1] == "RN50"
     assert own[-6:] == ("OPTIM.LR", "0.1", "TRAINER.COOP.CSC", "True", "TRAINER.COOP.N_CTX", "4")
-    assert set(found.methods.values()) == {"CoOp (vit_b16_ep50)", "CoOp (vit_b16_ep50-csc)"}
+    assert set(found.methods.values()) == {"CoOp", "CoOp (csc)"}
 
 
 def test_a_trainer_of_the_users_own(grid):
@@ -84,7 +84,7 @@ def test_several_documents_share_runs(grid):
         ({"shots": ["many"]}, "shots of CoOp is ['many']"),
         ({"seeds": None}, "seeds of CoOp is [None]"),
         ({"methods": [{"trainer": "CoOp", "overrides": {"A": 1}}]}, "need a label"),
-        ({"methods": ["CoOp", {"trainer": "CoOp", "config": "vit_b16", "name": "CoOp (vit_b16_ep50)"}]}, "a name"),
+        ({"methods": ["CoOp", {"trainer": "CoOp", "config": "vit_b16", "name": "CoOp"}]}, "a name"),
         ({"methods": ["CoOp"], "exclude": [{"trainers": "CoOp"}]}, "unknown key trainers in a exclusion"),
         ({"exclude": [{"trainer": "CoOp"}]}, "produces no runs"),
         ({"overrides": {"DATASET.SUBSAMPLE_CLASSES": "new"}}, "DATASET.SUBSAMPLE_CLASSES cannot be overridden"),

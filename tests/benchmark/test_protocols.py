@@ -142,7 +142,7 @@ def test_overrides_have_a_folder_of_their_own(configs):
 
 
 def test_the_config_of_a_trainer_without_one(configs):
-    point = Point("dtd", 16, "Shift", facts.method_of("Shift").config("base2new"), 1)
+    point = Point("dtd", 16, "Shift", facts.method_of("Shift").recipe("base2new")[0], 1)
     with pytest.raises(UserError, match="trainers/default.yaml"):
         runs_of("base2new", [point])
     (configs / "trainers/default.yaml").touch()

@@ -122,7 +122,7 @@ def test_logs_of_coops_own_code(tmp_path):
     run = results.read(tmp_path).iloc[0]
     assert run[results.IDENTITY].tolist() == [
         *("few_shot", "train", "dtd", 16, "CoOp", "rn50-nctx16_cscFalse_ctpend", 2),
-        "CoOp (rn50-nctx16_cscFalse_ctpend)",
+        "CoOp (nctx16_cscFalse_ctpend)",
     ]
     assert run.accuracy == pytest.approx(100 * 1075 / 1692) and (run.total, run.macro_f1) == (1692, 63.1)
     assert (run.train_seconds, run.backbone, run.source) == (86462, "RN50", "log.txt")

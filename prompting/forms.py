@@ -1,0 +1,39 @@
+"""The forms of a method: where its paper and its release differ, one word in a config chooses for all of its keys.
+
+A trainer that has several says `forms`, {form: {key: value}}, and cfg.TRAINER.<section> has the keys FORM, one of them,
+and each key that forms differ in, None by default: "as FORM says". A key that is given holds in any form, so that a
+form can be taken apart; what makes no sense together the trainer's `check_cfg` refuses.
+"""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from yacs.config import CfgNode
+
+from dassl.config import require
+
+logger = logging.getLogger("dassl.trainers")
+
+Forms = Mapping[str, Mapping[str, Any]]
+
+
+def with_form(cfg: CfgNode, section: str, forms: Forms) -> CfgNode:
+    """cfg.TRAINER.<section> with what its FORM says for the keys that are None; a copy, cfg itself without forms.
+
+    Raises:
+        UserError: FORM is none of the forms.
+    """
+    options = cfg.TRAINER[section]
+    if not forms:
+        return options
+    require(cfg, f"TRAINER.{section}.FORM", one_of=tuple(forms))
+    options, form = options.clone(), forms[options.FORM]
+    options.defrost()
+    own = {key: options[key] for key in form if options[key] is not None}
+    for key, value in form.items():
+        options[key] = own.get(key, value)
+    options.freeze()
+    told = [f"{key} {value}" + (" (given)" if key in own else "") for key, value in ((k, options[k]) for k in form)]
+    logger.info("Form %s: %s", options.FORM, ", ".join(told))
+    return options
