@@ -15,6 +15,7 @@ from prompting.prompts import encode_templates
 from prompting.text_encoder import TextEncoder
 from tests.conftest import TOY_CLASSES
 from tests.reference import encode_in_full, in_double, relative_error, tiny_clip, written_in_full
+from prompting import routing
 from trainers import mocoop
 from trainers.mocoop import MoCoOpCLIP, PromptLearner, auto_groups, template_ids
 
@@ -67,12 +68,12 @@ def test_router_loss_is_the_kl_of_the_paper():
         hard = softmax([F.cosine_similarity(images[b], groups[g], dim=0).item() / temperature for g in range(G)])
         routed = softmax(router[b].tolist())
         expected += sum(h * math.log(h / r) for h, r in zip(hard, routed, strict=True)) / B
-    assert math.isclose(mocoop.router_loss(router, images, groups, temperature).item(), expected, rel_tol=1e-9)
+    assert math.isclose(routing.router_loss(router, images, groups, temperature).item(), expected, rel_tol=1e-9)
 
 
 def test_router_loss_vanishes_where_router_follows_hard_prompts():
     images, groups = unit(B, E), unit(G, E, seed=1)
-    assert abs(mocoop.router_loss(images @ groups.t() / 0.1, images, groups, 0.1).item()) < 1e-12
+    assert abs(routing.router_loss(images @ groups.t() / 0.1, images, groups, 0.1).item()) < 1e-12
 
 
 def test_router_loss_of_the_release():
@@ -85,7 +86,7 @@ def test_router_loss_of_the_release():
             similarity[g] += 10
         routed = softmax(router[b].tolist())
         expected -= sum(t * math.log(r) for t, r in zip(softmax(similarity), routed, strict=True)) / B
-    assert math.isclose(mocoop.router_loss_class(router, images, features, labels).item(), expected, rel_tol=1e-9)
+    assert math.isclose(routing.router_loss_class(router, images, features, labels).item(), expected, rel_tol=1e-9)
 
 
 def test_text_loss():
@@ -149,10 +150,10 @@ def test_text_loss_of_a_run_and_its_gradient(target, tmp_path, toy_run, toy_back
 def test_gradients_by_finite_differences(name):
     router, images = unit(B, G, seed=2).requires_grad_(True), unit(B, E)
     if name == "router_loss":
-        arguments = (lambda r: mocoop.router_loss(r, images, unit(G, E, seed=1), 0.5)), router
+        arguments = (lambda r: routing.router_loss(r, images, unit(G, E, seed=1), 0.5)), router
     elif name == "router_loss_class":
         labels = torch.arange(B)
-        arguments = (lambda r: mocoop.router_loss_class(r, images, unit(G, N, E, seed=1), labels)), router
+        arguments = (lambda r: routing.router_loss_class(r, images, unit(G, N, E, seed=1), labels)), router
     else:
         hard = [unit(n, N, E, seed=10 + n) for n in (1, 3)]
         arguments = (lambda t: mocoop.text_loss(t, hard, SCALE)), unit(2, N, E).requires_grad_(True)
