@@ -20,8 +20,8 @@ v is the image feature, y the image's class, r its router logits; t_g(c) the tex
 h_i(c) that under hard template i of group g, all of length 1; s the logit scale, which the released L_text leaves out.
 H_g(c) is the mean of h_i(c) over i, H_g that over i and c, each then of length 1. L_router is the mean over images, and
 its gradient reaches tuned LayerNorms through v on both sides. The released form also learns a vector added to all text
-features and the LayerNorms of the image encoder's blocks, has the experts' full stops frozen and in L_text alone, and of
-a small batch encodes only experts that an image chose. docs/mocoop.md says what each form is, and what it does.
+features and the LayerNorms of the image encoder's blocks, has the experts' full stops frozen and in L_text alone, and
+of a small batch encodes only experts that an image chose. docs/mocoop.md says what each form is, and what it does.
 
 Known differences from the release: v is held against the hard prompts of its own class (the released code takes another
 class's in base-to-new runs, by mistake); words of templates are counted in tokens, and no end token is learned.
@@ -114,9 +114,7 @@ def extend_cfg(cfg: CN) -> None:
     cfg.TRAINER.MOCOOP.TEXT_CLASSES = "all"  # all: names of base and new classes serve both losses; train: base only
     cfg.TRAINER.MOCOOP.TEXT_OFFSET = None  # a learned vector added to all text features
     cfg.TRAINER.MOCOOP.TUNE_LAYERNORM = None  # train the image encoder's ln_1, ln_2
-    cfg.TRAINER.MOCOOP.FULL_STOP = (
-        None  # text_loss: frozen, and there in L_text of base runs alone; learned: a vector
-    )
+    cfg.TRAINER.MOCOOP.FULL_STOP = None  # text_loss: frozen, and in L_text of base runs alone; learned: a vector
     cfg.TRAINER.MOCOOP.SPARSE_BELOW = None  # smaller batches encode only experts that one of their images chose
     cfg.TRAINER.MOCOOP.GRAD_CLIP = 1.0  # largest gradient norm; 0: no limit
 

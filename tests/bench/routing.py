@@ -4,8 +4,8 @@
 
 Base-to-new runs on the embedded data sets and icon-clip, 16 shots, with MoCoOp's config but for two things that keep it
 to minutes on one core: N epochs in place of 50, the first of them warm-up; and each training image in VIEWS random
-crops made beforehand, one of them in an epoch, in place of a new crop each time. CoOp has 5 N epochs, since its steps are
-five times cheaper. Val images serve to choose; both halves' are all there are, whatever the shots.
+crops made beforehand, one of them in an epoch, in place of a new crop each time. CoOp has 5 N epochs: its steps are
+cheaper by as much. Val images serve to choose; both halves' are all there are, whatever the shots.
 """
 
 import argparse
@@ -24,7 +24,6 @@ from dassl.data.transforms import build_transform  # noqa: E402
 from dassl.engine import build_trainer  # noqa: E402
 from trainers.coop import CoOp  # noqa: E402
 from trainers.mocoop import MoCoOp  # noqa: E402
-from trainers.zsclip import ZeroshotCLIP  # noqa: E402
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 VIEWS = 4
@@ -130,7 +129,7 @@ def table(rows):
     for name, row in mean.iterrows():
         cells = [name, *(f"{row[f'{split}_{c}']:.1f}" for split in ("val", "test") for c in ("base", "new", "H"))]
         cells[-1] += f" ± {std.test_H[name]:.1f}" if std.test_H[name] == std.test_H[name] else ""
-        cells += [f"{row[figure]:.2f}" if row.get(figure) == row.get(figure) and figure in row else "" for figure in SHOWN]
+        cells += ["" if pd.isna(row.get(figure)) else f"{row[figure]:.2f}" for figure in SHOWN]
         usage = frame[frame.setting == name].usage.dropna().tolist()
         cells.append(" ".join(f"{100 * sum(x) / len(x):.0f}" for x in zip(*usage, strict=True)))
         lines.append(cells)
@@ -156,9 +155,10 @@ def main():
                 base, new = (found[half][split, "accuracy"] for half in ("base", "new"))
                 row |= {f"{split}_base": base, f"{split}_new": new, f"{split}_H": 2 * base * new / (base + new)}
             of_both = [found[half] for half in ("base", "new")]
-            if ("test", "router_entropy") in of_both[0]:  # routing: the mean of both halves' test images
+            if ("test", "router_entropy") in of_both[0]:  # means of both halves' test images
                 row |= {name: sum(half["test", name] for half in of_both) / 2 for name in SHOWN}
-                row["usage"] = [sum(x) / 2 for x in zip(*(half["test", "expert_usage"] for half in of_both), strict=True)]
+                usage = [half["test", "expert_usage"] for half in of_both]
+                row["usage"] = [sum(shares) / 2 for shares in zip(*usage, strict=True)]
             rows.append(row)
             everything.append(row)
             if args.out:
