@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 import train
+from benchmark.facts import method_of
 from dassl.utils import UserError
 from prompting import routing
 from prompting.backbone import load_backbone
@@ -360,6 +361,21 @@ def test_gate_weights_of_an_evaluation_batch_by_batch(tmp_path, toy_run):
     assert found["expert_usage"] == expected["expert_usage"] and found["expert_names"] == expected["expert_names"]
     assert found["expert_weight"] == pytest.approx(expected["expert_weight"], abs=1e-5)
     assert len(trainer.mixture().weights) == 12
+
+
+def test_routing_of_an_evaluation_goes_into_metrics_and_the_figures_that_the_report_draws(tmp_path, toy_run):
+    trainer = toy_run("MoCoOp", tmp_path, "OPTIM.MAX_EPOCH", 1)
+    found = json.loads((tmp_path / "metrics.json").read_text())
+    assert set(method_of("MoCoOp").figures) <= set(found)
+    assert found["routing_names"] == ["router entropy", "class and expert"], "all images are of one style"
+    bits = routing.mutual_information(torch.tensor([0] * 3 + [1] * 3 + [2] * 3 + [3] * 3), trainer.mixture().weights)
+    assert found["expert_class_bits"] == pytest.approx(bits[0], abs=1e-5)
+    assert found["expert_class_chance"] == pytest.approx(bits[1], abs=1e-5)
+    for i, item in enumerate(trainer.test_loader.dataset.data_source):
+        item.domain = i % 2
+    trainer.test()
+    bits = routing.mutual_information(torch.arange(12) % 2, trainer.mixture().weights)[0]
+    assert trainer.extra_metrics()["expert_style_bits"] == pytest.approx(bits, abs=1e-5)
 
 
 def test_layernorms_learn_at_a_tenth_of_the_rate(tmp_path, toy_run):
