@@ -140,9 +140,8 @@ def flops_of(backbone: str) -> tuple[int, int]:
     if backbone not in ARCHITECTURES:
         raise UserError(f"the FLOPs of {backbone} are not counted: there are {', '.join(ARCHITECTURES)}")
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
     from clip.model import CLIP
+    from torch.utils.flop_counter import FlopCounterMode
 
     with torch.device("meta"):
         visual = CLIP(*ARCHITECTURES[backbone]).visual.requires_grad_(False)
@@ -157,4 +156,3 @@ def flops_of(backbone: str) -> tuple[int, int]:
                 features.sum().backward()
         counted.append(counter.get_total_flops())
     return counted[0], counted[1]
-

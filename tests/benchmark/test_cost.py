@@ -14,7 +14,7 @@ def cost_of(protocol, dataset, shots, trainer, config, *overrides):
 
 
 def test_base_to_new_by_hand():
-    """Caltech101 has 100 classes and 2,465 test images: 50 base classes of 16 shots are 800 images, 25 batches of 32."""
+    """Caltech101 has 100 classes and 2,465 test images: 50 base classes are 800 images, 25 batches."""
     found = cost_of("base2new", "caltech101", 16, "CoOp", "vit_b16_ctxv1")
     assert (found.runs, found.steps, found.trained, found.tested) == (2, 200 * 25, 200 * 800, 2465)
     assert found.flops == pytest.approx((200 * 800 + 2465) * cost.flops_of("ViT-B/16")[0])
