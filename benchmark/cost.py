@@ -50,8 +50,8 @@ class Cost:
     def __str__(self) -> str:
         """As the first lines of a grid say it."""
         return (
-            f"{self.runs} runs, {self.steps:,} steps, {self.trained / 1e3:,.0f} k training and {self.tested / 1e3:,.0f} k "
-            f"test images, {self.flops / 1e15:,.0f} PFLOP"
+            f"{self.runs} runs, {self.steps:,} steps, {self.trained / 1e3:,.0f} k training and "
+            f"{self.tested / 1e3:,.0f} k test images, {self.flops / 1e15:,.0f} PFLOP"
         )
 
     def __add__(self, other: "Cost") -> "Cost":

@@ -1,4 +1,4 @@
-"""Who names only method, protocol, data set and shots gets the run of the paper or release: all that tests/recipes says.
+"""Who names only method, protocol, data set and shots gets the paper's or release's run: all of tests/recipes.
 
 tests/recipes is a copy of the facts that were read in the releases; schedules.yaml says in its head how it is read.
 """
