@@ -36,3 +36,20 @@ def text_loss(
         log_p = logits.diagonal(dim1=1, dim2=2) - logits.logsumexp(dim=-1)  # (n_g, N): log P_i(y | t_g(y))
         losses.append(math.log(len(hard)) - log_p.logsumexp(dim=0).mean())
     return torch.stack(losses).mean()
+
+
+def text_loss_among_learned(
+    text_features: torch.Tensor | Sequence[torch.Tensor],
+    hard_features: Sequence[torch.Tensor],
+    logit_scale: torch.Tensor | float,
+) -> torch.Tensor:
+    """The other way round, hand-written prompts told among learned ones: mean over g, y and i of -log P_i(y | h_i).
+
+    P_i(y | h_i) is the softmax over classes c of logit_scale * cos(t_g(c), h_i(y)), one term per template (LASP's
+    release). Arguments as `text_loss` takes them; hard_features may have any length.
+    """
+    losses = []
+    for soft_features, hard in zip(text_features, hard_features, strict=True):
+        logits = logit_scale * (hard @ soft_features.t())  # (n_g, N, N): template, class y, class c
+        losses.append((logits.logsumexp(dim=-1) - logits.diagonal(dim1=1, dim2=2)).mean())
+    return torch.stack(losses).mean()
