@@ -62,6 +62,7 @@ class PromptTrainer(TrainerX):
     Attributes:
         section: the name of the method's config block, cfg.TRAINER.<section>; it may hold PREC.
         forms: the method's forms, as prompting/forms.py describes them; none where there is one only.
+        earlier_form: the form of runs whose configs have no FORM; "": the default one.
         options: the config block with the keys that FORM decides; there from `check_cfg` on.
         class_axes, new_classes_as_started: as SimpleTrainer has them; to be set where something is learned per class.
         frozen_image_encoder: whether image features are the same before and after training.
@@ -74,6 +75,7 @@ class PromptTrainer(TrainerX):
 
     section: str | None = None
     forms: Forms = {}
+    earlier_form = ""
     options: CfgNode
     frozen_image_encoder = True
     layernorms: nn.ModuleList | None = None
