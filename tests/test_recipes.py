@@ -1,4 +1,4 @@
-"""Who names only method, protocol, data set and shots gets the run of the paper or release: all that tests/recipes says.
+"""Who names only method, protocol, data set and shots gets the paper's or release's run: all of tests/recipes.
 
 tests/recipes is a copy of the facts that were read in the releases; schedules.yaml says in its head how it is read.
 """
@@ -68,7 +68,12 @@ def plans():
 
 def build(trainer, dataset, config):
     """The frozen config of a run, and the method's block of it with what its form says."""
-    files = ["--dataset-config-file", CONFIGS / f"datasets/{dataset}.yaml", "--config-file", trainer_config(trainer, config)]
+    files = [
+        "--dataset-config-file",
+        CONFIGS / f"datasets/{dataset}.yaml",
+        "--config-file",
+        trainer_config(trainer, config),
+    ]
     cfg = train.setup_cfg(train.parse_args([str(word) for word in (*files, "--trainer", trainer)]))
     registered = TRAINER_REGISTRY.get(trainer)
     return cfg, with_form(cfg, registered.section, registered.forms)

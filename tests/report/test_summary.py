@@ -116,7 +116,8 @@ def test_published_transfers(put, cell):
     put("imagenet/CoOp/c_16shots/seed1", 71, backbone="ViT-B/16")
     for target in ("imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r"):
         put(f"evaluation/CoOp/c_16shots/{target}/seed1", 60, backbone="ViT-B/16")
-    found = [cell("imagenet", "CoOp", column, "domain_generalization") for column in ("imagenet", "imagenet_a", "average")]
+    columns = ("imagenet", "imagenet_a", "average")
+    found = [cell("imagenet", "CoOp", column, "domain_generalization") for column in columns]
     assert [row.published for row in found] == [71.51, 49.71, 59.28]
 
 
