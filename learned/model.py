@@ -174,6 +174,10 @@ def read_cfg(model_dir: str | Path) -> CfgNode:
     cfg = get_cfg_default()
     trainers.extend_cfg(cfg)
     words: list[Any] = []
+    for name in TRAINER_REGISTRY.registered_names():
+        kind = TRAINER_REGISTRY.get(name)
+        if earlier := getattr(kind, "earlier_form", ""):
+            words += [f"TRAINER.{kind.section}.FORM", earlier]  # unless the config says it
     for key, value in run_folder.read_config(model_dir).items():
         block, *rest = key.split(".")[:2]
         if block != "TRAINER" or rest[0] in cfg.TRAINER:

@@ -16,6 +16,17 @@ def distillation_loss(logits: torch.Tensor, zero_shot_logits: torch.Tensor, temp
     return F.kl_div(F.log_softmax(logits / temperature, dim=-1), target, reduction="batchmean", log_target=True)
 
 
+def student_loss(logits: torch.Tensor, frozen_logits: torch.Tensor, temperature: float) -> torch.Tensor:
+    """-T^2 sum_c p_c log q_c, the mean over images, with p the softmax of the student's logits / T and q the frozen
+    ones'; (B, N) twice -> scalar.
+
+    L_kd of LAMM's release, at T = 2. The target is the student itself, with its gradient: this is no divergence, but
+    least where p is all on q's largest class.
+    """
+    p, log_q = F.softmax(logits / temperature, dim=-1), F.log_softmax(frozen_logits / temperature, dim=-1)
+    return -(temperature**2) * (p * log_q).sum(dim=-1).mean()
+
+
 def text_loss(
     text_features: torch.Tensor | Sequence[torch.Tensor],
     hard_features: Sequence[torch.Tensor],

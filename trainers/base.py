@@ -62,6 +62,7 @@ class PromptTrainer(TrainerX):
     Attributes:
         section: the name of the method's config block, cfg.TRAINER.<section>; it may hold PREC and GRAD_CLIP.
         forms: the method's forms, as prompting/forms.py describes them; none where there is one only.
+        earlier_form: the form of runs whose configs have no FORM; "": the default one.
         options: the config block with the keys that FORM decides; there from `check_cfg` on. Empty without a section.
         class_axes, new_classes_as_started: as SimpleTrainer has them; to be set where something is learned per class.
         frozen_image_encoder: whether image features are the same before and after training.
@@ -74,6 +75,7 @@ class PromptTrainer(TrainerX):
 
     section: str | None = None
     forms: Forms = {}
+    earlier_form = ""
     options = CfgNode()
     frozen_image_encoder = True
     layernorms: nn.ModuleList | None = None
@@ -123,10 +125,12 @@ class PromptTrainer(TrainerX):
         known, own = getattr(dataset, "all_classnames", ()), set(dataset.classnames)
         return [name for name in known if name not in own]
 
-    def zero_shot_features(self, template: str | None = None) -> torch.Tensor:
-        """(num_seen, e) normalised text features of a hand-written template; default: the dataset's own."""
-        template = template or custom_template(self.cfg.DATASET.NAME)
-        features = encode_templates(self.model.text_encoder, [template], self.dm.dataset.classnames[: self.num_seen])[0]
+    def zero_shot_features(self, template: str | None = None, text_encoder: TextEncoder | None = None) -> torch.Tensor:
+        """(num_seen, e) normalised text features of a hand-written template, by default the dataset's own; by another
+        text encoder than the model's, where one is given.
+        """
+        template, encoder = template or custom_template(self.cfg.DATASET.NAME), text_encoder or self.model.text_encoder
+        features = encode_templates(encoder, [template], self.dm.dataset.classnames[: self.num_seen])[0]
         return F.normalize(features.float(), dim=-1)
 
     def tune_layernorms(self, clip_model: nn.Module, learner: nn.Module) -> None:
