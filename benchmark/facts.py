@@ -18,6 +18,9 @@ A method's facts are in configs/trainers/<Trainer>/method.yaml:
           eurosat: {shots: {8: vit_b16_ep10}}
     keys:                           # part of a protocol that not all methods have -> the config keys that it takes
       open: {TRAINER.MINE.OPEN_WORLD: True}
+    cost:                           # where training images go through the image encoder more or less than each epoch
+      frozen_passes: 1              # further passes through the frozen encoder
+      epochs: 1                     # instead of OPTIM.MAX_EPOCH
     figures:                        # more figures that it writes to metrics.json, and how to draw them
       expert_usage: {title: ..., caption: ..., label: ..., names: expert_names}
     published: CLIP                 # what papers call it, where that is not the trainer's name
@@ -39,7 +42,7 @@ from dassl.layout import flat
 from mocoop import HOME
 
 CONFIGS = HOME / "configs"
-KEYS = ("rank", "trains", "needs", "configs", "keys", "figures", "published")
+KEYS = ("rank", "trains", "needs", "configs", "keys", "cost", "figures", "published")
 CHOICES = ("source", "default", "by_shots", "by_dataset")
 ENTRIES = ("config", "why", "shots")
 
@@ -54,7 +57,7 @@ class Method:
     Attributes:
         name: the trainer's.
         known: whether it has a method.yaml. A method without one may try every protocol.
-        rank, trains, needs, configs, keys, figures, published: as the module's docstring says.
+        rank, trains, needs, configs, keys, cost, figures, published: as the module's docstring says.
     """
 
     name: str
@@ -64,6 +67,7 @@ class Method:
     needs: dict[str, dict[str, Any] | None] = field(default_factory=dict)
     configs: dict[str, Any] = field(default_factory=dict)
     keys: dict[str, dict[str, Any]] = field(default_factory=dict)
+    cost: dict[str, int] = field(default_factory=dict)
     figures: dict[str, dict[str, str]] = field(default_factory=dict)
     published: str = ""
 
@@ -108,15 +112,19 @@ class Method:
         said = [choice.get("default"), *choice.get("by_shots", {}).values(), *of_data, *(x for xs in more for x in xs)]
         return list(dict.fromkeys(config for entry in said for config, _ in [_entry(entry)] if config))
 
+    def need(self, dataset_config: Path, config: Path, overrides: Sequence[str]) -> str:
+        """Which of `needs` a run has, as its config files and overrides say; "" for none."""
+        said = flat(read_yaml(dataset_config)) | flat(read_yaml(config))
+        said |= dict(zip(overrides[::2], overrides[1::2], strict=True))
+        for need, where in self.needs.items():
+            if all(str(said.get(key)) == str(value) for key, value in (where or {}).items()):
+                return need
+        return ""
+
     def backbone(self, dataset_config: Path, config: Path, overrides: Sequence[str]) -> str:
         """The backbone that a data set's config names for what this method needs; "": the trainer's config names it."""
-        data = read_yaml(dataset_config)
-        backbones = data.get("DATASET", {}).get("BACKBONES", {})
-        said = flat(data) | flat(read_yaml(config)) | dict(zip(overrides[::2], overrides[1::2], strict=True))
-        for need, where in self.needs.items():
-            if need in backbones and all(str(said.get(key)) == str(value) for key, value in (where or {}).items()):
-                return backbones[need]
-        return backbones.get("any", "")
+        backbones = read_yaml(dataset_config).get("DATASET", {}).get("BACKBONES", {})
+        return backbones.get(self.need(dataset_config, config, overrides)) or backbones.get("any", "")
 
 
 @cache

@@ -129,7 +129,7 @@ def initial_vectors(text_encoder: TextEncoder, names: Sequence[str]) -> NamedVec
     embedding = text_encoder.token_embedding.weight
     ids = {name: torch.tensor(token_ids(name), device=embedding.device) for name in names}
     start = {name: embedding[i].float().mean(dim=0) for name, i in ids.items()}
-    return NamedVectors(start, (), embedding.shape[1], embedding.device)
+    return NamedVectors(start, {}, embedding.shape[1], embedding.device)
 
 
 def words_to_learn(dataset: Any, share: float, seed: int) -> dict[str, list[str]]:
