@@ -16,8 +16,8 @@ A method's facts are in configs/trainers/<Trainer>/method.yaml:
           imagenet: vit_b16_ep50
           dtd: {config: vit_b16_ep25, why: "inferred from dtd's log"}
           eurosat: {shots: {8: vit_b16_ep10}}
-    keys:                           # part of a protocol that not all methods have -> the config keys that it takes
-      open: {TRAINER.MINE.OPEN_WORLD: True}
+    keys:                           # part of a protocol that not all methods have -> the config keys that it takes,
+      open: {TRAINER.MINE.OPEN_WORLD: True, where: {TRAINER.MINE.PAIRS: True}}  # always or where another has a value
     figures:                        # more figures that it writes to metrics.json, and how to draw them
       expert_usage: {title: ..., caption: ..., label: ..., names: expert_names}
     published: CLIP                 # what papers call it, where that is not the trainer's name
@@ -108,13 +108,21 @@ class Method:
         said = [choice.get("default"), *choice.get("by_shots", {}).values(), *of_data, *(x for xs in more for x in xs)]
         return list(dict.fromkeys(config for entry in said for config, _ in [_entry(entry)] if config))
 
+    def part_keys(self, part: str, config: Path, overrides: Sequence[str]) -> list[object] | None:
+        """The KEY VALUE words of a part of a protocol; None where the method, or its config, does not have it."""
+        if part not in self.keys:
+            return None
+        keys = dict(self.keys[part])
+        if not _holds(keys.pop("where", None), _said([config], overrides)):
+            return None
+        return [word for pair in keys.items() for word in pair]
+
     def backbone(self, dataset_config: Path, config: Path, overrides: Sequence[str]) -> str:
         """The backbone that a data set's config names for what this method needs; "": the trainer's config names it."""
-        data = read_yaml(dataset_config)
-        backbones = data.get("DATASET", {}).get("BACKBONES", {})
-        said = flat(data) | flat(read_yaml(config)) | dict(zip(overrides[::2], overrides[1::2], strict=True))
+        backbones = read_yaml(dataset_config).get("DATASET", {}).get("BACKBONES", {})
+        said = _said([dataset_config, config], overrides)
         for need, where in self.needs.items():
-            if need in backbones and all(str(said.get(key)) == str(value) for key, value in (where or {}).items()):
+            if need in backbones and _holds(where, said):
                 return backbones[need]
         return backbones.get("any", "")
 
@@ -149,6 +157,19 @@ def _entry(said):
     if isinstance(said, dict):
         return said.get("config"), said.get("why")
     return said, None
+
+
+def _said(files, overrides):
+    """{key: value} of config files and of KEY VALUE words after them; the last word wins."""
+    said = dict(zip(overrides[::2], overrides[1::2], strict=True))
+    for file in reversed(files):
+        said = flat(read_yaml(file)) | said
+    return said
+
+
+def _holds(where, said):
+    """Whether config keys have these values; without any, they do."""
+    return all(str(said.get(key)) == str(value) for key, value in (where or {}).items())
 
 
 def methods() -> list[Method]:
