@@ -2,7 +2,7 @@
 
 The counts follow from the configs and from the published sizes of the data sets, so neither images nor weights are
 needed. A run is taken by itself: test images count although features of a frozen encoder are kept and shared. Text
-encoder and losses are left out; of a training step of CoOp they are a few percent.
+encoder and losses are left out, a few percent of most methods' training steps.
 """
 
 import argparse
@@ -63,7 +63,7 @@ class CostOf(Command):
     One line per method: runs, steps, thousands of training and test images through the image encoder, its petaFLOPs.
     """
 
-    examples = ("cost base2new", "cost my/grid.yaml")
+    examples = ("cost my/grid.yaml",)
 
     def add_arguments(self, add: Any) -> None:
         add("grid", metavar="GRID")

@@ -194,9 +194,7 @@ def test_a_recipe(recipes, dataset, shots, config, why):
 
 def test_where_no_recipe_is_published(recipes):
     assert recipe_of("Mine", "few_shot", "dtd", 1) == ("c", "ours: no recipe of Mine for few_shot is published")
-    with pytest.raises(
-        UserError, match="^Mine has no recipe for cross_dataset on dtd: there are those of imagenet"
-    ):
+    with pytest.raises(UserError, match="^Mine has no recipe for cross_dataset on dtd: there are those of imagenet"):
         recipe_of("Mine", "cross_dataset", "dtd", 16)
 
 
