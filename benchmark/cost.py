@@ -2,22 +2,21 @@
 
 The counts follow from the configs and from the published sizes of the data sets, so neither images nor weights are
 needed. A run is taken by itself: test images count although features of a frozen encoder are kept and shared. Text
-encoder and losses are left out; of a training step of CoOp they are a few percent.
+encoder and losses are left out, a few percent of most methods' training steps.
 """
 
 import argparse
 from dataclasses import astuple, dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
-from benchmark import overrides
 from benchmark.facts import method_of
 from benchmark.grid import Grid, read_grid
 from benchmark.protocol import Run
 from dassl.errors import UserError
+from dassl.layout import flat
 from mocoop.command import Command
 
 ARCHITECTURES: dict[str, tuple[Any, ...]] = {
@@ -64,7 +63,7 @@ class CostOf(Command):
     One line per method: runs, steps, thousands of training and test images through the image encoder, its petaFLOPs.
     """
 
-    examples = ("cost base2new", "cost my/grid.yaml")
+    examples = ("cost my/grid.yaml",)
 
     def add_arguments(self, add: Any) -> None:
         add("grid", metavar="GRID")
@@ -102,6 +101,8 @@ def of_run(run: Run) -> Cost:
 @cache
 def _of_words(trainer, words):
     from dassl.data.datasets import DATASET_REGISTRY
+    from dassl.engine import TRAINER_REGISTRY
+    from prompting.forms import with_form
     from train import parse_args, setup_cfg
 
     cfg, facts = setup_cfg(parse_args(list(words))), method_of(trainer)
@@ -121,8 +122,10 @@ def _of_words(trainer, words):
     batch = cfg.DATALOADER.TRAIN_X.BATCH_SIZE
     steps = max(1, int(images) // batch)  # the last, incomplete batch is dropped unless it is the only one
     seen = epochs * min(images, steps * batch)
-    files = [Path(words[words.index(option) + 1]) for option in ("--dataset-config-file", "--config-file")]
-    inside = facts.need(*files, overrides.split(words)[1])  # what is learned inside the encoder needs a kind of it
+    kind = TRAINER_REGISTRY.get(trainer)
+    block = with_form(cfg, kind.section, kind.forms) if getattr(kind, "section", None) else {}
+    said = flat(cfg) | {f"TRAINER.{kind.section}.{key}": value for key, value in block.items()}
+    inside = facts.need(said)  # what is learned inside the encoder needs a kind of it
     frozen = facts.cost.get("frozen_passes", 0)
     own = (both if inside else forward) + frozen * forward
     return cost + Cost(steps=epochs * steps, trained=seen * (1 + frozen), flops=seen * own)

@@ -16,8 +16,8 @@ A method's facts are in configs/trainers/<Trainer>/method.yaml:
           imagenet: vit_b16_ep50
           dtd: {config: vit_b16_ep25, why: "inferred from dtd's log"}
           eurosat: {shots: {8: vit_b16_ep10}}
-    keys:                           # part of a protocol that not all methods have -> the config keys that it takes
-      open: {TRAINER.MINE.OPEN_WORLD: True}
+    keys:                           # part of a protocol that not all methods have -> the config keys that it takes,
+      open: {TRAINER.MINE.OPEN_WORLD: True, where: {TRAINER.MINE.PAIRS: True}}  # always or where another has a value
     cost:                           # where training images go through the image encoder more or less than each epoch
       frozen_passes: 1              # further passes through the frozen encoder
       epochs: 1                     # instead of OPTIM.MAX_EPOCH
@@ -29,7 +29,7 @@ A data set's config may say `DATASET.STYLES`, styles of its images, and `DATASET
 it: {any: icon-clip, vit: icon-clip-vit}, `vit` for methods that need one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -112,19 +112,24 @@ class Method:
         said = [choice.get("default"), *choice.get("by_shots", {}).values(), *of_data, *(x for xs in more for x in xs)]
         return list(dict.fromkeys(config for entry in said for config, _ in [_entry(entry)] if config))
 
-    def need(self, dataset_config: Path, config: Path, overrides: Sequence[str]) -> str:
-        """Which of `needs` a run has, as its config files and overrides say; "" for none."""
-        said = flat(read_yaml(dataset_config)) | flat(read_yaml(config))
-        said |= dict(zip(overrides[::2], overrides[1::2], strict=True))
-        for need, where in self.needs.items():
-            if all(str(said.get(key)) == str(value) for key, value in (where or {}).items()):
-                return need
-        return ""
+    def part_keys(self, part: str, config: Path, overrides: Sequence[str]) -> list[object] | None:
+        """The KEY VALUE words of a part of a protocol; None where the method, or its config, does not have it."""
+        if part not in self.keys:
+            return None
+        keys = dict(self.keys[part])
+        if not _holds(keys.pop("where", None), _said([config], overrides)):
+            return None
+        return [word for pair in keys.items() for word in pair]
+
+    def need(self, said: Mapping[str, object]) -> str:
+        """Which of `needs` a run has whose config keys have these values; "" for none."""
+        return next((need for need, where in self.needs.items() if _holds(where, said)), "")
 
     def backbone(self, dataset_config: Path, config: Path, overrides: Sequence[str]) -> str:
         """The backbone that a data set's config names for what this method needs; "": the trainer's config names it."""
         backbones = read_yaml(dataset_config).get("DATASET", {}).get("BACKBONES", {})
-        return backbones.get(self.need(dataset_config, config, overrides)) or backbones.get("any", "")
+        need = self.need(_said([dataset_config, config], overrides))
+        return backbones.get(need) or backbones.get("any", "")
 
 
 @cache
@@ -157,6 +162,19 @@ def _entry(said):
     if isinstance(said, dict):
         return said.get("config"), said.get("why")
     return said, None
+
+
+def _said(files, overrides):
+    """{key: value} of config files and of KEY VALUE words after them; the last word wins."""
+    said = dict(zip(overrides[::2], overrides[1::2], strict=True))
+    for file in reversed(files):
+        said = flat(read_yaml(file)) | said
+    return said
+
+
+def _holds(where, said):
+    """Whether config keys have these values; without any, they do."""
+    return all(str(said.get(key)) == str(value) for key, value in (where or {}).items())
 
 
 def methods() -> list[Method]:

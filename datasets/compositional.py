@@ -9,20 +9,12 @@ folder of the user's own, in the layout that compositional methods have in commo
     metadata_compositional-split-natural.t7                     torch.save'd [{image, attr, obj, set}, ...]
 
 UT-Zappos may also be as it is before its reorganising step, with `_images/` in place of `images/` and the key `_image`.
-
-Objects with two attributes, for testing alone (attribute-attribute-object; Nayak et al., ICLR 2023, annotate a part of
-MIT-States), are MITStatesAAO in MIT-States' folder and AAOFolder in one of the user's own. Their list is in a format of
-this project's own; the attributes of a class always come in the same order:
-
-<folder>/
-    images/<image>
-    aao.json                                                    [[image, attribute, attribute, object], ...]
 """
 
 import logging
 import os
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,13 +22,13 @@ import torch
 from yacs.config import CfgNode
 
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
-from dassl.utils import UserError, read_json
+from dassl.utils import UserError
 from datasets.split import PARTS, check_files, path_inside
 
 logger = logging.getLogger("dassl.datasets")
 
 SPLIT = "compositional-split-natural"
-WORDS = ("attributes", "objects", "pairs", "num_seen")
+WORDS = ("attributes", "objects", "spelling", "dropped", "pairs", "num_seen")
 """Attributes of a dataset that say what its classes are made of."""
 
 
@@ -63,6 +55,8 @@ class CompositionalDataset(DatasetBase):
 
     Attributes:
         attributes, objects: names in alphabetical order, dots and underscores read as spaces.
+        spelling: {name: the name with its underscores} of those that have some; prompts of pairs keep them.
+        dropped: attributes without a training image, by `drop_attributes`.
         pairs: (attribute, object) indices in the order of the labels.
         num_seen: how many pairs are seen; they are the first.
         phase_pairs: {"val": labels, "test": labels} that are candidates there in the closed world: the seen pairs and
@@ -75,12 +69,15 @@ class CompositionalDataset(DatasetBase):
     """
 
     template = "a photo of {}."
+    threshold: float | None = None
+    """Published least feasibility of an unseen pair in the open world, with GloVe's word vectors."""
+    dropped: Sequence[str] = ()
 
     def __init__(self, cfg: CfgNode) -> None:
         name, options = type(self).__name__, cfg.DATASET
-        _check_subsample(options, name)
+        check_subsample(options, name)
         image_dir, image_key = self.locate(options)
-        named = {part: _read_pairs(os.path.join(self.dataset_dir, SPLIT, f"{part}_pairs.txt")) for part in PARTS}
+        named = {part: read_pairs(os.path.join(self.dataset_dir, SPLIT, f"{part}_pairs.txt")) for part in PARTS}
         everything = [pair for part in PARTS for pair in named[part]]
         if not named["train"] or not named["test"]:
             raise UserError(f"{self.dataset_dir}/{SPLIT} lists no pair to {'test' if named['train'] else 'train'} on")
@@ -88,7 +85,8 @@ class CompositionalDataset(DatasetBase):
         seen = sorted(set(named["train"]))
         unseen = sorted(set(everything) - set(seen))
         label_of = {pair: label for label, pair in enumerate([*seen, *unseen])}
-        self.attributes, self.objects = [_words(a) for a in attributes], [_words(o) for o in objects]
+        self.attributes, self.objects = [words(a) for a in attributes], [words(o) for o in objects]
+        self.spelling = spelling_of([*attributes, *objects])
         self.pairs = [(attributes.index(a), objects.index(o)) for a, o in label_of]
         self.num_seen = len(seen)
         self.phase_pairs = {
@@ -135,9 +133,32 @@ class CompositionalDataset(DatasetBase):
             rng = random.Random(cfg.SEED) if cfg.SEED >= 0 else random
             train = self.generate_fewshot_dataset(train, num_shots=options.NUM_SHOTS, rng=rng)
         super().__init__(train_x=train, val=parts["val"] or None, test=parts["test"])
+        self._name_classes()
+
+    def _name_classes(self):
         self._classnames = [f"{self.attributes[a]} {self.objects[o]}" for a, o in self.pairs]
         self._lab2cname = dict(enumerate(self._classnames))
         self._num_classes = len(self.pairs)
+
+    def drop_attributes(self, names: Collection[str]) -> None:
+        """Leave out the training images of some attributes: their pairs count as unseen, behind the seen ones.
+
+        Raises:
+            UserError: no training image is left.
+        """
+        self.dropped = [name for name in self.attributes if name in names]
+        kept = [self.attributes[a] not in names for a, _ in self.pairs]
+        order = sorted(range(len(self.pairs)), key=lambda label: label >= self.num_seen or not kept[label])
+        label_of = {label: new for new, label in enumerate(order)}
+        self._train_x = [item for item in self.train_x if kept[item.label]]
+        if not self._train_x:
+            raise UserError(f"{type(self).__name__} has no training image without the attributes that are left out")
+        for item in (*self.train_x, *(self.val or ()), *self.test):
+            item.label = label_of[item.label]
+        self.num_seen = sum(kept[: self.num_seen])
+        self.pairs = [self.pairs[label] for label in order]
+        self.phase_pairs = {part: sorted(label_of[label] for label in old) for part, old in self.phase_pairs.items()}
+        self._name_classes()
 
     def locate(self, options: CfgNode) -> tuple[str, str]:
         """Make a path of dataset_dir. Raises UserError where it has no images.
@@ -161,51 +182,6 @@ class CompositionalDataset(DatasetBase):
         return super().classes() | {key: getattr(self, key) for key in WORDS}
 
 
-class AAODataset(DatasetBase):
-    """Objects with two attributes each, for testing alone; aao.json (see above) lists them, and with them the classes.
-
-    A reader names its folder in DATASET.ROOT, as the class attribute dataset_dir (on an instance, its path), and may
-    name its template, as SplitDataset's do.
-
-    Attributes:
-        attributes, objects: as CompositionalDataset has them.
-        pairs: (attribute, attribute, object) indices in the order of the labels.
-        num_seen: 0.
-
-    Raises:
-        UserError: aao.json or an image is missing or damaged; or DATASET.SUBSAMPLE_CLASSES is set.
-    """
-
-    template = "a photo of {}."
-    list_file = "aao.json"
-    num_seen = 0
-
-    def __init__(self, cfg: CfgNode) -> None:
-        _check_subsample(cfg.DATASET, type(self).__name__)
-        self.dataset_dir = os.path.join(os.path.abspath(os.path.expanduser(cfg.DATASET.ROOT)), self.dataset_dir)
-        image_dir, path = (os.path.join(self.dataset_dir, name) for name in ("images", self.list_file))
-        try:
-            images = [(str(image), (_words(a), _words(b), _words(o))) for image, a, b, o in read_json(path)]
-        except (TypeError, ValueError, AttributeError) as error:
-            raise UserError(f"{path} is not a list [[image, attribute, attribute, object], ...]") from error
-        if not images:
-            raise UserError(f"{path} names no image")
-        triples = sorted({triple for _, triple in images})
-        self.attributes = sorted({word for *attributes, _ in triples for word in attributes})
-        self.objects = sorted({object_ for *_, object_ in triples})
-        self.pairs = [(*map(self.attributes.index, pair), self.objects.index(object_)) for *pair, object_ in triples]
-        label_of = {triple: label for label, triple in enumerate(triples)}
-        test = [
-            Datum(path_inside(file, image_dir, path), label_of[triple], classname=" ".join(triple))
-            for file, triple in images
-        ]
-        check_files(test, path)
-        super().__init__(test=test)
-
-    def classes(self) -> dict[str, Any]:
-        return super().classes() | {key: getattr(self, key) for key in WORDS}
-
-
 def pairs_by_name(names: Iterable[str], attributes: Sequence[str], objects: Sequence[str]) -> list[tuple[int, ...]]:
     """(attribute, ..., object) indices of pairs given by name: "wet dog", "wet_dog", "old wet dog".
 
@@ -223,7 +199,7 @@ def pairs_by_name(names: Iterable[str], attributes: Sequence[str], objects: Sequ
 
     pairs = []
     for name in names:
-        pair = min(readings(_words(name).split()), key=len, default=None)
+        pair = min(readings(words(name).split()), key=len, default=None)
         if pair is None:
             raise UserError(
                 f'"{name}" is not made of an attribute and an object among the {len(attributes)} attributes and '
@@ -233,7 +209,8 @@ def pairs_by_name(names: Iterable[str], attributes: Sequence[str], objects: Sequ
     return pairs
 
 
-def _check_subsample(options, name):
+def check_subsample(options: CfgNode, name: str) -> None:
+    """Raises UserError where cfg.DATASET asks for base or new classes of a data set of pairs."""
     if options.SUBSAMPLE_CLASSES != "all":
         raise UserError(
             f"DATASET.SUBSAMPLE_CLASSES is {options.SUBSAMPLE_CLASSES}, but {name} has no base and new classes: set it "
@@ -241,12 +218,17 @@ def _check_subsample(options, name):
         )
 
 
-def _words(name):
+def words(name: str) -> str:
     """Faux.Leather -> Faux Leather; the tokenizer takes care of capitals."""
     return " ".join(name.replace(".", " ").replace("_", " ").split()) or name
 
 
-def _read_pairs(path):
+def spelling_of(names: Iterable[str]) -> dict[str, str]:
+    """{words(name): the name with its underscores} of names that have some."""
+    return {words(name): name.replace(".", " ") for name in names if "_" in name}
+
+
+def read_pairs(path: str) -> list[tuple[str, str]]:
     """The (attribute, object) names in a file. Raises UserError, naming the line, where one is not two words."""
     try:
         with open(path, encoding="utf-8") as file:
@@ -280,33 +262,23 @@ def _read_metadata(path, image_key):
 @DATASET_REGISTRY.register()
 class MITStates(CompositionalDataset):
     dataset_dir = "mit-states"
+    threshold = 0.4069159426
 
 
 @DATASET_REGISTRY.register()
 class UTZappos(CompositionalDataset):
     dataset_dir = "ut-zappos"
+    threshold = 0.5299109123
 
 
 @DATASET_REGISTRY.register()
 class CGQA(CompositionalDataset):
     dataset_dir = "cgqa"
+    threshold = 0.49937106273612186
 
 
 @DATASET_REGISTRY.register()
 class CompositionalFolder(CompositionalDataset):
-    """A folder of the user's own: DATASET.ROOT itself."""
-
-    dataset_dir = ""
-    root_is_data = True
-
-
-@DATASET_REGISTRY.register()
-class MITStatesAAO(AAODataset):
-    dataset_dir = "mit-states"
-
-
-@DATASET_REGISTRY.register()
-class AAOFolder(AAODataset):
     """A folder of the user's own: DATASET.ROOT itself."""
 
     dataset_dir = ""

@@ -143,7 +143,8 @@ def load_run(
     untold, classes = classes is None, classes or {"classnames": names}
     changed, n_own = names != classes["classnames"], len(classes["classnames"])
     if changed:
-        words = {key: classes[key] for key in ("attributes", "objects") if key in classes}
+        kept = ("attributes", "objects", "spelling", "dropped")
+        words = {key: classes[key] for key in kept if key in classes}
         classes = words | {"num_seen": 0} if words else {}
     weights, epoch = _weights(model_dir, epoch)
     if weights is not None:

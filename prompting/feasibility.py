@@ -16,6 +16,31 @@ from dassl.utils import UserError
 
 logger = logging.getLogger("dassl.prompting")
 
+GLOVE_NAMES = {
+    "faux.fur": "fake_fur",
+    "faux.leather": "fake_leather",
+    "full.grain.leather": "thick_leather",
+    "hair.calf": "hair_leather",
+    "patent.leather": "shiny_leather",
+    "nubuck": "grainy_leather",
+    "boots.ankle": "ankle_boots",
+    "boots.knee.high": "knee_high_boots",
+    "boots.mid-calf": "midcalf_boots",
+    "shoes.boat.shoes": "boat_shoes",
+    "shoes.clogs.and.mules": "clogs_shoes",
+    "shoes.flats": "flats_shoes",
+    "shoes.heels": "heels",
+    "shoes.loafers": "loafers",
+    "shoes.oxfords": "oxford_shoes",
+    "shoes.sneakers.and.athletic.shoes": "sneakers",
+    "traffic_light": "traffic_light",
+    "trash_can": "trashcan",
+    "dry-erase_board": "dry_erase_board",
+    "black_and_white": "black_white",
+    "eiffel_tower": "tower",
+}
+"""What CSP's release looks up in GloVe for names of UT-Zappos and C-GQA that are not there."""
+
 
 def feasibility(attributes: torch.Tensor, objects: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
     """f of all pairs, in [-1, 1]; where nothing is seen with an attribute or object, its cosine counts as -1.
@@ -45,10 +70,12 @@ def _best_cosine(vectors, together):
 def word_vectors(path: str | PathLike[str], names: Sequence[str]) -> torch.Tensor:
     """The mean of the word vectors of each name's words, from a text file as GloVe's: a word and its numbers a line.
 
-    Words that the file lacks are left out, and logged; a name without any is a vector of zeros, similar to nothing.
+    Names in GLOVE_NAMES have the words there. Words that the file lacks are left out, and logged; a name without any is
+    a vector of zeros, similar to nothing.
 
     Args:
-        names: N names; words end at spaces, underscores, dots and hyphens, and capitals do not matter.
+        names: N names; words end at spaces, underscores and dots, those that the file lacks at hyphens, too. Capitals
+            do not matter.
 
     Returns:
         (N, k).
@@ -56,8 +83,9 @@ def word_vectors(path: str | PathLike[str], names: Sequence[str]) -> torch.Tenso
     Raises:
         UserError: the file cannot be read, a line of a wanted word is not like the others, or it has no word at all.
     """
-    words_of = [name.lower().translate(str.maketrans("_.-", "   ")).split() for name in names]
-    wanted = {word for words in words_of for word in words}
+    known_as = {" ".join(_parts(name)): _parts(words) for name, words in GLOVE_NAMES.items()}
+    words_of = [known_as.get(" ".join(_parts(name)), _parts(name)) for name in names]
+    wanted = {part for words in words_of for word in words for part in (word, *word.split("-"))}
     found: dict[str, torch.Tensor] = {}
     try:
         with open(path, encoding="utf-8") as file:
@@ -69,12 +97,20 @@ def word_vectors(path: str | PathLike[str], names: Sequence[str]) -> torch.Tenso
         raise UserError(f"cannot read the word vectors {path}: {getattr(error, 'strerror', None) or error}") from error
     if not found:
         raise UserError(f"{path} has a vector for none of the {len(wanted)} words: give a text file like GloVe's")
+    words_of = [
+        [part for word in words for part in ([word] if word in found else word.split("-"))] for words in words_of
+    ]
+    wanted = {word for words in words_of for word in words}
     missing = sorted(wanted - found.keys())
     if missing:
         logger.warning("No word vector for %d of %d words: %s", len(missing), len(wanted), ", ".join(missing))
     zeros = torch.zeros(len(next(iter(found.values()))))
     means = [torch.stack([found[w] for w in words if w in found] or [zeros]).mean(dim=0) for words in words_of]
     return torch.stack(means)
+
+
+def _parts(name):
+    return name.lower().translate(str.maketrans("_.", "  ")).split()
 
 
 def _numbers(text, found, place):

@@ -146,3 +146,14 @@ def toy_args(toy_root, toy_backbone):
 def toy_run(toy_args, closing_logger):
     """toy_run(trainer, output_dir, *keys, flags=()): run train.py in this process; the trainer."""
     return lambda *args, **options: train.main(toy_args(*args, **options))
+
+
+@pytest.fixture
+def toy_pairs_run(toy_run, toy_pairs_root):
+    """toy_pairs_run(trainer, output_dir, *keys, flags=(), config="vit_l14"): train.py on the tiny pairs."""
+    pairs = ["--root", toy_pairs_root, "--dataset-config-file", str(REPO / "configs/datasets/mit_states.yaml")]
+
+    def run(trainer, output, *keys, flags=(), config="vit_l14"):
+        return toy_run(trainer, output, *keys, flags=[*pairs, *flags], config=config)
+
+    return run

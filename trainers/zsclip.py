@@ -2,6 +2,9 @@
 
 ZeroshotCLIP takes the one hand-written template that CoOp uses for the dataset; ZeroshotCLIP2 averages the normalised
 text features of the seven ImageNet templates that CLIP's authors selected and, but for ImageNet, of that template.
+
+With PAIRS, ZeroshotCLIP takes "a photo of attribute object", without full stop, for attribute-object pairs, as in CSP's
+tables (Nayak et al., ICLR 2023).
 """
 
 import logging
@@ -10,15 +13,22 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import nn
+from yacs.config import CfgNode as CN
 
 from dassl.engine import TRAINER_REGISTRY
+from prompting.pairs import PairPrompts
 from prompting.prompted_clip import PromptedCLIP
 from prompting.prompts import encode_templates
 from prompting.templates import IMAGENET_SELECT, custom_template
 from prompting.text_encoder import TextEncoder
-from trainers.base import PromptTrainer
+from trainers.pairs import PairTrainer, pair_keys
 
 logger = logging.getLogger("dassl.trainers")
+
+
+def extend_cfg(cfg: CN) -> None:
+    cfg.TRAINER.ZEROSHOTCLIP = pair_keys()
+    cfg.TRAINER.ZEROSHOTCLIP.PAIRS = False  # prompts of attribute-object pairs
 
 
 class FixedCLIP(PromptedCLIP):
@@ -38,9 +48,10 @@ class FixedCLIP(PromptedCLIP):
 
 
 @TRAINER_REGISTRY.register()
-class ZeroshotCLIP(PromptTrainer):
+class ZeroshotCLIP(PairTrainer):
     """Zero-shot CLIP with the dataset's own template."""
 
+    section: str | None = "ZEROSHOTCLIP"
     class_axes = {}
 
     def templates(self) -> list[str]:
@@ -48,11 +59,16 @@ class ZeroshotCLIP(PromptTrainer):
 
     def build_prompted_clip(
         self, clip_model: nn.Module, text_encoder: TextEncoder, classnames: Sequence[str]
-    ) -> FixedCLIP:
+    ) -> PromptedCLIP:
+        if self.on_pairs:
+            return super().build_prompted_clip(clip_model, text_encoder, classnames)
         templates = self.templates()
         logger.info("Prompt ensembling (n=%d): %s", len(templates), templates)
         features = F.normalize(encode_templates(text_encoder, templates, classnames).float(), dim=-1)
         return FixedCLIP(clip_model, text_encoder, features.mean(dim=0))
+
+    def pair_prompts(self, text_encoder: TextEncoder, tokens: int) -> PairPrompts:
+        return PairPrompts(self.dm.dataset, text_encoder, tokens)
 
     def train(self) -> None:  # type: ignore[override]
         logger.info("Nothing to train")
@@ -62,6 +78,8 @@ class ZeroshotCLIP(PromptTrainer):
 @TRAINER_REGISTRY.register()
 class ZeroshotCLIP2(ZeroshotCLIP):
     """Zero-shot CLIP with a template ensemble."""
+
+    section = None
 
     def templates(self) -> list[str]:
         own = custom_template(self.cfg.DATASET.NAME)

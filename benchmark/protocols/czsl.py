@@ -1,17 +1,18 @@
 """Compositional zero-shot learning, as in CSP's paper: train on some attribute-object pairs, test on others."""
 
-from benchmark.facts import method_of
+from benchmark.facts import method_of, trainer_config
 from benchmark.protocol import Point, Protocol, Run, run
 
 NAME, LAYOUT = "czsl", "czsl/{part}/{dataset}/{trainer}/{config}/seed{seed}"
 
 
 def runs(point: Point) -> list[Run]:
-    closed = run(NAME, LAYOUT, point, "closed")
-    world = method_of(point.trainer).keys.get("open")
-    if world is None:
+    method, closed = method_of(point.trainer), run(NAME, LAYOUT, point, "closed")
+    keys = method.part_keys("open", trainer_config(point.trainer, point.config), point.overrides)
+    if keys is None:
         return [closed]
-    keys = [word for pair in world.items() for word in pair]
+    if not method.trains:
+        return [closed, run(NAME, LAYOUT, point, "open", keys=keys)]
     return [closed, run(NAME, LAYOUT, point, "open", flags=["--eval-only"], keys=keys, needs=closed)]
 
 

@@ -36,6 +36,9 @@ DEFAULTS = CfgNode(
             "RGS_P": 0.2,  # randomgrayscale
             "GB_P": 0.5,  # gaussian_blur
             "GB_K": 21,  # its kernel in pixels
+            "PERSPECTIVE_SCALE": 0.5,  # ours: random_perspective, from 0 (none) to 1
+            "PERSPECTIVE_P": 0.5,
+            "ROTATION": 5.0,  # ours: random_rotation, up to so many degrees either way
         },
         "DATASET": {
             "ROOT": "",  # the folder that holds the dataset folders
@@ -65,13 +68,15 @@ DEFAULTS = CfgNode(
                 "BATCH_SIZE": 32,
                 "N_DOMAIN": 0,  # domains per batch
                 "N_INS": 16,  # images per class in a batch
+                "DROP_LAST": True,  # ours: leave out an epoch's last batch if it is smaller
             },
             "TRAIN_U": {
-                "SAME_AS_X": True,  # TRAIN_X's four settings hold for unlabelled data
+                "SAME_AS_X": True,  # TRAIN_X's settings hold for unlabelled data
                 "SAMPLER": "RandomSampler",
                 "BATCH_SIZE": 32,
                 "N_DOMAIN": 0,
                 "N_INS": 16,
+                "DROP_LAST": True,
             },
             "TEST": {"SAMPLER": "SequentialSampler", "BATCH_SIZE": 32},
             "CACHE_GB": 4.0,  # ours: GiB for a few-shot training set decoded once; 0 switches it off

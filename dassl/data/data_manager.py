@@ -114,6 +114,7 @@ def build_data_loader(
     tfm: Any = None,
     is_train: bool = True,
     dataset_wrapper: Callable[..., Dataset] | None = None,
+    drop_last: bool = True,
 ) -> DataLoader:
     """A DataLoader over a list of Datum.
 
@@ -121,12 +122,13 @@ def build_data_loader(
         cfg: the config.
         sampler_type: see dassl.data.samplers.
         data_source: a list of Datum.
-        batch_size: images in a batch. In training a last, smaller batch is dropped if it is not the only one.
+        batch_size: images in a batch.
         n_domain: for domain samplers, domains in a batch.
         n_ins: for class samplers, images of a class in a batch.
         tfm: the transform.
         is_train: whether the images are for training.
         dataset_wrapper: a class to take the place of DatasetWrapper, with its signature.
+        drop_last: in training a last, smaller batch is dropped if it is not the only one.
 
     Raises:
         UserError: there are no images, or cfg.DATALOADER does not suit them.
@@ -147,7 +149,7 @@ def build_data_loader(
             sampler=SeededSampler(sampler) if is_train else sampler,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
-            drop_last=is_train and len(data_source) >= batch_size,
+            drop_last=drop_last and is_train and len(data_source) >= batch_size,
             pin_memory=torch.cuda.is_available() and cfg.USE_CUDA,
             generator=torch.Generator(),  # starting workers must draw nothing from the global generator
         )
@@ -163,6 +165,7 @@ class DataManager:
         custom_tfm_train: a transform (or several, see DatasetWrapper) instead of the config's.
         custom_tfm_test: likewise, for validation and test images.
         dataset_wrapper: see build_data_loader.
+        dataset: a DatasetBase that has been read; default: the one that the config names.
 
     Attributes:
         dataset: a DatasetBase.
@@ -178,8 +181,9 @@ class DataManager:
         custom_tfm_train: Any = None,
         custom_tfm_test: Any = None,
         dataset_wrapper: Callable[..., Dataset] | None = None,
+        dataset: Any = None,  # it may know more than a DatasetBase
     ) -> None:
-        dataset: Any = build_dataset(cfg)  # it may know more than a DatasetBase
+        dataset = build_dataset(cfg) if dataset is None else dataset
         tfm_train = build_transform(cfg, is_train=True) if custom_tfm_train is None else custom_tfm_train
         tfm_test = build_transform(cfg, is_train=False) if custom_tfm_test is None else custom_tfm_test
 
@@ -194,6 +198,7 @@ class DataManager:
                 tfm=tfm_train,
                 is_train=True,
                 dataset_wrapper=dataset_wrapper,
+                drop_last=options.DROP_LAST,
             )
 
         def test_loader(data_source):

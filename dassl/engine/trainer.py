@@ -25,6 +25,7 @@ from yacs.config import CfgNode
 
 from dassl import layout
 from dassl.data import DataManager
+from dassl.data.datasets import build_dataset
 from dassl.engine import class_axes, run_folder
 from dassl.engine.simple_net import SimpleNet
 from dassl.evaluation import build_evaluator
@@ -391,9 +392,13 @@ class SimpleTrainer(TrainerBase):
     def check_cfg(self, cfg: CfgNode) -> None:
         """Raise UserError where the config does not suit the trainer."""
 
+    def read_dataset(self) -> Any:
+        """The DatasetBase to train and test on. Default: the one that the config names, as it is."""
+        return build_dataset(self.cfg)
+
     def build_data_loader(self) -> None:
         """Build self.dm and the loaders; a trainer that needs other transforms overrides this."""
-        dm = DataManager(self.cfg)
+        dm = DataManager(self.cfg, dataset=self.read_dataset())
         self.train_loader_x = dm.train_loader_x
         self.train_loader_u = dm.train_loader_u
         self.val_loader = dm.val_loader

@@ -28,6 +28,7 @@ Curve = dict[str, Any]
 
 PLOTS = ("", "png", "svg")
 RANKS = 20  # of the thresholds that published tables take as biases
+GAP, LAST = 1e-4, 1e3  # below each of these thresholds is a bias of published tables; the last one
 KEPT = 100  # about so many points of a curve go into metrics.json
 
 
@@ -113,7 +114,8 @@ def exact_curve(threshold: Array, seen_right: Array, unseen_right: Array, true_s
 
     Returns:
         A dict of unseen, seen: (k,) accuracies in percent along the curve, from bias minus to plus infinity;
-        best_seen, best_unseen, best_harmonic: percent; and auc: the area below, 100 for a perfect model.
+        best_seen, best_unseen, best_harmonic: percent; auc: the area below, 100 for a perfect model; and
+        best_bias: the first with the best harmonic mean.
     """
     return _curve(np.concatenate([[-np.inf], np.unique(threshold)]), threshold, seen_right, unseen_right, true_seen)
 
@@ -123,17 +125,15 @@ def twenty_point_curve(threshold: Array, seen_right: Array, unseen_right: Array,
 
     Its biases are thresholds of those m images of unseen pairs whose best unseen pair is the true one, in order: from
     the smallest on, every (m // 20)th, or every one where m < 40. So there are 20 to 39 of them, or m if that is less.
-    At a bias that is an image's threshold the seen pair still wins. (Published code takes 1e-4 off the threshold to
-    that end, which tells thresholds that are closer together apart in another way.) One more bias is infinite. There
-    is no point at minus infinity: best_seen is that of the smallest threshold, and without such images all but
-    best_unseen are of the infinite bias alone.
+    They are these thresholds less 1e-4, so that the image itself still goes to its seen pair, and one more of 1000,
+    with which unseen pairs alone win. There is no point at minus infinity: best_seen is that of the smallest threshold,
+    and without such images all but best_unseen are of the last bias alone.
 
     Args and returns as `exact_curve`.
     """
     ordered = np.sort(threshold[unseen_right & ~true_seen])
-    biases = ordered[:: max(1, len(ordered) // RANKS)]
-    # "just above the largest threshold below it" is the same as "at the threshold"
-    return _curve(np.append(np.nextafter(biases, -np.inf), np.inf), threshold, seen_right, unseen_right, true_seen)
+    biases = ordered[:: max(1, len(ordered) // RANKS)] - GAP
+    return _curve(np.append(biases, LAST), threshold, seen_right, unseen_right, true_seen)
 
 
 def _curve(biases: Array, threshold: Array, seen_right: Array, unseen_right: Array, true_seen: Array) -> Curve:
@@ -151,6 +151,7 @@ def _curve(biases: Array, threshold: Array, seen_right: Array, unseen_right: Arr
         "best_seen": float(seen.max()),
         "best_unseen": float(unseen.max()),
         "best_harmonic": float(harmonic.max()),
+        "best_bias": float(biases[harmonic.argmax()]),
         "auc": float(((seen[1:] + seen[:-1]) * np.diff(unseen)).sum() / 200),
     }
 
@@ -179,7 +180,8 @@ class Compositional(EvaluatorBase):
 
     Args:
         cfg: the whole config.
-        dataset: has attributes, objects, pairs, num_seen and phase_pairs, as datasets/compositional.py says.
+        dataset: has attributes, objects, pairs, num_seen and phase_pairs, and may have dropped, attributes that were
+            not learned, as datasets/compositional.py says.
 
     Raises:
         UserError: the dataset has no pairs, the plot's format is unknown, or there are TEST.METRICS.
@@ -202,6 +204,7 @@ class Compositional(EvaluatorBase):
         self._codes = torch.tensor([a * len(dataset.objects) + o for a, o in dataset.pairs])
         self._n_objects, self._num_seen = len(dataset.objects), dataset.num_seen
         self._phase_pairs = dataset.phase_pairs
+        self._dropped = [dataset.attributes.index(name) for name in getattr(dataset, "dropped", ())]
         self.reset()
 
     def reset(self) -> None:
@@ -242,7 +245,8 @@ class Compositional(EvaluatorBase):
 
     def evaluate(self) -> OrderedDict[str, Any]:
         """auc, best_harmonic, best_seen, best_unseen; accuracy, attribute_accuracy, object_accuracy,
-        those with no bias; the first four of the 20-point curve as auc_20, ...; and curve, what `thinned` leaves of it
+        those with no bias; the first four of the 20-point curve as auc_20, ...; those of `_by_bucket` where attributes
+        were dropped; and curve, what `thinned` leaves of it
 
         Raises:
             UserError: nothing was processed.
@@ -265,6 +269,9 @@ class Compositional(EvaluatorBase):
         figures["object_accuracy"] = float(100 * (predicted % n == true % n).mean())
         coarse = twenty_point_curve(*outcome)
         figures.update({f"{name}_20": coarse[name] for name in names})
+        if self._dropped:
+            at_best = np.where(outcome[0] <= coarse["best_bias"], pairs[:, 1], pairs[:, 0])
+            figures.update(self._by_bucket(at_best == true, np.isin(true // n, self._dropped), labels < self._num_seen))
         logger.info(
             f"=> result\n* total: {self._total:,}\n* correct: {self._correct:,}\n"
             + "\n".join(f"* {name}: {value:.1f}%" for name, value in figures.items())
@@ -273,6 +280,19 @@ class Compositional(EvaluatorBase):
             self._plot()
         figures["curve"] = thinned(self.curve)
         return figures
+
+    def _by_bucket(self, right, dropped, seen):
+        """Accuracies, in percent, of images of words learned and not (CSP's MIX), where there are such images:
+        attribute_dropped, both_learned and, of the latter, both_learned_seen and both_learned_unseen; overall.
+        """
+        buckets = {
+            "attribute_dropped": dropped,
+            "both_learned": ~dropped,
+            "both_learned_seen": ~dropped & seen,
+            "both_learned_unseen": ~dropped & ~seen,
+            "overall": np.ones_like(seen),
+        }
+        return {name: float(100 * right[images].mean()) for name, images in buckets.items() if images.any()}
 
     def counts(self) -> dict[str, int]:
         return {"total": self._total, "correct": self._correct}

@@ -77,9 +77,17 @@ def load_checkpoint(fpath: str | Path) -> dict[str, Any]:
     Raises:
         UserError: the file is missing, damaged, or holds more than tensors and plain values.
     """
+    checkpoint = _load(fpath)
+    if not isinstance(checkpoint, dict):
+        raise UserError(f"{fpath} holds a {type(checkpoint).__name__}, not a checkpoint")
+    return checkpoint
+
+
+def _load(fpath):
+    """What a file holds, whatever it is; raises as `load_checkpoint` does."""
     try:
         with torch.serialization.safe_globals(IN_DASSL_CHECKPOINTS):
-            checkpoint = torch.load(fpath, map_location="cpu", weights_only=True)
+            return torch.load(fpath, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"no checkpoint at {fpath}") from error
     except Exception as error:  # torch raises almost anything on a damaged file
@@ -89,9 +97,6 @@ def load_checkpoint(fpath: str | Path) -> dict[str, Any]:
             ) from error
         reason = type(error).__name__
         raise UserError(f"cannot load {fpath}: damaged, or not a checkpoint ({reason})") from error
-    if not isinstance(checkpoint, dict):
-        raise UserError(f"{fpath} holds a {type(checkpoint).__name__}, not a checkpoint")
-    return checkpoint
 
 
 def resume_from_checkpoint(
@@ -132,16 +137,22 @@ def load_pretrained_weights(
     What is left out is logged.
 
     Args:
-        adapt: what the state dict is passed through first, or None.
+        adapt: what the state dict is passed through first, or None. A bare tensor comes to it under the name "tensor".
 
     Raises:
         UserError: the file cannot be loaded, or not a single layer fits.
     """
-    checkpoint = load_checkpoint(weight_path)
-    given = _without_module(checkpoint.get("state_dict", checkpoint))
+    given = _load(weight_path)
+    if isinstance(given, torch.Tensor):
+        given = {"tensor": given}
+    if isinstance(given, dict):
+        given = given.get("state_dict", given)
+    if not isinstance(given, dict) or not all(isinstance(key, str) for key in given):
+        raise UserError(f"{weight_path} holds neither a checkpoint nor a state dict")
+    given = _without_module(given)
     given = given if adapt is None else adapt(given)
     own = model.state_dict()
-    fitting = {k: v for k, v in given.items() if k in own and own[k].shape == v.shape}
+    fitting = {k: v for k, v in given.items() if k in own and own[k].shape == getattr(v, "shape", None)}
     if not fitting:
         raise UserError(
             f"no layer in {weight_path} fits the model in name and size "

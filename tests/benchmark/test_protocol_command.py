@@ -53,7 +53,7 @@ def test_incremental(protocol):
     assert coop[2] == "CoOp" and lamm[2] == "LAMM" and lamm[5] == lamm[6]
 
 
-@pytest.mark.parametrize(("trainer", "worlds"), [("CSP", ["closed", "open"]), ("ZeroshotCLIP", ["closed"])])
+@pytest.mark.parametrize(("trainer", "worlds"), [("CoOp", ["closed", "open"]), ("ZeroshotCLIP", ["closed", "open"])])
 def test_czsl(trainer, worlds, toy_pairs_root, protocol):
     status, lines, _ = protocol("czsl", trainer, "mit_states", root=toy_pairs_root)
     assert status == 0

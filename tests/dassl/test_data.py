@@ -327,3 +327,16 @@ def test_unlabelled_data_follows_labelled_unless_told_otherwise(items):
     assert DataManager(cfg).train_loader_u.batch_size == 5
     cfg.DATALOADER.TRAIN_U.SAME_AS_X = False
     assert DataManager(cfg).train_loader_u.batch_size == 2
+
+
+def test_an_incomplete_last_batch_may_be_kept(items):
+    class Ten(DatasetBase):
+        def __init__(self, cfg):
+            super().__init__(train_x=items, test=items)
+
+    DATASET_REGISTRY.register(Ten, force=True)
+    cfg = config()
+    cfg.DATASET.NAME, cfg.DATALOADER.TRAIN_X.BATCH_SIZE = "Ten", 4
+    assert [len(batch["img"]) for batch in DataManager(cfg).train_loader_x] == [4, 4]
+    cfg.DATALOADER.TRAIN_X.DROP_LAST = False
+    assert [len(batch["img"]) for batch in DataManager(cfg).train_loader_x] == [4, 4, 2]

@@ -76,6 +76,16 @@ def test_training_resizes_unless_a_crop_does(choices, first):
     assert build_transform(config(*choices, size=(24, 40)))(photo()).shape == (3, 24, 40)
 
 
+def test_perspective_and_rotation_follow_the_flip():
+    cfg = config(
+        "random_rotation", "random_perspective", "random_flip", "center_crop", ROTATION=7.0, PERSPECTIVE_P=0.25
+    )
+    _, _, _, perspective, rotation, *_ = build_transform(cfg).transforms
+    names = ["Resize", "CenterCrop", "RandomHorizontalFlip", "RandomPerspective", "RandomRotation", "PILToTensor"]
+    assert steps(cfg)[:6] == names
+    assert (perspective.distortion_scale, perspective.p, rotation.degrees) == (0.5, 0.25, [-7, 7])
+
+
 def test_choices_take_the_place_of_the_configs():
     cfg = config("random_flip", "normalize")
     assert steps(cfg, choices=["randomgrayscale"]) == ["Resize", "RandomGrayscale", "PILToTensor", "ToDtype"]

@@ -42,6 +42,7 @@ def test_published_sets(tmp_path, name, place):
     assert dataset.dataset_dir == str(tmp_path / place)
     assert dataset.attributes == ["Faux Leather", "dark", "pale"]
     assert dataset.objects == ["boat", "dog", "sea shell"]
+    assert dataset.spelling == {"sea shell": "sea_shell"} and not dataset.dropped
     assert dataset.num_classes == len(dataset.classnames) == len(dataset.pairs) == 9
     assert dataset.classnames[:5] == ["Faux Leather boat", "dark boat", "dark dog", "pale dog", "pale sea shell"]
     assert dataset.classnames[5:] == ["Faux Leather dog", "Faux Leather sea shell", "dark sea shell", "pale boat"]
@@ -181,6 +182,60 @@ def test_objects_with_two_attributes(tmp_path, name, place):
 def test_broken_triples(folder, content, message):
     with pytest.raises(UserError, match=message):
         read(with_triples(folder, content), "AAOFolder")
+
+
+LINES = """image,by,second
+dark dog/test0.png,7,old
+"pale_dog/test1.png",8,dark
+dark dog/test1.png,,old
+"""
+
+
+def with_annotations(folder, text):
+    (folder / "193-annot.csv").write_text(text)
+    return folder
+
+
+def test_csps_annotations(tmp_path):
+    """The image's folder tells its own attribute, which comes first; they go before aao.json."""
+    folder = tmp_path / "mit-states"
+    write_pairs(folder, TOY_PAIRS | {"test": ["dark dog", "pale dog", "old sea_shell"]})
+    (folder / "images" / "pale dog").rename(folder / "images" / "pale_dog")
+    with_triples(with_annotations(folder, LINES), AAO)
+    dataset = read(tmp_path, "MITStatesAAO")
+    assert dataset.classnames == ["dark old dog", "pale dark dog"]
+    assert [item.label for item in dataset.test] == [0, 1, 0]
+    assert dataset.test[1].impath == str(folder / "images" / "pale_dog" / "test1.png")
+    assert dataset.pairs == [(0, 1, 0), (2, 0, 0)] and dataset.attributes == ["dark", "old", "pale"]
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("image,attr\ndark dog/test0.png,7\n", "193-annot.csv, line 2, does not name an image in a folder attr"),
+        ("image\ndark dog/test0.png,pale,Faux.Leather\n", "line 2, does not name"),
+        ("image\ntest0.png,pale\n", "line 2, does not name"),
+        ("image\ndark dog/test0.png,pale\nnothing\n", "line 3, does not name"),
+        ("image\ndark dog/none.png,pale\n", "1 of the 1 images in .*193-annot.csv are missing"),
+        ("image,attr\n", "193-annot.csv names no image"),
+    ],
+)
+def test_broken_annotations(folder, text, message):
+    with pytest.raises(UserError, match=message):
+        read(with_annotations(folder, text), "AAOFolder")
+
+
+def test_attributes_can_be_dropped(folder):
+    dataset, whole = read(folder), read(folder)
+    dataset.drop_attributes({"dark"})
+    assert dataset.classnames[:3] == ["Faux Leather boat", "pale dog", "pale sea shell"] and dataset.num_seen == 3
+    assert dataset.classnames[3:5] == ["dark boat", "dark dog"] and dataset.dropped == ["dark"]
+    assert len(dataset.train_x) == 12 and len(dataset.test) == 16
+    for part in ("val", "test"):
+        candidates = {dataset.classnames[label] for label in dataset.phase_pairs[part]}
+        assert candidates == {whole.classnames[label] for label in whole.phase_pairs[part]}
+    with pytest.raises(UserError, match="no training image without the attributes"):
+        dataset.drop_attributes(dataset.attributes)
 
 
 def test_pairs_by_name():

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from dassl.utils import UserError
-from prompting.feasibility import feasibility, word_vectors
+from prompting.feasibility import GLOVE_NAMES, feasibility, word_vectors
 
 
 def test_feasibility_pair_by_pair():
@@ -27,9 +27,21 @@ def test_feasibility_pair_by_pair():
 def test_word_vectors(tmp_path, caplog):
     path = tmp_path / "glove.txt"
     path.write_text("cut 0 2\nfaux 1 0\n, 5 5\nleather 3 4\nfaux 9 9\nt 2 2\n")
-    vectors = word_vectors(path, ["Faux.Leather", "cut", "gnu", "t-shirt"])
+    vectors = word_vectors(path, ["Leather.Faux", "cut", "gnu", "t-shirt"])
     assert vectors.tolist() == [[2, 2], [0, 2], [0, 0], [2, 2]]
     assert "No word vector for 2 of 6 words: gnu, shirt" in caplog.text
+
+
+def test_names_that_are_looked_up_as_others(tmp_path):
+    """As CSP's release does; words end at underscores, and at hyphens where they must."""
+    path = tmp_path / "glove.txt"
+    path.write_text(
+        "fake 1 0\nfur 0 1\nmidcalf 2 0\nboots 0 2\nt-shirt 7 7\nt 1 1\ndry 3 0\nerase 0 3\nboard 3 3\nmid 9 9\n"
+    )
+    names = ["Faux.Fur", "faux fur", "Boots.Mid-Calf", "t-shirt", "Dry-erase_board", "mid-t"]
+    expected = [[0.5, 0.5], [0.5, 0.5], [1, 1], [7, 7], [2, 2], [5, 5]]
+    assert word_vectors(path, names).tolist() == expected
+    assert len(GLOVE_NAMES) == 21
 
 
 @pytest.mark.parametrize(

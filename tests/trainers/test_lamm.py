@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 
-from dassl.config import get_cfg_default, merge_from_list
+from dassl.config import get_cfg_default, merge_from_file, merge_from_list
 from dassl.utils import UserError
 from learned.model import build_for
 from prompting.backbone import load_backbone
@@ -195,10 +195,42 @@ def test_a_form_taken_apart(tmp_path, toy_run):
 # The prompts
 
 
+def recipe(name):
+    return yaml.safe_load((REPO / f"tests/recipes/{name}.yaml").read_text())["lamm"]
+
+
 def test_the_templates_are_those_of_the_recipe():
-    templates = yaml.safe_load((REPO / "tests/recipes/templates.yaml").read_text())
-    assert FORMS["released"]["TEMPLATE"] == templates["lamm"]["template"]
+    assert FORMS["released"]["TEMPLATE"] == recipe("templates")["template"]
     assert config().TRAINER.LAMM.FORM == "released"
+
+
+@pytest.mark.parametrize(
+    ("protocol", "name"),
+    [
+        ("few_shot", "vit_b16_ep50"),
+        ("few_shot_base_coop", "vit_b16_ep50_coop"),
+        ("few_shot_base_maple", "vit_b16_c2_ep5_batch4_2ctx_maple"),
+        ("incremental", "vit_b16_ep50_incremental"),
+        ("domain_generalization", "vit_b16_ep50"),
+    ],
+)
+def test_a_config_is_the_releases_recipe(protocol, name):
+    cfg = config()
+    merge_from_file(cfg, REPO / f"configs/trainers/LAMM/{name}.yaml")
+    options, optim, context = with_form(cfg, "LAMM", FORMS), cfg.OPTIM, cfg.TRAINER.LAMM
+    context = cfg.TRAINER.MAPLE if options.BASE == "maple" else context
+    found = {
+        **{"base": options.BASE, "backbone": cfg.MODEL.BACKBONE.NAME, "prec": options.PREC, "lr": optim.LR},
+        **{"epochs": optim.MAX_EPOCH, "warmup": optim.WARMUP_EPOCH, "batch": cfg.DATALOADER.TRAIN_X.BATCH_SIZE},
+        "test_batch": cfg.DATALOADER.TEST.BATCH_SIZE,
+        "weights": {key: options[key] for key in ("WC_WEIGHT", "COS_WEIGHT", "KD_WEIGHT", "KD_TEMPERATURE")}
+        | {"WC_reduction": options.WC, "KD_target": options.KD_TARGET, "KD_factor": options.KD_TEMPERATURE**2},
+    }
+    found |= {"ctx": f"{options.TEMPLATE.split(' {}')[0]} (frozen)"} if options.BASE == "clip" else {}
+    found |= {"n_ctx": context.N_CTX, "ctx_init": context.CTX_INIT} if options.BASE != "clip" else {}
+    found |= {"prompt_depth": context.PROMPT_DEPTH} if options.BASE == "maple" else {}
+    wanted = recipe("schedules")[protocol]["default"]
+    assert found == {key: value for key, value in wanted.items() if key != "shots"}
 
 
 def reference(model, learner, names=NAMES, whole=False):

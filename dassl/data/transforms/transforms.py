@@ -34,6 +34,8 @@ AVAI_CHOICES = [
     "randomgrayscale",
     "gaussian_noise",
     "gaussian_blur",
+    "random_perspective",
+    "random_rotation",
     "randaugment",
     "randaugment_fixmatch",
     "randaugment2",
@@ -141,6 +143,10 @@ def _train_steps(options, choices, interpolation):
         steps.append(v2.RandomResizedCrop(size, scale=options.RRCROP_SCALE, interpolation=interpolation))
     if "random_flip" in choices:
         steps.append(v2.RandomHorizontalFlip())
+    if "random_perspective" in choices:
+        steps.append(v2.RandomPerspective(options.PERSPECTIVE_SCALE, options.PERSPECTIVE_P))
+    if "random_rotation" in choices:
+        steps.append(v2.RandomRotation(options.ROTATION))
 
     for policy in ("imagenet", "cifar10", "svhn"):
         if f"{policy}_policy" in choices:
