@@ -1,11 +1,14 @@
 """What MoCoOp's router learns in each form: expert usage, router entropy, mutual information, accuracy on base and new.
 
-    python tests/bench/routing.py [--datasets icons_blurred ...] [--seeds 1 2 3] [--epochs N] [--out FILE.csv]
+    python tests/bench/routing.py [--datasets NAME ...] [--seeds 1 2 3] [--epochs N] [--out FILE.csv] [--router]
 
 Base-to-new runs on the embedded data sets and icon-clip, 16 shots, with MoCoOp's config but for two things that keep it
 to minutes on one core: N epochs in place of 50, the first of them warm-up; and each training image in VIEWS random
 crops made beforehand, one of them in an epoch, in place of a new crop each time. CoOp has 5 N epochs: its steps are
 cheaper by as much. Val images serve to choose; both halves' are all there are, whatever the shots.
+
+With --router a router is trained by its loss alone, on features of uncropped images, for 10 and for 50 epochs: what
+each form's guide can teach, and how long that takes.
 """
 
 import argparse
@@ -15,13 +18,16 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import train  # noqa: E402
 from dassl.data.data_manager import build_data_loader  # noqa: E402
+from dassl.data.datasets import build_dataset  # noqa: E402
 from dassl.data.transforms import build_transform  # noqa: E402
 from dassl.engine import build_trainer  # noqa: E402
+from prompting.routing import entropy, router_loss, router_loss_class, routing  # noqa: E402
 from trainers.coop import CoOp  # noqa: E402
 from trainers.mocoop import MoCoOp  # noqa: E402
 
@@ -121,20 +127,71 @@ def measure(dataset, seeds, epochs):
                 yield name, seed, {half: figures(tested[trainer, half]) for half in halves}
 
 
+def routers(dataset, seeds):
+    """A row for each guide, length of training and seed: how the router sends the base half's test images."""
+    with tempfile.TemporaryDirectory() as folder:
+        cfg = config("MoCoOp", "vit_b16_ep50", dataset, "base", 1, -1, folder)
+        trainer = build_trainer(cfg)
+        trainer.before_train()
+        tested = F.normalize(trainer.image_features(trainer.test_loader), dim=-1)
+        items = trainer.test_loader.dataset.data_source
+        known = {"class": [item.label for item in items], "style": [item.domain for item in items]}
+        known = {name: torch.tensor(values) for name, values in known.items()}
+        for seed in seeds:
+            few = build_dataset(config("MoCoOp", "vit_b16_ep50", dataset, "base", seed, SHOTS, folder)).train_x
+            loader = build_data_loader(cfg, data_source=few, tfm=build_transform(cfg, is_train=False), is_train=False)
+            features, labels = F.normalize(trainer.image_features(loader), dim=-1), torch.tensor([i.label for i in few])
+            for guide in ("released", 1.0, 0.3, 0.1, 0.03, 0.01):
+                for epochs in (10, 50):
+                    router = train_router(trainer, features, labels, guide, epochs, seed)
+                    with torch.no_grad():
+                        logits = router(tested)
+                        top, chosen = logits.topk(2)
+                        gates = torch.zeros_like(logits).scatter(1, chosen, top.softmax(dim=-1))
+                        found = routing(entropy(logits.softmax(dim=-1)), gates, known)
+                    name = guide if guide == "released" else f"paper, temperature {guide:g}"
+                    usage = (gates > 0).float().mean(dim=0).tolist()
+                    yield {"setting": f"{name}, {epochs} epochs", "seed": seed, "usage": usage} | found
+
+
+def train_router(trainer, features, labels, guide, epochs, seed):
+    """MoCoOp's optimizer and batches, its router loss and nothing else."""
+    torch.manual_seed(seed)
+    router = torch.nn.Linear(features.shape[1], len(trainer.groups))
+    optimizer = torch.optim.SGD(router.parameters(), lr=0.032, momentum=0.9, weight_decay=5e-4)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
+    batches = Batches([features], labels, 32)
+    for _ in range(epochs):
+        for batch in batches:
+            v, y = batch["img"], batch["label"]
+            if guide == "released":
+                loss = router_loss_class(router(v), v, trainer.class_features, y)
+            else:
+                loss = router_loss(router(v), v, trainer.group_features, guide)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        schedule.step()
+    return router
+
+
 def table(rows):
     """A line for each setting: means over seeds, with the deviation of H."""
     frame = pd.DataFrame(rows)
     mean, std = (getattr(frame.groupby("setting", sort=False), f)(numeric_only=True) for f in ("mean", "std"))
     lines = []
     for name, row in mean.iterrows():
-        cells = [name, *(f"{row[f'{split}_{c}']:.1f}" for split in ("val", "test") for c in ("base", "new", "H"))]
-        cells[-1] += f" ± {std.test_H[name]:.1f}" if std.test_H[name] == std.test_H[name] else ""
+        cells = [name]
+        if "test_H" in row:
+            cells += [f"{row[f'{split}_{c}']:.1f}" for split in ("val", "test") for c in ("base", "new", "H")]
+            cells[-1] += "" if pd.isna(std.test_H[name]) else f" ± {std.test_H[name]:.1f}"
         cells += ["" if pd.isna(row.get(figure)) else f"{row[figure]:.2f}" for figure in SHOWN]
         usage = frame[frame.setting == name].usage.dropna().tolist()
         cells.append(" ".join(f"{100 * sum(x) / len(x):.0f}" for x in zip(*usage, strict=True)))
         lines.append(cells)
-    head = ["setting", "val base", "val new", "val H", "base", "new", "H", "router entropy"]
-    head += ["class, bits", "by chance", "share", "style, bits", "by chance", "share", "expert usage, %"]
+    head = ["setting", *(["val base", "val new", "val H", "base", "new", "H"] if "test_H" in frame else [])]
+    head += ["router entropy", "class, bits", "by chance", "share"]
+    head += ["style, bits", "by chance", "share", "expert usage, %"]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *lines))
 
 
@@ -144,10 +201,14 @@ def main():
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--out", help="all figures, as CSV")
+    parser.add_argument("--router", action="store_true", help="train routers alone")
     args = parser.parse_args()
     torch.set_num_threads(1)
     everything = []
     for dataset in args.datasets:
+        if args.router:
+            print(f"\n{dataset}\n\n{table(list(routers(dataset, args.seeds)))}", flush=True)
+            continue
         rows = []
         for setting, seed, found in measure(dataset, args.seeds, args.epochs):
             row = {"dataset": dataset, "setting": setting, "seed": seed}
