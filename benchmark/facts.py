@@ -18,6 +18,9 @@ A method's facts are in configs/trainers/<Trainer>/method.yaml:
           eurosat: {shots: {8: vit_b16_ep10}}
     keys:                           # part of a protocol that not all methods have -> the config keys that it takes,
       open: {TRAINER.MINE.OPEN_WORLD: True, where: {TRAINER.MINE.PAIRS: True}}  # always or where another has a value
+    cost:                           # where training images go through the image encoder more or less than each epoch
+      frozen_passes: 1              # further passes through the frozen encoder
+      epochs: 1                     # instead of OPTIM.MAX_EPOCH
     figures:                        # more figures that it writes to metrics.json, and how to draw them
       expert_usage: {title: ..., caption: ..., label: ..., names: expert_names}
     published: CLIP                 # what papers call it, where that is not the trainer's name
@@ -26,7 +29,7 @@ A data set's config may say `DATASET.STYLES`, styles of its images, and `DATASET
 it: {any: icon-clip, vit: icon-clip-vit}, `vit` for methods that need one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -39,7 +42,7 @@ from dassl.layout import flat
 from mocoop import HOME
 
 CONFIGS = HOME / "configs"
-KEYS = ("rank", "trains", "needs", "configs", "keys", "figures", "published")
+KEYS = ("rank", "trains", "needs", "configs", "keys", "cost", "figures", "published")
 CHOICES = ("source", "default", "by_shots", "by_dataset")
 ENTRIES = ("config", "why", "shots")
 
@@ -54,7 +57,7 @@ class Method:
     Attributes:
         name: the trainer's.
         known: whether it has a method.yaml. A method without one may try every protocol.
-        rank, trains, needs, configs, keys, figures, published: as the module's docstring says.
+        rank, trains, needs, configs, keys, cost, figures, published: as the module's docstring says.
     """
 
     name: str
@@ -64,6 +67,7 @@ class Method:
     needs: dict[str, dict[str, Any] | None] = field(default_factory=dict)
     configs: dict[str, Any] = field(default_factory=dict)
     keys: dict[str, dict[str, Any]] = field(default_factory=dict)
+    cost: dict[str, int] = field(default_factory=dict)
     figures: dict[str, dict[str, str]] = field(default_factory=dict)
     published: str = ""
 
@@ -117,14 +121,15 @@ class Method:
             return None
         return [word for pair in keys.items() for word in pair]
 
+    def need(self, said: Mapping[str, object]) -> str:
+        """Which of `needs` a run has whose config keys have these values; "" for none."""
+        return next((need for need, where in self.needs.items() if _holds(where, said)), "")
+
     def backbone(self, dataset_config: Path, config: Path, overrides: Sequence[str]) -> str:
         """The backbone that a data set's config names for what this method needs; "": the trainer's config names it."""
         backbones = read_yaml(dataset_config).get("DATASET", {}).get("BACKBONES", {})
-        said = _said([dataset_config, config], overrides)
-        for need, where in self.needs.items():
-            if need in backbones and _holds(where, said):
-                return backbones[need]
-        return backbones.get("any", "")
+        need = self.need(_said([dataset_config, config], overrides))
+        return backbones.get(need) or backbones.get("any", "")
 
 
 @cache

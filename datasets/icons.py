@@ -1,28 +1,33 @@
 """The embedded benchmark: icons drawn by people, in many styles. It ships with the project and needs no DATASET.ROOT.
 
 IconsCommon has 100 everyday concepts whose names the embedded backbone knows, IconsRare 54 whose names and images it
-has never seen. Datum.domain is the style: with DATASET.SOURCE_DOMAINS and TARGET_DOMAINS training and testing keep to
+has never seen; IconsBlurred is IconsCommon out of focus, where there is something left to learn for names that the
+backbone knows. Datum.domain is the style: with DATASET.SOURCE_DOMAINS and TARGET_DOMAINS training and testing keep to
 some of the STYLES. IconsPairs has 164 pairs of modifier and object, 54 of them never seen in training. The archive is
-unpacked once into the cache folder.
+unpacked once into the cache folder, and blurred there once.
 """
 
 import hashlib
 import os
+import shutil
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from PIL import ImageFilter
 from yacs.config import CfgNode
 
 from dassl.data.datasets import DATASET_REGISTRY, Datum
-from dassl.utils import UserError, atomic_folder, cache_dir, read_json
+from dassl.utils import UserError, atomic_folder, cache_dir, read_image, read_json
 from datasets.base import SplitDataset
 from datasets.compositional import CompositionalDataset
 from datasets.split import read_split
 
 ARCHIVE = Path(__file__).parents[1] / "embedded" / "icons.zip"
 STYLES = ("outline", "filled", "duotone", "pixel", "hand-drawn", "colour")
+SIGMA = 3
+"""Of the Gaussian that blurs icons, in pixels; an icon has 64 x 64."""
 
 
 def unpacked() -> Path:
@@ -35,6 +40,20 @@ def unpacked() -> Path:
             # the pairs' list in the form that CSP's readers take
             pairs = temporary / "pairs"
             torch.save(read_json(pairs / "metadata.json"), pairs / "metadata_compositional-split-natural.t7")
+    return folder
+
+
+def blurred(part: str) -> Path:
+    """The folder of a part of the archive with all of its images blurred, whole as `unpacked`."""
+    source = unpacked() / part
+    folder = cache_dir() / f"{source.parent.name}-{part}-blurred{SIGMA}"
+    if not folder.is_dir():
+        with atomic_folder(folder) as temporary:
+            shutil.copyfile(source / "split.json", temporary / "split.json")
+            for image in (source / "images").rglob("*.png"):
+                path = temporary / image.relative_to(source)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                read_image(image).filter(ImageFilter.GaussianBlur(SIGMA)).save(path)
     return folder
 
 
@@ -59,8 +78,12 @@ class Icons(SplitDataset):
         return train, val, _keep(test, options.TARGET_DOMAINS)
 
     def locate(self, options: CfgNode) -> None:
-        self.dataset_dir = str(unpacked() / self.part)
+        self.dataset_dir = str(self.folder())
         self.image_dir = os.path.join(self.dataset_dir, "images")
+
+    def folder(self) -> Path:
+        """Where the part lies."""
+        return unpacked() / self.part
 
 
 def _keep(items, domains):
@@ -72,6 +95,12 @@ def _keep(items, domains):
 @DATASET_REGISTRY.register()
 class IconsCommon(Icons):
     part = "common"
+
+
+@DATASET_REGISTRY.register()
+class IconsBlurred(IconsCommon):
+    def folder(self) -> Path:
+        return blurred(self.part)
 
 
 @DATASET_REGISTRY.register()

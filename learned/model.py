@@ -9,7 +9,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch.utils.data import DataLoader
 from yacs.config import CfgNode
 
@@ -58,7 +57,7 @@ class TrainedModel:
         """(B, 3, H, W) transformed images -> (B, N)."""
         images = images.to(self.trainer.device)
         if self._plain:
-            features = F.normalize(self._encode_image(images).float(), dim=-1)
+            features = self.trainer.model.prepare(self._encode_image(images))
             return self.trainer.model.logits(features, self.text_features)
         return self.trainer.model_inference(images)
 
@@ -100,7 +99,7 @@ class TrainedModel:
         def overrides(*names: str) -> bool:
             return any(getattr(type(model), name) is not getattr(PromptedCLIP, name) for name in names)
 
-        if not self._plain or overrides("logits", "forward"):
+        if not self._plain or overrides("logits", "prepare", "forward"):
             raise UserError(f"{cfg.TRAINER.NAME} does not score images by one text feature per class: use predict.py")
         if overrides("encode_image") or not self.trainer.frozen_image_encoder:
             raise UserError(f"this run of {cfg.TRAINER.NAME} has changed CLIP's image encoder: use predict.py")
@@ -176,6 +175,10 @@ def read_cfg(model_dir: str | Path) -> CfgNode:
     cfg = get_cfg_default()
     trainers.extend_cfg(cfg)
     words: list[Any] = []
+    for name in TRAINER_REGISTRY.registered_names():
+        kind = TRAINER_REGISTRY.get(name)
+        if earlier := getattr(kind, "earlier_form", ""):
+            words += [f"TRAINER.{kind.section}.FORM", earlier]  # unless the config says it
     for key, value in run_folder.read_config(model_dir).items():
         block, *rest = key.split(".")[:2]
         if block != "TRAINER" or rest[0] in cfg.TRAINER:

@@ -54,24 +54,37 @@ class PromptLearner(nn.Module):
         options: N_CTX, CSC, CTX_INIT and CLASS_TOKEN_POSITION, as in cfg.TRAINER.COOP.
         classnames: N class names.
         text_encoder: for its token embeddings.
+        start: (n_ctx, d) values of the vectors to start from; None: `initial_context`.
+        words: token ids that stay as they are behind the vectors.
 
     Attributes:
         ctx: the context vectors, (n_ctx, d) or, class-specific, (N, n_ctx, d).
     """
 
-    def __init__(self, options: CfgNode, classnames: Sequence[str], text_encoder: TextEncoder) -> None:
+    def __init__(
+        self,
+        options: CfgNode,
+        classnames: Sequence[str],
+        text_encoder: TextEncoder,
+        start: torch.Tensor | None = None,
+        words: Sequence[int] = (),
+    ) -> None:
         super().__init__()
-        ctx = initial_context(options, text_encoder, *([len(classnames)] if options.CSC else []))
+        copies = [len(classnames)] if options.CSC else []
+        if start is None:
+            ctx = initial_context(options, text_encoder, *copies)
+        else:
+            ctx = start.expand(*copies, -1, -1).clone()
         n_ctx = ctx.shape[-2]
         self.ctx = nn.Parameter(ctx)
 
         sequences = []
         for n, name in enumerate(classnames):
             first = n * n_ctx if options.CSC else 0
-            words = soft(range(first, first + n_ctx))
-            before = {"end": n_ctx, "middle": n_ctx // 2, "front": 0}[options.CLASS_TOKEN_POSITION]
+            context = [*soft(range(first, first + n_ctx)), *words]
+            before = {"end": len(context), "middle": n_ctx // 2, "front": 0}[options.CLASS_TOKEN_POSITION]
             ids, length = token_ids(f"{name}."), len(token_ids(name))  # a name's own last dot joins the full stop
-            sequences.append(sequence(words[:before], ids[:length], words[before:], ids[length:]))
+            sequences.append(sequence(context[:before], ids[:length], context[before:], ids[length:]))
         self.prompts = Prompts(text_encoder, [sequences], classnames)
 
     def forward(self) -> Encoded:

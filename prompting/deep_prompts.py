@@ -1,5 +1,6 @@
 """Deep prompting: learnable vectors of their own in each of the first layers of CLIP's towers."""
 
+import copy
 import logging
 from collections.abc import Sequence
 
@@ -67,7 +68,8 @@ class CoupledPrompts(DeepContext):
         visual: the image encoder, for its width w and its number of layers.
 
     Attributes:
-        proj, compound_prompt_projections: the coupling functions of the first and the further layers, d -> w.
+        proj, compound_prompt_projections: the coupling functions of the first and the further layers, d -> w. The
+            further ones start alike.
 
     Raises:
         UserError: the image encoder is a ResNet.
@@ -79,7 +81,8 @@ class CoupledPrompts(DeepContext):
         super().__init__(options.CTX_INIT, options.N_CTX, depth, text_encoder)
         widths = self.ctx.shape[1], visual.class_embedding.shape[0]
         self.proj = nn.Linear(*widths)
-        self.compound_prompt_projections = nn.ModuleList(nn.Linear(*widths) for _ in self.compound_prompts_text)
+        further = nn.Linear(*widths)
+        self.compound_prompt_projections = nn.ModuleList(copy.deepcopy(further) for _ in self.compound_prompts_text)
 
     def vision_prompts(self) -> list[torch.Tensor]:
         """The image encoder's prompts: (n_ctx, w) for each layer."""

@@ -2,7 +2,8 @@
 
 A trainer that has several says `forms`, {form: {key: value}}, and cfg.TRAINER.<section> has the keys FORM, one of them,
 and each key that forms differ in, None by default: "as FORM says". A key that is given holds in any form, so that a
-form can be taken apart; what makes no sense together the trainer's `check_cfg` refuses.
+form can be taken apart; what makes no sense together the trainer's `check_cfg` refuses. Where runs of before there were
+forms are to be used as they were trained, `earlier_form` says which one that was.
 """
 
 import logging
@@ -35,5 +36,5 @@ def with_form(cfg: CfgNode, section: str, forms: Forms) -> CfgNode:
         options[key] = own.get(key, value)
     options.freeze()
     told = [f"{key} {value}" + (" (given)" if key in own else "") for key, value in ((k, options[k]) for k in form)]
-    logger.info("Form %s: %s", options.FORM, ", ".join(told))
+    logger.info("Form %s", f"{options.FORM}: {', '.join(told)}" if told else options.FORM)
     return options

@@ -37,6 +37,10 @@ class PromptedCLIP(nn.Module):
         """`encode_image` for many batches: what does not depend on images is computed now."""
         return self.encode_image
 
+    def prepare(self, image_features: torch.Tensor) -> torch.Tensor:
+        """What `encode_image` gives, as `logits` takes it. Default: (..., e), normalised."""
+        return F.normalize(image_features.float(), dim=-1)
+
     def encode_prompts(self, *args: Any) -> torch.Tensor:
         """(B, N, e) normalised text features of what the prompt learner gives when called with `args`."""
         features = self.text_encoder(*self.prompt_learner(*args))
@@ -52,8 +56,7 @@ class PromptedCLIP(nn.Module):
         return self.logit_scale * image_features @ text_features.t()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        image_features = F.normalize(self.encode_image(images).float(), dim=-1)
-        return self.logits(image_features, self.encode_text())
+        return self.logits(self.prepare(self.encode_image(images)), self.encode_text())
 
 
 class DeepPromptedCLIP(PromptedCLIP):

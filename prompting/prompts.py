@@ -90,11 +90,12 @@ class Prompts(nn.Module):
         self.eot = eot[0] if len(eot) == 1 else eot  # on the CPU: the encoder plans with it
         self.shared_lengths = n_shared
 
-    def forward(self, vectors: torch.Tensor | None = None) -> Encoded:
+    def forward(self, vectors: torch.Tensor | None = None, rows: Sequence[int] | None = None) -> Encoded:
         """The text encoder's arguments, with learnable vectors in place.
 
         Args:
             vectors: (K, d), or (R, K, d): R rows of the one row of prompts, each with vectors of its own.
+            rows: of which of the B rows; None: of all. With (K, d) vectors alone.
         """
         if vectors is not None and vectors.dim() == 3:
             shared, own = self._in_rows(self.shared, vectors), self._in_rows(self.own, vectors)
@@ -102,7 +103,13 @@ class Prompts(nn.Module):
         source = self.frozen
         if vectors is not None:
             source = torch.cat([source, vectors.to(source.dtype)])
-        return F.embedding(self.shared, source), F.embedding(self.own, source), self.eot, self.shared_lengths
+        if rows is None:
+            return F.embedding(self.shared, source), F.embedding(self.own, source), self.eot, self.shared_lengths
+        rows = list(rows)
+        own = self.own if len(self.own) == 1 else self.own[rows]
+        eot = self.eot if self.eot.dim() == 1 else self.eot[rows]
+        lengths = [self.shared_lengths[row] for row in rows]
+        return F.embedding(self.shared[rows], source), F.embedding(own, source), eot, lengths
 
     def _in_rows(self, index, vectors):
         """(1, *) indices -> (R, *, d) embeddings, or (1, *, d) where no learnable vector occurs."""

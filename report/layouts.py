@@ -45,6 +45,7 @@ class Table:
         compared: those of the columns of which a published figure is known.
         rows: (method, a Cell or None for each column, seeds) tuples.
         sources: the papers.
+        uncompared: why methods have no published figure beside theirs; [] where nothing of the protocol is published.
     """
 
     title: str
@@ -52,10 +53,16 @@ class Table:
     compared: list
     rows: list
     sources: list
+    uncompared: list
 
     @property
     def partial(self) -> bool:
         return any(cell and cell.datasets for _, row, _ in self.rows for cell in row)
+
+    @property
+    def not_compared(self) -> str:
+        """A sentence of what stands beside no published figure, and why; "" where all do."""
+        return f"Not compared: {'; '.join(self.uncompared)}." if self.uncompared else ""
 
     def flat(self, bold: Callable[[str], str], between: str = " ± ") -> tuple[list[str], list[list[str]]]:
         """(header, rows) of strings: after each column that is compared the published figure and the difference."""
@@ -100,6 +107,7 @@ def latex(summaries: Mapping[str, pd.DataFrame]) -> str:
             header, rows = table.flat(r"\textbf{{{}}}".format, r" $\pm$ ")
             caption = f"{PROTOCOLS[protocol].title}: {table.title}. {UNITS}"
             caption += f" Published: {'; '.join(table.sources)}." if table.sources else ""
+            caption += f" {table.not_compared}" if table.uncompared else ""
             header = [name.translate(_LATEX) for name in header]
             rows = [[method.translate(_LATEX), *line] for method, *line in rows]
             lines += [
@@ -143,6 +151,7 @@ def _table(dataset, setting, cells):
         [heading(column) for column in dict.fromkeys(known.column)],
         rows,
         list(dict.fromkeys(known.source)),
+        list(dict.fromkeys(why for why in cells.why_not if why)),
     )
 
 
@@ -164,5 +173,6 @@ def _document(summaries, heading, title, style, bold):
             lines.append(title.format(table.title))
             lines.append(tabulate(rows, header, tablefmt=style, colalign=align, disable_numparse=True))
             lines += [f"\nPublished: {'; '.join(table.sources)}"] * bool(table.sources)
+            lines += [f"\n{table.not_compared}"] * bool(table.uncompared)
         lines.append("")
     return "\n".join(lines)

@@ -1,7 +1,9 @@
 """The figures that papers printed, from report/published/; its README says where they come from."""
 
+from collections.abc import Collection
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -9,37 +11,83 @@ from benchmark.facts import method_of, methods
 from benchmark.protocols import PROTOCOLS
 
 FOLDER = Path(__file__).with_name("published")
+AVERAGE = "average"
 
 
-def find(protocol: str, backbone: str, trainer: str, dataset: str, setting: str) -> tuple[dict[str, float], str]:
-    """What papers printed for a method: ({column: percent}, source); ({}, "") where that is not known.
+class Found(NamedTuple):
+    """What papers printed for a method in one row of a table.
+
+    Attributes:
+        figures: {column: (percent, source)}.
+        why_not: why there are none, in words; "" where there are some, or nothing of the protocol is published.
+    """
+
+    figures: dict[str, tuple[float, str]]
+    why_not: str = ""
+
+
+class Row(NamedTuple):
+    """A row of a published table: of which method, on what."""
+
+    method: str
+    backbone: str
+    setting: str
+    dataset: str
+
+
+def find(
+    protocol: str, backbones: Collection[str], trainer: str, dataset: str, setting: str, datasets: Collection[str] = ()
+) -> Found:
+    """What papers printed for a method.
 
     Args:
-        backbone: as in metrics.json, such as ViT-B/16.
+        backbones: those that it ran on, as in metrics.json, such as ViT-B/16.
         trainer: registry name.
-        dataset: a dataset config's name, or "average", which is over `averaged(protocol, backbone)`.
+        dataset: a dataset config's name, of transfers the one trained on; or "average".
         setting: "16 shots", "closed world" and the like; of zero-shot CLIP shots do not matter.
+        datasets: those that the average is over.
     """
-    method = method_of(trainer)
-    if not method.trains and setting.endswith("shots"):
-        setting = ""
-    return _known(protocol).get((backbone, method.published or trainer, dataset, setting), ({}, ""))
+    table, method = _table(protocol), method_of(trainer)
+    if not table:
+        return Found({})
+    if len(backbones) != 1:
+        return Found({}, f"{trainer} ran on several backbones")
+    (backbone,) = backbones
+    setting = "" if not method.trains and setting.endswith("shots") else setting
+    row = Row(method.published or trainer, backbone, setting, dataset)
+    rows = [known for known in table if known.method == row.method]
+    if not rows:
+        return Found({}, f"no figure of {trainer} is known")
+    for field, what in (("backbone", "on"), ("setting", "with"), ("dataset", "for")):
+        others = sorted({getattr(known, field) or "no shots" for known in rows})
+        rows = [known for known in rows if getattr(known, field) == getattr(row, field)]
+        if not rows:
+            told = ", ".join(others) if len(others) < 4 else f"{len(others)} others"
+            return Found({}, f"{trainer}: here {what} {getattr(row, field) or 'all images'}, published {what} {told}")
+    if dataset == AVERAGE and (eleven := averaged(protocol, backbone)) and set(datasets) != eleven:
+        return Found({}, f"averages here are over {len(set(datasets))} data sets, published over {len(eleven)} others")
+    return Found(table[row])
 
 
 def averaged(protocol: str, backbone: str) -> set[str]:
     """The datasets that a published average is over, a set."""
-    return {dataset for known, _, dataset, _ in _known(protocol) if known == backbone} - {"average"}
+    return {row.dataset for row in _table(protocol) if row.backbone == backbone} - {AVERAGE}
 
 
 @cache
-def _known(protocol):
-    known, facts = {}, PROTOCOLS[protocol]
+def _table(protocol):
+    """{Row: {column: (percent, source)}}."""
+    known: dict[Row, dict[str, tuple[float, str]]] = {}
+    facts = PROTOCOLS[protocol]
     untrained = {method.published or method.name for method in methods() if not method.trains}
-    file = FOLDER / f"{protocol}.csv"
-    for row in pd.read_csv(file).to_dict("records") if facts.published and file.is_file() else ():
-        figures = {ours: row[theirs] for theirs, ours in facts.published.items() if pd.notna(row[theirs])}
-        setting = facts.parts[row["world"]] if "world" in row else f"{row['shots']} shots"
-        if row["method"] in untrained and setting.endswith("shots"):
-            setting = ""
-        known[row["backbone"], row["method"], row["dataset"], setting] = figures, row["source"]
+    for file in sorted(FOLDER.glob("*.csv")):
+        rows = pd.read_csv(file)
+        for said in rows[rows.protocol == protocol].to_dict("records"):
+            setting = facts.parts[said["world"]] if "world" in said else f"{said['shots']} shots"
+            if said["method"] in untrained and setting.endswith("shots"):
+                setting = ""
+            columns = {"accuracy": said["dataset"]} if facts.targets else facts.published
+            row = Row(said["method"], said["backbone"], setting, said.get("source_dataset", said["dataset"]))
+            figures = known.setdefault(row, {})
+            figures |= {ours: (said[c], said["source"]) for c, ours in columns.items() if pd.notna(said[c])}
     return known

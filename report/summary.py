@@ -70,7 +70,8 @@ def summarise(runs: pd.DataFrame, protocol: str) -> pd.DataFrame:
         without their config where that is clear; mean, std (percent; of the population; NaN of a single seed), seeds;
         datasets, of (in an average, how many its method has and how many any has, else 1); best (whether no mean of the
         column is higher at two digits, averages over fewer datasets left aside; False of a single one); published
-        (percent, NaN where unknown), difference (mean - published), source.
+        (percent, NaN where unknown), difference (mean - published), source; why_not, of a row without published figures
+        why there are none.
     """
     wide = figures(runs, protocol)
     here, there = _coverage(wide)
@@ -87,7 +88,7 @@ def summarise(runs: pd.DataFrame, protocol: str) -> pd.DataFrame:
     rival = cells["mean"].round(2).where(cells.datasets == cells.of)
     rivals = rival.groupby([cells.dataset, cells.setting, cells.column])
     cells["best"] = (rival == rivals.transform("max")) & (rivals.transform("count") > 1)
-    cells["published"], cells["source"] = _published(runs, protocol, cells)
+    cells = cells.join(_published(runs, protocol, cells))
     cells.insert(cells.columns.get_loc("source"), "difference", cells["mean"] - cells.published)
 
     trainers, columns = _trainers(runs), list(wide)
@@ -139,18 +140,13 @@ def _coverage(wide):
 
 
 def _published(runs, protocol, cells):
-    """What papers printed for the cells, and where: two lists, of NaN and "" where that is not known."""
-    runs = runs[runs.protocol == protocol]
-    trainers, figures, sources = _trainers(runs), [], []
+    """What papers printed for the cells, where, and for a row without any why not: a frame with those columns."""
+    runs, trainers, rows = runs[runs.protocol == protocol], _trainers(runs), []
     for cell in cells.itertuples():
         own = runs[runs.method == cell.method]
-        if cell.dataset != AVERAGE:
+        if cell.dataset != AVERAGE and not PROTOCOLS[protocol].targets:
             own = own[own.dataset == cell.dataset]
-        backbones, found, source = own.backbone.unique(), {}, ""
-        if len(backbones) == 1 and (
-            cell.dataset != AVERAGE or set(own.dataset) == published.averaged(protocol, backbones[0])
-        ):
-            found, source = published.find(protocol, backbones[0], trainers[cell.method], cell.dataset, cell.setting)
-        figures.append(found.get(cell.column))
-        sources.append(source if cell.column in found else "")
-    return pd.Series(figures, cells.index, float), sources
+        asked = trainers[cell.method], cell.dataset, cell.setting, set(own.dataset)
+        found = published.find(protocol, set(own.backbone), *asked)
+        rows.append((*found.figures.get(cell.column, (None, "")), found.why_not))
+    return pd.DataFrame(rows, cells.index, ["published", "source", "why_not"]).astype({"published": float})

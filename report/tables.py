@@ -109,12 +109,15 @@ def _text(runs, protocol, figures, all_seeds):
 
 
 def _transfers(runs, protocol):
-    """The runs tested on targets and, before them, those of the sources; `column` is where each was tested."""
+    """The runs tested on targets and, before them, those of the sources; `column` is where each was tested.
+
+    The latter belong to another protocol, whose tables may call the same trainer and config something else.
+    """
     tested = runs[runs.protocol == protocol.name]
-    tested = tested.assign(column=tested.dataset, dataset=[protocol.source_of(name) for name in tested.dataset])
-    trained = ["dataset", "shots", "method", "seed"]
-    wanted = pd.MultiIndex.from_frame(tested[trained])
-    learned = runs[(runs.protocol == protocol.learns_in) & pd.MultiIndex.from_frame(runs[trained]).isin(wanted)]
+    tested = tested.assign(column=tested.dataset, dataset=tested.dataset.map(protocol.source_of).astype("string"))
+    trained = ["dataset", "shots", "trainer", "config", "seed"]
+    names = tested[[*trained, "method"]].drop_duplicates(trained)
+    learned = runs[runs.protocol == protocol.learns_in].drop(columns="method").merge(names, on=trained)
     return pd.concat([learned.assign(column=learned.dataset), tested])
 
 

@@ -12,24 +12,11 @@ from benchmark.facts import method_of
 from benchmark.protocols import PROTOCOLS
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.utils import UserError
-from prompting.templates import IMAGENET
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 DATASETS = sorted((CONFIGS / "datasets").glob("*.yaml"))
 TRAINERS = sorted(path for path in (CONFIGS / "trainers").glob("*/*.yaml") if path.name != "method.yaml")
-GROUP_SIZES = {
-    "caltech101": [1, 1, 1, 4, 2],
-    "oxford_pets": [1, 2, 1, 1, 4, 2],
-    "stanford_cars": [3, 1, 1, 4, 2],
-    "oxford_flowers": [1, 1, 1, 4, 2],
-    "food101": [1, 3, 4, 2],
-    "fgvc_aircraft": [1, 1, 1, 4, 2],
-    "sun397": [1, 1, 4, 2],
-    "dtd": [1, 1, 1, 4, 2],
-    "eurosat": [1, 2, 2, 1, 4, 2],
-    "ucf101": [1, 1, 1, 1, 4, 2],
-}
-"""Templates per group in MoCoOp's release; ImageNet has twenty groups."""
+MOCOOP = yaml.safe_load((Path(__file__).parent / "recipes/templates.yaml").read_text())["mocoop"]
 
 
 def test_the_default_config_is_coops():
@@ -75,14 +62,10 @@ def test_unknown_keys(tmp_path, folder, line, message):
         build(files["datasets"], files["trainers"])
 
 
-@pytest.mark.parametrize("name", GROUP_SIZES)
-def test_the_sizes_of_mocoops_groups(name):
-    assert [len(group) for group in groups(name)] == GROUP_SIZES[name]
-
-
-def test_mocoops_groups_for_imagenet_are_clips_templates():
-    assert len(groups("imagenet")) == 20
-    assert sorted(template for group in groups("imagenet") for template in group) == sorted(IMAGENET)
+@pytest.mark.parametrize("name", MOCOOP["groups"])
+def test_mocoops_groups_are_the_releases(name):
+    assert groups(name) == MOCOOP["groups"][name]
+    assert [len(group) for group in groups(name)] == MOCOOP["group_sizes"][name]
 
 
 @pytest.mark.parametrize("dataset", DATASETS, ids=lambda path: path.stem)

@@ -16,7 +16,6 @@ from learned.model import load_run
 from tests.conftest import REPO
 from tests.pretend_cuda import CudaTensor, pretend_cuda
 from tests.reference import openai_weights, tiny_clip
-from trainers import promptsrc
 from trainers.base import PRECISIONS
 
 ONE_STEP = ("DATASET.NUM_SHOTS", 1, "DATALOADER.NUM_WORKERS", 0)
@@ -24,6 +23,7 @@ TEMPLATES = ["a photo of a {}.", "a drawing of the {}.", "many {}.", "art of a {
 MORE = {
     "LASP": ("TRAINER.LASP.TEMPLATES", TEMPLATES, "TRAINER.LASP.N_GROUPS", 2),
     "LinearProbe": ("TRAINER.LINEARPROBE.STEPS", 1),
+    "PromptSRC": ("TRAINER.PROMPTSRC.TEMPLATES", TEMPLATES),
 }
 
 pytestmark = [
@@ -39,10 +39,8 @@ def methods():
 
 
 @pytest.fixture
-def do(toy_args, toy_pairs_root, closing_logger, tmp_path, monkeypatch):
+def do(toy_args, toy_pairs_root, closing_logger, tmp_path):
     """do(trainer, name, *keys, epochs=1, resume=""): a run in tmp_path / name; the trainer."""
-
-    monkeypatch.setattr(promptsrc, "IMAGENET", TEMPLATES)
 
     def do(trainer, name, *keys, epochs=1, resume=""):
         flags = ["--resume", str(tmp_path / resume)] if resume else []
@@ -99,12 +97,12 @@ OPTIONS = {
     "CoCoOp": [("COCOOP.MEMORY_GB", 1e-6)],
     "CSP": [("CSP.OPEN_WORLD", True, "CSP.MIX", 0.5), ("CSP.MEMORY_GB", 1e-6)],
     "LAMM": [("LAMM.BASE", "coop"), ("LAMM.BASE", "maple")],
-    "LASP": [("LASP.TUNE_LAYERNORM", False, "LASP.TEXT_CLASSES", "all")],
+    "LASP": [("LASP.TUNE_LAYERNORM", False), ("LASP.FORM", "paper")],
     "MoCoOp": [
         ("MOCOOP.ROUTER_TARGET", "class", "MOCOOP.TEXT_TARGET", "group_mean", "MOCOOP.TUNE_LAYERNORM", True),
         ("MOCOOP.GROUPS", "auto", "MOCOOP.N_GROUPS", 2, "MOCOOP.RENORMALIZE", True, "MOCOOP.TEXT_OFFSET", True),
     ],
-    "PLOT": [("PLOT.CSC", True)],
+    "PLOT": [("PLOT.CSC", True), ("PLOT.GLOBAL", True)],
 }
 """Options that compute in another way than the defaults."""
 

@@ -60,9 +60,10 @@ class PromptTrainer(TrainerX):
     `vectors_among_words`.
 
     Attributes:
-        section: the name of the method's config block, cfg.TRAINER.<section>; it may hold PREC.
+        section: the name of the method's config block, cfg.TRAINER.<section>; it may hold PREC and GRAD_CLIP.
         forms: the method's forms, as prompting/forms.py describes them; none where there is one only.
-        options: the config block with the keys that FORM decides; there from `check_cfg` on.
+        earlier_form: the form of runs whose configs have no FORM; "": the default one.
+        options: the config block with the keys that FORM decides; there from `check_cfg` on. Empty without a section.
         class_axes, new_classes_as_started: as SimpleTrainer has them; to be set where something is learned per class.
         frozen_image_encoder: whether image features are the same before and after training.
         layernorms: those LayerNorms of the image encoder that are trained too (`tune_layernorms`), else None.
@@ -74,7 +75,8 @@ class PromptTrainer(TrainerX):
 
     section: str | None = None
     forms: Forms = {}
-    options: CfgNode
+    earlier_form = ""
+    options = CfgNode()
     frozen_image_encoder = True
     layernorms: nn.ModuleList | None = None
     other_learner = "a prompt learner of another shape"
@@ -123,10 +125,12 @@ class PromptTrainer(TrainerX):
         known, own = getattr(dataset, "all_classnames", ()), set(dataset.classnames)
         return [name for name in known if name not in own]
 
-    def zero_shot_features(self, template: str | None = None) -> torch.Tensor:
-        """(num_seen, e) normalised text features of a hand-written template; default: the dataset's own."""
-        template = template or custom_template(self.cfg.DATASET.NAME)
-        features = encode_templates(self.model.text_encoder, [template], self.dm.dataset.classnames[: self.num_seen])[0]
+    def zero_shot_features(self, template: str | None = None, text_encoder: TextEncoder | None = None) -> torch.Tensor:
+        """(num_seen, e) normalised text features of a hand-written template, by default the dataset's own; by another
+        text encoder than the model's, where one is given.
+        """
+        template, encoder = template or custom_template(self.cfg.DATASET.NAME), text_encoder or self.model.text_encoder
+        features = encode_templates(encoder, [template], self.dm.dataset.classnames[: self.num_seen])[0]
         return F.normalize(features.float(), dim=-1)
 
     def tune_layernorms(self, clip_model: nn.Module, learner: nn.Module) -> None:
@@ -161,8 +165,14 @@ class PromptTrainer(TrainerX):
         if self.section and "PREC" in cfg.TRAINER[self.section]:
             require(cfg, f"TRAINER.{self.section}.PREC", one_of=PRECISIONS)
             self.precision = cfg.TRAINER[self.section].PREC
+        if "GRAD_CLIP" in self.options:
+            self.require("GRAD_CLIP", at_least=0)
         if cfg.INPUT.NO_TRANSFORM or cfg.DATALOADER.K_TRANSFORMS != 1:
             raise UserError(f"{cfg.TRAINER.NAME} takes one transformed image: INPUT.NO_TRANSFORM False, K_TRANSFORMS 1")
+
+    def require(self, key: str, **limits: Any) -> None:
+        """`dassl.config.require` of a key of `options`, with what FORM decides."""
+        require(CfgNode({"TRAINER": {self.section: self.options}}), f"TRAINER.{self.section}.{key}", **limits)
 
     def build_model(self) -> None:
         cfg = self.cfg
@@ -239,7 +249,12 @@ class PromptTrainer(TrainerX):
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()
 
     def clip_gradients(self) -> None:
-        """Called between backward pass and step, with unscaled gradients."""
+        """Called between backward pass and step, with unscaled gradients: their norm is made at most GRAD_CLIP.
+
+        Without that key, or where it is 0, there is no limit.
+        """
+        if limit := self.options.get("GRAD_CLIP", 0):
+            nn.utils.clip_grad_norm_(self.model.prompt_learner.parameters(), limit)
 
     def model_update(self, names: str | list[str] | None = None) -> None:
         for name in self.get_model_names(names):
@@ -277,7 +292,7 @@ class PromptTrainer(TrainerX):
         return self.model.logits(image_features, text_features)
 
     def model_inference(self, input: torch.Tensor) -> torch.Tensor:
-        features = F.normalize(self.model.encode_image(input).float(), dim=-1)
+        features = self.model.prepare(self.model.encode_image(input))
         return self.score(features, self.model.encode_text())
 
     @torch.no_grad()
@@ -300,7 +315,7 @@ class PromptTrainer(TrainerX):
         labels = torch.tensor([item.label for item in dataset.data_source])
         size = loader.batch_size
         for chunk, label in zip(features.split(size), labels.split(size), strict=True):
-            chunk = F.normalize(chunk.to(self.device).float(), dim=-1)
+            chunk = self.model.prepare(chunk.to(self.device))
             yield self.score(chunk, text_features), label.to(self.device)
 
     def predict_classes(self, loader: DataLoader) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

@@ -83,7 +83,7 @@ class PromptLearner(PairPrompts):
 def initial_vectors(text_encoder: TextEncoder, dataset: Any, names: Sequence[str]) -> NamedVectors:
     """NamedVectors that start from the means of their names' token embeddings."""
     start = mean_embeddings(text_encoder, dataset, names)
-    return NamedVectors(dict(zip(names, start, strict=True)), (), start.shape[1], start.device)
+    return NamedVectors(dict(zip(names, start, strict=True)), {}, start.shape[1], start.device)
 
 
 @TRAINER_REGISTRY.register()

@@ -3,7 +3,8 @@
 Each of the first PROMPT_DEPTH layers of the text encoder has context vectors P_j of its own. The image encoder's
 prompts at that layer are F_j(P_j), F_j a linear layer from the text encoder's width to the image encoder's; they come
 after the patches. After the last of these layers prompts pass through like any token. Text prompts begin with
-CTX_INIT, of which the first N_CTX words are learned.
+CTX_INIT, of which the first N_CTX words are learned; the others stay words. As in the release, F_2, F_3, ... start
+equal, F_1 by itself. No difference between paper and release is known.
 """
 
 import os

@@ -8,8 +8,8 @@ feature is not normalised again unless RENORMALIZE says so.
 
     L = L_ce + ROUTER_WEIGHT * L_router + TEXT_WEIGHT * L_text
 
-L_router guides the router by the hard prompts, L_text keeps each expert near its group's templates. Each comes in the
-paper's form (paper, template) and in that of the released code (class, group_mean):
+L_router guides the router by the hard prompts, L_text keeps each expert near its group's templates. FORM is "released",
+as the code of the paper's authors has them (class, group_mean), or "paper" (paper, template):
 
     ROUTER_TARGET paper     L_router = KL(softmax_g(v . H_g / ROUTER_TEMPERATURE) || softmax_g(r))
                   class     L_router = -sum_g q_g log softmax_g(r),  q = softmax_g(v . H_g(y), its two largest + 10)
@@ -18,10 +18,17 @@ paper's form (paper, template) and in that of the released code (class, group_me
 
 v is the image feature, y the image's class, r its router logits; t_g(c) the text feature of class c under expert g,
 h_i(c) that under hard template i of group g, all of length 1; s the logit scale, which the released L_text leaves out.
-H_g(c) is the mean of h_i(c) over i, H_g that over i and c, each then of length 1. L_router is the mean over images.
+H_g(c) is the mean of h_i(c) over i, H_g that over i and c, each then of length 1. L_router is the mean over images, and
+its gradient reaches tuned LayerNorms through v on both sides. The released form also learns a vector added to all text
+features and the LayerNorms of the image encoder's blocks, has the experts' full stops frozen and in L_text alone, and
+of a small batch encodes only experts that an image chose. docs/mocoop.md says what each form is, and what it does.
+
+Known differences from the release: v is held against the hard prompts of its own class (the released code takes another
+class's in base-to-new runs, by mistake); words of templates are counted in tokens, and no end token is learned.
 """
 
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,15 +36,16 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, SequentialSampler
 from yacs.config import CfgNode as CN
 
 from dassl.config import require
 from dassl.engine import TRAINER_REGISTRY, run_folder
 from dassl.utils import UserError
+from prompting.experts import MoCoOpCLIP, PromptLearner, template_ids
 from prompting.losses import text_loss
-from prompting.prompted_clip import PromptedCLIP
-from prompting.prompts import Prompts, encode_templates, sequence, soft, token_ids
+from prompting.prompts import encode_templates
+from prompting.routing import entropy, router_loss, router_loss_class, routing
 from prompting.template_groups import auto_groups
 from prompting.templates import all_templates, check_templates
 from prompting.text_encoder import TextEncoder
@@ -58,143 +66,57 @@ SHARED_GROUPS = [
 ]
 """The groups that the datasets of the paper have in common."""
 
+FORMS = {
+    "released": {
+        "ROUTER_TARGET": "class",
+        "TEXT_TARGET": "group_mean",
+        "TEXT_OFFSET": True,
+        "TUNE_LAYERNORM": True,
+        "FULL_STOP": "text_loss",
+        "SPARSE_BELOW": 4,
+    },
+    "paper": {
+        "ROUTER_TARGET": "paper",
+        "TEXT_TARGET": "template",
+        "TEXT_OFFSET": False,
+        "TUNE_LAYERNORM": False,
+        "FULL_STOP": "learned",
+        "SPARSE_BELOW": 0,
+    },
+}
+WORDS = {
+    "ROUTER_TARGET": ("class", "paper"),
+    "TEXT_TARGET": ("group_mean", "template"),
+    "FULL_STOP": ("text_loss", "learned"),
+    "TEXT_OFFSET": (True, False),
+    "TUNE_LAYERNORM": (True, False),
+}
+TEMPERATURE = 1.0
+"""ROUTER_TEMPERATURE where it is None: what the paper says, in saying nothing."""
+
 
 def extend_cfg(cfg: CN) -> None:
     cfg.TRAINER.MOCOOP = CN()
-    cfg.TRAINER.MOCOOP.PREC = "fp16"  # fp16, fp32, amp, bf16
+    cfg.TRAINER.MOCOOP.PREC = "amp"  # fp16, fp32, amp, bf16
+    cfg.TRAINER.MOCOOP.FORM = "released"  # released, paper: what None means below
     cfg.TRAINER.MOCOOP.GROUPS = None  # list of lists of templates with {}; "auto"; None: the shared groups
     cfg.TRAINER.MOCOOP.N_GROUPS = 5  # how many groups "auto" makes
     cfg.TRAINER.MOCOOP.TEMPLATES = ()  # what "auto" groups; (): CLIP's eighty for ImageNet and the dataset's own
     cfg.TRAINER.MOCOOP.TOP_K = 2  # experts per image
     cfg.TRAINER.MOCOOP.RENORMALIZE = False  # normalise the mixed text feature
     cfg.TRAINER.MOCOOP.ROUTER_WEIGHT = 1.0
-    cfg.TRAINER.MOCOOP.ROUTER_TARGET = "paper"  # paper: KL to hard prompts' softmax; class: as the released code
-    cfg.TRAINER.MOCOOP.ROUTER_TEMPERATURE = 1.0  # of the hard prompts' softmax
+    cfg.TRAINER.MOCOOP.ROUTER_TARGET = (
+        None  # class: the true class's hard prompts, top two + 10; paper: KL to all classes'
+    )
+    cfg.TRAINER.MOCOOP.ROUTER_TEMPERATURE = None  # of the hard prompts' softmax, for ROUTER_TARGET paper; None: 1
     cfg.TRAINER.MOCOOP.TEXT_WEIGHT = 5.0
-    cfg.TRAINER.MOCOOP.TEXT_TARGET = "template"  # template: each one; group_mean: as the released code
-    cfg.TRAINER.MOCOOP.TEXT_CLASSES = "all"  # all: names of base and new classes serve L_text; train: base only
-    cfg.TRAINER.MOCOOP.TEXT_OFFSET = False  # released code: a learned vector added to all text features
-    cfg.TRAINER.MOCOOP.TUNE_LAYERNORM = False  # released code: train the image encoder's ln_1, ln_2
+    cfg.TRAINER.MOCOOP.TEXT_TARGET = None  # group_mean: a group's mean, without logit scale; template: each one
+    cfg.TRAINER.MOCOOP.TEXT_CLASSES = "all"  # all: names of base and new classes serve both losses; train: base only
+    cfg.TRAINER.MOCOOP.TEXT_OFFSET = None  # a learned vector added to all text features
+    cfg.TRAINER.MOCOOP.TUNE_LAYERNORM = None  # train the image encoder's ln_1, ln_2
+    cfg.TRAINER.MOCOOP.FULL_STOP = None  # text_loss: frozen, and in L_text of base runs alone; learned: a vector
+    cfg.TRAINER.MOCOOP.SPARSE_BELOW = None  # smaller batches encode only experts that one of their images chose
     cfg.TRAINER.MOCOOP.GRAD_CLIP = 1.0  # largest gradient norm; 0: no limit
-
-
-class PromptLearner(nn.Module):
-    """G experts and their router.
-
-    Args:
-        layout: (G, 2), each expert's number of vectors before and after the class name.
-        classnames: N class names; `extra` are further ones that serve the text loss alone.
-        feature_dim: e, the length of image and text features.
-        text_offset: whether to learn a vector that is added to all text features.
-
-    Attributes:
-        ctx: (K, d), the vectors of all experts one after another.
-        router: linear, normalised image feature (B, e) -> (B, G).
-        offset: (e,) or None.
-    """
-
-    def __init__(
-        self,
-        layout: list[list[int]],
-        classnames: Sequence[str],
-        extra: Sequence[str],
-        text_encoder: TextEncoder,
-        feature_dim: int,
-        text_offset: bool = False,
-    ) -> None:
-        super().__init__()
-        self.register_buffer("layout", torch.tensor(layout))
-        self.ctx = nn.Parameter(torch.zeros(sum(map(sum, layout)), text_encoder.token_embedding.weight.shape[1]))
-        self.router = nn.Linear(feature_dim, len(layout))
-        self.offset = nn.Parameter(torch.zeros(feature_dim)) if text_offset else None
-        self.prompts = Prompts(text_encoder, _expert_sequences(layout, classnames), classnames)
-        self.text_loss_prompts = self.prompts
-        if extra:
-            names = [*classnames, *extra]
-            self.text_loss_prompts = Prompts(text_encoder, _expert_sequences(layout, names), names)
-
-    def forward(self, with_extra: bool = False) -> tuple:
-        """The text encoder's arguments: G rows of N prompts, or of N + extra."""
-        return (self.text_loss_prompts if with_extra else self.prompts)(self.ctx)
-
-    def gates(self, image_features: torch.Tensor, top_k: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, e) normalised image features -> router logits (B, G) and gate weights (B, G), zero off the top K."""
-        logits = self.router(image_features).to(image_features.dtype)  # autocast makes it half
-        top, chosen = logits.topk(top_k, dim=-1)
-        return logits, torch.zeros_like(logits).scatter(1, chosen, top.softmax(dim=-1))
-
-
-def _expert_sequences(layout, names):
-    rows, start = [], 0
-    for before, after in layout:
-        middle, end = start + before, start + before + after
-        rows.append([sequence(soft(range(start, middle)), name, soft(range(middle, end))) for name in names])
-        start = end
-    return rows
-
-
-def template_ids(template: str) -> tuple[list[int], list[int]]:
-    """Token ids of a template before and after the class name."""
-    before, _, after = template.partition("{}")
-    return token_ids(before), token_ids(after)
-
-
-class MoCoOpCLIP(PromptedCLIP):
-    """CLIP whose text features are a mixture of experts chosen per image."""
-
-    def __init__(
-        self, clip_model: nn.Module, prompt_learner: nn.Module, text_encoder: TextEncoder, top_k: int, renormalize: bool
-    ) -> None:
-        super().__init__(clip_model, prompt_learner, text_encoder)
-        self.top_k, self.renormalize = top_k, renormalize
-
-    def encode_text(self, with_extra: bool = False) -> torch.Tensor:
-        """(G, N, e) normalised text features of every expert and class."""
-        return self.encode_prompts(with_extra)
-
-    def logits(self, image_features: torch.Tensor, text_features: torch.Tensor) -> torch.Tensor:
-        """(B, e) normalised image features, (G, N, e) text features -> (B, N)."""
-        _, weights = self.prompt_learner.gates(image_features, self.top_k)
-        return self.mix(image_features, text_features, weights)
-
-    def mix(self, image_features: torch.Tensor, text_features: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        """Per-expert logits mixed under the gate weights.
-
-        (B, e), (G, N, e), (B, G) -> (B, N), in one matrix product of (B, G*e) with (G*e, N): no text feature is
-        ever copied per image.
-        """
-        weighted = (weights[:, :, None] * image_features[:, None]).flatten(1)
-        logits = self.logit_scale * weighted @ text_features.transpose(1, 2).flatten(0, 1)
-        if self.renormalize:  # the mixed feature's squared norm, from the experts' inner products
-            inner = torch.einsum("gne,hne->ngh", text_features, text_features)
-            logits = logits / torch.einsum("bg,ngh,bh->bn", weights, inner, weights).clamp_min(1e-12).sqrt()
-        return logits
-
-
-def router_loss(
-    router_logits: torch.Tensor, image_features: torch.Tensor, group_features: torch.Tensor, temperature: float
-) -> torch.Tensor:
-    """KL(W_hard || W_router), W_hard = softmax over g of cos(v, h_g) / temperature (the paper's form).
-
-    Args:
-        router_logits: (B, G). image_features: (B, e), normalised. group_features: (G, e), each the mean over the
-            group's templates and the classes of the normalised hard text features.
-    """
-    hard = F.log_softmax(image_features @ F.normalize(group_features, dim=-1).t() / temperature, dim=-1)
-    return F.kl_div(F.log_softmax(router_logits, dim=-1), hard, reduction="batchmean", log_target=True)
-
-
-def router_loss_class(
-    router_logits: torch.Tensor, image_features: torch.Tensor, class_features: torch.Tensor, labels: torch.Tensor
-) -> torch.Tensor:
-    """Cross-entropy of the router with a softmax over cos(v, group g's mean of class y), its top two raised by 10.
-
-    The released code's form. class_features: (G, N, e), normalised means over each group's templates; labels: (B,).
-    """
-    similarity = torch.einsum("be,gbe->bg", image_features, class_features[:, labels])
-    top = similarity.topk(min(2, similarity.shape[1]), dim=-1).indices
-    target = similarity.scatter_add(1, top, torch.full_like(top, 10, dtype=similarity.dtype)).softmax(dim=-1)
-    return F.cross_entropy(router_logits, target)
 
 
 def check_top_k(cfg: CN, n_groups: int) -> None:
@@ -206,16 +128,28 @@ class MoCoOp(PromptTrainer):
     """Mixture of Context Optimization."""
 
     section = "MOCOOP"
+    forms = FORMS
     class_axes = {}
     is_mixture = True
-    other_learner = "experts of other groups (TRAINER.MOCOOP.GROUPS)"
+    other_learner = "experts of other groups, or of another form (TRAINER.MOCOOP.GROUPS, FORM)"
 
     def check_cfg(self, cfg: CN) -> None:
         super().check_cfg(cfg)
         options = cfg.TRAINER.MOCOOP
-        require(cfg, "TRAINER.MOCOOP.ROUTER_TARGET", one_of=("paper", "class"))
-        require(cfg, "TRAINER.MOCOOP.TEXT_TARGET", one_of=("template", "group_mean"))
+        for key, words in WORDS.items():
+            if options[key] is not None:
+                require(cfg, f"TRAINER.MOCOOP.{key}", one_of=words)
+        if options.SPARSE_BELOW is not None:
+            require(cfg, "TRAINER.MOCOOP.SPARSE_BELOW", at_least=0)
         require(cfg, "TRAINER.MOCOOP.TEXT_CLASSES", one_of=("all", "train"))
+        if options.ROUTER_TEMPERATURE is not None:
+            require(cfg, "TRAINER.MOCOOP.ROUTER_TEMPERATURE", above=0)
+            # 1 was the default in any form, so that finished runs have it
+            if self.options.ROUTER_TARGET == "class" and options.ROUTER_TEMPERATURE != 1:
+                raise UserError(
+                    f"TRAINER.MOCOOP.ROUTER_TEMPERATURE {options.ROUTER_TEMPERATURE} goes with ROUTER_TARGET paper, "
+                    "not class: leave it out, or give FORM paper"
+                )
         groups = options.GROUPS
         if isinstance(groups, str):
             if groups != "auto":
@@ -233,13 +167,14 @@ class MoCoOp(PromptTrainer):
     def build_prompted_clip(
         self, clip_model: nn.Module, text_encoder: TextEncoder, classnames: Sequence[str]
     ) -> MoCoOpCLIP:
-        options, dataset = self.cfg.TRAINER.MOCOOP, self.dm.dataset
+        options, dataset = self.options, self.dm.dataset
         known = getattr(dataset, "all_classnames", classnames)
         self.extra = self.virtual_classes() if options.TEXT_CLASSES == "all" else []
         # Unseen pairs are names without images, like new classes.
         names = [*classnames, *self.extra]
         self.text_loss_names = names if options.TEXT_CLASSES == "all" else names[: self.num_seen]
-        self.evaluated: list[torch.Tensor] = []  # the gate weights of the images evaluated last, by batches
+        self.evaluated: list[tuple[torch.Tensor, torch.Tensor]] = []  # (gate weights, bits of router entropy) by batch
+        self.labels: dict[str, torch.Tensor] = {}  # of the images evaluated last
         self.groups = options.GROUPS or SHARED_GROUPS
         if self.groups == "auto":
             self.groups = auto_groups(text_encoder, _auto_templates(self.cfg), list(known), options.N_GROUPS)
@@ -248,9 +183,12 @@ class MoCoOp(PromptTrainer):
         for group in self.groups:
             logger.info("  %s", "  ".join(group))
 
-        ids = [template_ids(group[0]) for group in self.groups]
+        firsts, endings = [group[0] for group in self.groups], [""] * len(self.groups)
+        if options.FULL_STOP == "text_loss":
+            endings = ["." if first.endswith(".") else "" for first in firsts]
+        ids = [template_ids(first.removesuffix(end)) for first, end in zip(firsts, endings, strict=True)]
         self.layout = [[len(before), len(after)] for before, after in ids]
-        learner = self._learner(text_encoder, self.layout)
+        learner = self._learner(text_encoder, self.layout, options.TEXT_OFFSET, endings)
         first_words = torch.tensor([i for before, after in ids for i in before + after])
         with torch.no_grad():
             learner.ctx.copy_(text_encoder.token_embedding.weight[first_words.to(self.device)])
@@ -258,33 +196,42 @@ class MoCoOp(PromptTrainer):
             self.tune_layernorms(clip_model, learner)
         return MoCoOpCLIP(clip_model, learner, text_encoder, options.TOP_K, options.RENORMALIZE)
 
-    def _learner(self, text_encoder: TextEncoder, layout: list[list[int]]) -> PromptLearner:
+    def _learner(
+        self, text_encoder: TextEncoder, layout: list[list[int]], offset: bool, endings: Sequence[str] = ()
+    ) -> PromptLearner:
         names, feature_dim = self.dm.dataset.classnames, text_encoder.text_projection.shape[1]
-        return PromptLearner(layout, names, self.extra, text_encoder, feature_dim, self.cfg.TRAINER.MOCOOP.TEXT_OFFSET)
+        return PromptLearner(layout, names, self.extra, text_encoder, feature_dim, offset, endings)
 
     def build_model(self) -> None:
         super().build_model()
         self.model.prompt_learner.layout.copy_(torch.tensor(self.layout))  # INIT_WEIGHTS may have had another
 
     def learner_for(self, state_dict: Mapping[str, torch.Tensor], source: str | Path) -> PromptLearner | None:
-        # Trained on a dataset with other groups, the experts have another shape: it travels with the weights.
-        layout = state_dict.get("layout")
-        if layout is None or torch.equal(layout.cpu(), self.model.prompt_learner.layout.cpu()):
+        # Trained on a dataset with other groups or in another form, the experts have another shape: it travels with
+        # the weights.
+        layout, own, offset = state_dict.get("layout"), self.model.prompt_learner, "offset" in state_dict
+        if layout is None or (torch.equal(layout.cpu(), own.layout.cpu()) and offset == (own.offset is not None)):
             return None
         check_top_k(self.cfg, len(layout))
-        return self._learner(self.model.text_encoder, layout.tolist())
+        return self._learner(self.model.text_encoder, layout.tolist(), offset)
+
+    def load_weights(self, name: str, state_dict: Mapping[str, torch.Tensor], source: str | Path) -> None:
+        if self.layernorms is not None and not any(key.startswith("layernorms.") for key in state_dict):
+            own = self.layernorms.state_dict(prefix="layernorms.")  # the weights' run left CLIP's own alone
+            state_dict = own | dict(state_dict)
+        super().load_weights(name, state_dict, source)
 
     def before_train(self) -> None:
         super().before_train()
         with torch.no_grad():
-            encoder, names, n = self.model.text_encoder, self.text_loss_names, self.num_seen
+            encoder, names = self.model.text_encoder, self.text_loss_names
             self.hard_features = [
                 F.normalize(encode_templates(encoder, group, names).float(), dim=-1) for group in self.groups
             ]
             means = torch.stack([hard.mean(dim=0) for hard in self.hard_features])
-            self.group_features = means[:, :n].mean(dim=1)
+            self.group_features = means.mean(dim=1)
             self.class_features = F.normalize(means, dim=-1)
-            if self.cfg.TRAINER.MOCOOP.TEXT_TARGET == "group_mean":
+            if self.options.TEXT_TARGET == "group_mean":
                 self.hard_features = list(self.class_features[:, None])
 
     def before_epoch(self) -> None:
@@ -293,36 +240,48 @@ class MoCoOp(PromptTrainer):
         self.entropy, self.seen = 0.0, 0
 
     def loss(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
-        options, model = self.cfg.TRAINER.MOCOOP, self.model
+        options, model = self.options, self.model
+        learner = model.prompt_learner
         image_features = F.normalize(model.encode_image(images).float(), dim=-1)
-        text_features = model.encode_text(with_extra=options.TEXT_WEIGHT > 0)
-        router_logits, weights = model.prompt_learner.gates(image_features, model.top_k)
-        logits = model.mix(image_features, text_features[:, : self.num_seen], weights)
+        router_logits, weights = learner.gates(image_features, model.top_k)
+        experts = list(range(weights.shape[1]))
+        if len(labels) < options.SPARSE_BELOW:
+            experts = (weights > 0).any(dim=0).nonzero().flatten().tolist()
+        text_features = model.encode_text(options.TEXT_WEIGHT > 0 and learner.alike, experts)
+        logits = model.mix(image_features, text_features[:, : self.num_seen], weights[:, experts])
 
         loss, accuracy = self.cross_entropy(logits, labels)
         summary = {"loss_ce": loss.item()}
         if options.ROUTER_WEIGHT > 0:
             if options.ROUTER_TARGET == "paper":
-                router = router_loss(router_logits, image_features, self.group_features, options.ROUTER_TEMPERATURE)
+                temperature = options.ROUTER_TEMPERATURE or TEMPERATURE
+                router = router_loss(router_logits, image_features, self.group_features, temperature)
             else:
                 router = router_loss_class(router_logits, image_features, self.class_features, labels)
             loss = loss + options.ROUTER_WEIGHT * router
             summary["loss_router"] = router.item()
         if options.TEXT_WEIGHT > 0:
-            scale = 1.0 if options.TEXT_TARGET == "group_mean" else model.logit_scale
-            text = text_loss(text_features[:, : len(self.text_loss_names)], self.hard_features, scale)
+            if not learner.alike:
+                text_features = model.encode_text(True, experts)
+            text = self._text_loss(text_features, experts)
             loss = loss + options.TEXT_WEIGHT * text
             summary["loss_text"] = text.item()
 
         with torch.no_grad():
-            log_gates = router_logits.log_softmax(dim=-1)
             self.chosen += (weights > 0).sum(dim=0)
-            self.entropy += -(log_gates.exp() * log_gates).sum().item()
+            self.entropy += math.log(2) * entropy(router_logits.softmax(dim=-1)).sum().item()
             self.seen += len(labels)
         return loss, summary | accuracy
 
+    def _text_loss(self, text_features: torch.Tensor, experts: Sequence[int]) -> torch.Tensor:
+        """L_text of (len(experts), N or more, e) features; experts left out count as if they told nothing apart."""
+        hard = [self.hard_features[g] for g in experts]
+        scale = 1.0 if self.options.TEXT_TARGET == "group_mean" else self.model.logit_scale
+        n, share = len(self.text_loss_names), len(experts) / len(self.groups)
+        return share * text_loss(text_features[:, :n], hard, scale) + (1 - share) * math.log(n)
+
     def clip_gradients(self) -> None:
-        limit = self.cfg.TRAINER.MOCOOP.GRAD_CLIP
+        limit = self.options.GRAD_CLIP
         if limit > 0:
             nn.utils.clip_grad_norm_(self.model.prompt_learner.parameters(), limit)
 
@@ -346,33 +305,37 @@ class MoCoOp(PromptTrainer):
         return list(zip(labels, learner.ctx, strict=True))
 
     def predict(self, loader: DataLoader) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        self.evaluated = []
-        yield from super().predict(loader)
+        self.evaluated, self.labels, labels = [], {}, []
+        for logits, label in super().predict(loader):
+            labels.append(label)
+            yield logits, label
+        self.labels["class"] = torch.cat(labels).cpu()
+        items = getattr(loader.dataset, "data_source", ())
+        if len({item.domain for item in items}) > 1 and isinstance(loader.sampler, SequentialSampler):
+            self.labels["style"] = torch.tensor([item.domain for item in items])
 
     def score(self, image_features: torch.Tensor, text_features: torch.Tensor) -> torch.Tensor:
-        _, weights = self.model.prompt_learner.gates(image_features, self.model.top_k)
-        self.evaluated.append(weights)
+        logits, weights = self.model.prompt_learner.gates(image_features, self.model.top_k)
+        self.evaluated.append((weights, entropy(logits.softmax(dim=-1))))
         return self.model.mix(image_features, text_features, weights)
 
     def mixture(self) -> Mixture | None:
         """The experts, known by the templates that they began as, and their gate weights."""
         if not self.evaluated:
             return None
-        weights = torch.cat(self.evaluated).cpu()
+        weights = torch.cat([weights for weights, _ in self.evaluated]).cpu()
         names = [group[0] for group in self.groups] if self._groups_are_own() else [""] * weights.shape[1]
         return Mixture(names, weights, named_by="began as")
 
     def _groups_are_own(self) -> bool:
         """Whether the weights are of this config's groups; False where nothing tells."""
-        if self.model.prompt_learner.layout.tolist() != self.layout:
-            return False
         if self.loaded_from is None:
-            return True
+            return self.model.prompt_learner.layout.tolist() == self.layout
         try:
             theirs = run_folder.read_config(self.loaded_from["model_dir"])
         except UserError:
             return False
-        options = self.cfg.TRAINER.MOCOOP
+        options = self.options
         ours = {"TRAINER.MOCOOP.GROUPS": options.GROUPS}
         if options.GROUPS == "auto":  # and what those follow from
             ours["TRAINER.MOCOOP.N_GROUPS"] = options.N_GROUPS
@@ -381,14 +344,17 @@ class MoCoOp(PromptTrainer):
         return all(theirs.get(key) == value for key, value in ours.items())
 
     def extra_metrics(self) -> dict[str, Any]:
-        """Of the evaluated images: the share that chose each expert (sums to TOP_K), each expert's mean gate weight.
-        And what the experts began as, where that is known.
+        """Of the evaluated images: the share that chose each expert (sums to TOP_K), each expert's mean gate weight,
+        and what `routing` tells; and what the experts began as, where that is known.
         """
         found = self.mixture()
         if found is None:
             return {}
         shares = {"expert_usage": (found.weights > 0).float(), "expert_weight": found.weights}
         metrics = {name: [round(x, 6) for x in share.mean(dim=0).tolist()] for name, share in shares.items()}
+        if self.labels:
+            bits = torch.cat([bits for _, bits in self.evaluated]).cpu()
+            metrics |= routing(bits, found.weights, self.labels)
         return metrics | ({"expert_names": found.names} if any(found.names) else {})
 
 

@@ -12,7 +12,10 @@ independent of each other. Three things keep them from forgetting what CLIP know
 - self-ensembling: the run ends with sum_t w_t P_t over the prompts P_t at the end of each epoch t = 1..T, w_t a
   Gaussian of mean GPA_MEAN and standard deviation GPA_STD that sums to 1. Kept as a running mean, it does not depend
   on T until the end;
-- textual diversity: g is the mean over CLIP's eighty templates (the paper has sixty).
+- textual diversity: g is the mean over sixty templates of features that are not normalised, and normalised then.
+
+Paper and release have the same form; the values are the release's. Known difference from it: in PREC fp16 all but the
+first layer's context vectors are float32 there, here all are.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,13 +28,17 @@ from yacs.config import CfgNode as CN
 
 from dassl.config import require
 from dassl.engine import TRAINER_REGISTRY
+from prompting.backbone import HALF, load_backbone
 from prompting.deep_prompts import DeepContext, check_deep_context, check_vision_transformer, noise
 from prompting.losses import distillation_loss
 from prompting.prompted_clip import DeepPromptedCLIP
 from prompting.prompts import Prompts, encode_templates, sequence
-from prompting.templates import IMAGENET
+from prompting.templates import DEFAULT, IMAGENET, check_templates
 from prompting.text_encoder import TextEncoder
 from trainers.base import PromptTrainer
+
+SIXTY = [DEFAULT, *(template for template in IMAGENET[:60] if template != DEFAULT)]
+"""The release's templates, on every data set: the first sixty of CLIP's eighty for ImageNet."""
 
 
 def extend_cfg(cfg: CN) -> None:
@@ -42,6 +49,7 @@ def extend_cfg(cfg: CN) -> None:
     cfg.TRAINER.PROMPTSRC.N_CTX_TEXT = 4  # number of context vectors, in each layer
     cfg.TRAINER.PROMPTSRC.PROMPT_DEPTH_VISION = 9  # layers with prompts of their own, from the first; at most all
     cfg.TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT = 9
+    cfg.TRAINER.PROMPTSRC.TEMPLATES = ()  # of frozen CLIP's text features; (): the release's sixty
     cfg.TRAINER.PROMPTSRC.TEXT_LOSS_WEIGHT = 25.0
     cfg.TRAINER.PROMPTSRC.IMAGE_LOSS_WEIGHT = 10.0
     cfg.TRAINER.PROMPTSRC.GPA_MEAN = 15.0  # the epoch that weighs most, counted from 1
@@ -99,6 +107,7 @@ class PromptSRC(PromptTrainer):
         super().check_cfg(cfg)
         counts = ("N_CTX_VISION", "PROMPT_DEPTH_TEXT", "PROMPT_DEPTH_VISION")
         check_deep_context(cfg, "PROMPTSRC", "N_CTX_TEXT", *counts)
+        check_templates(cfg.TRAINER.PROMPTSRC.TEMPLATES, "PROMPTSRC")
         require(cfg, "TRAINER.PROMPTSRC.TEXT_LOSS_WEIGHT", at_least=0)
         require(cfg, "TRAINER.PROMPTSRC.IMAGE_LOSS_WEIGHT", at_least=0)
         require(cfg, "TRAINER.PROMPTSRC.GPA_STD", above=0)
@@ -116,7 +125,10 @@ class PromptSRC(PromptTrainer):
     def before_train(self) -> None:
         super().before_train()
         names = self.dm.dataset.classnames[: self.num_seen]
-        features = encode_templates(self.model.text_encoder, IMAGENET, names)
+        encoder, backbone = self.model.text_encoder, self.cfg.MODEL.BACKBONE
+        if self.precision in HALF:
+            encoder = TextEncoder(load_backbone(backbone.NAME, "fp32", self.device, backbone.FAMILY))
+        features = encode_templates(encoder, list(self.cfg.TRAINER.PROMPTSRC.TEMPLATES) or SIXTY, names)
         self.frozen_text_features = F.normalize(features.float().mean(dim=0), dim=-1)
 
     def loss(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:

@@ -32,9 +32,7 @@ def protocol_named(name: str) -> Protocol:
     return PROTOCOLS[name]
 
 
-def recipe_of(
-    trainer: str, protocol: str, dataset: str | None = None, shots: int | None = None
-) -> tuple[str, str]:
+def recipe_of(trainer: str, protocol: str, dataset: str | None = None, shots: int | None = None) -> tuple[str, str]:
     """(config, why): the trainer config that serves a protocol unless another is named, as `Method.recipe` tells it.
 
     Raises:

@@ -10,7 +10,7 @@ import train
 from benchmark import facts
 from benchmark.place import Place, command
 from benchmark.protocol import Point
-from benchmark.protocols import PROTOCOLS, identify, runs_of
+from benchmark.protocols import PROTOCOLS, identify, named, recipe_of, runs_of
 from dassl.errors import UserError
 
 CONFIGS, METHODS = facts.CONFIGS, facts.methods()
@@ -163,6 +163,59 @@ def test_the_config_of_a_trainer_without_one(configs):
     assert f"{configs}/trainers/Shift/default.yaml" in base.arguments, "its own of that name"
 
 
+@pytest.fixture
+def recipes(configs):
+    """Mine: one config for its few-shot runs; base to new by shots and data set."""
+    facts.method_of.cache_clear()
+    base2new = {
+        "source": "Mine: scripts",
+        "default": "c",
+        "by_shots": {1: "c1"},
+        "by_dataset": {"dtd": {"config": "d", "why": "seen in a log", "shots": {8: "d8"}}, "eurosat": "e"},
+    }
+    cross = {"by_dataset": {"imagenet": "c"}}
+    (configs / "trainers/Mine").mkdir()
+    for name in ("c", "c1", "d", "d8", "e"):
+        (configs / f"trainers/Mine/{name}.yaml").touch()
+    tree = {"configs": {"few_shot": "c", "base2new": base2new, "cross_dataset": cross}}
+    (configs / "trainers/Mine/method.yaml").write_text(yaml.dump(tree))
+
+
+@pytest.mark.parametrize(("dataset", "shots", "config", "why"), [
+    ("food101", 16, "c", "default: Mine: scripts"),
+    ("food101", 1, "c1", "1 shots: Mine: scripts"),
+    ("eurosat", 1, "e", "eurosat: Mine: scripts"),
+    ("dtd", 1, "d", "dtd: seen in a log"),
+    ("dtd", 8, "d8", "dtd, 8 shots: Mine: scripts"),
+])  # fmt: skip
+def test_a_recipe(recipes, dataset, shots, config, why):
+    assert recipe_of("Mine", "base2new", dataset, shots) == (config, why)
+
+
+def test_where_no_recipe_is_published(recipes):
+    assert recipe_of("Mine", "few_shot", "dtd", 1) == ("c", "ours: no recipe of Mine for few_shot is published")
+    with pytest.raises(UserError, match="^Mine has no recipe for cross_dataset on dtd: there are those of imagenet"):
+        recipe_of("Mine", "cross_dataset", "dtd", 16)
+
+
+def test_a_recipe_is_one_method(recipes):
+    def name(dataset, config, shots=16, protocol="base2new"):
+        identity = {"trainer": "Mine", "protocol": protocol, "dataset": dataset, "config": config, "shots": shots}
+        return named(identity)
+
+    assert name("food101", "c") == name("eurosat", "e") == name("dtd", "d8", 8) == "Mine"
+    assert name("dtd", "c") == "Mine (c)" and name("dtd", "d-top1") == "Mine (top1)"
+    assert name("dtd", "c", protocol="cross_dataset") == "Mine", "tested on a target of the data set it learned"
+
+
+def test_unknown_keys_of_a_recipe(configs):
+    facts.method_of.cache_clear()
+    (configs / "trainers/Mine").mkdir()
+    (configs / "trainers/Mine/method.yaml").write_text(yaml.dump({"configs": {"few_shot": {"by_shot": {1: "c"}}}}))
+    with pytest.raises(UserError, match="unknown key by_shot: did you mean by_shots"):
+        facts.method_of("Mine")
+
+
 @pytest.mark.parametrize(
     ("config", "label"),
     [("c", ""), ("c-csc", "csc"), ("c-two-words", "two-words"), ("c-MAX_EPOCH2", "MAX_EPOCH2"), ("other-csc", "csc")],
@@ -206,7 +259,7 @@ def test_coops_own_folders():
         ("few_shot", Point("dtd", 16, "CoOp", "c", 1, overrides=("SEED", "4")), "SEED cannot be overridden"),
         ("base2new", Point("dtd", 16, "LinearProbe", "c", 1), "not suit LinearProbe: it supports few_shot"),
         ("cross_dataset", Point("imagenets", 16, "CoOp", "c", 1), "did you mean imagenet"),
-        ("domain_generalization", Point("dtd", 16, "CoOp", "c", 1), "known: icons_common, icons_rare, imagenet"),
+        ("domain_generalization", Point("dtd", 16, "CoOp", "c", 1), "known: icons_blurred, icons_common, icons_rare"),
     ],
 )
 def test_mistakes(protocol, point, words):

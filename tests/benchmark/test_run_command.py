@@ -116,8 +116,9 @@ def test_a_run_of_another_backbone_is_none_of_the_grids(undisturbed, grid_file, 
 def test_dry_run(grid_file, toy_root, tmp_path, capsys):
     assert main([*arguments("run", grid_file, toy_root, tmp_path), "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 8 and all(line.startswith(f"python {REPO}/train.py --root ") for line in lines)
-    assert not list(tmp_path.iterdir())
+    assert len(lines) == 16 and all(line.startswith(f"python {REPO}/train.py --root ") for line in lines[1::2])
+    assert lines[2].startswith("# base2new ") and lines[2].endswith("config: default: CoOp: trainers/zsclip.py")
+    assert lines[-2].endswith("; its config: named in the grid") and not list(tmp_path.iterdir())
 
 
 def test_gpus_that_are_not_there(grid_file, toy_root, tmp_path, capsys):

@@ -13,7 +13,7 @@ import yaml
 
 from dassl.config import get_cfg_default
 from dassl.data.datasets import build_dataset
-from dassl.utils import UserError
+from dassl.utils import UserError, read_image
 from datasets.icons import ARCHIVE, STYLES, unpacked
 from embedded import build, icon_sets
 from embedded.concepts import COMMON, MODIFIERS, OBJECTS, RARE
@@ -57,6 +57,21 @@ def test_styles_are_domains():
         dataset("IconsCommon", SOURCE_DOMAINS=["outlined"])
     with pytest.raises(UserError, match="no training icon in hand-drawn"):
         dataset("IconsCommon", SOURCE_DOMAINS=["hand-drawn"])
+
+
+def test_blurred_icons_are_the_common_ones_out_of_focus():
+    sharp, blurred = dataset("IconsCommon", NUM_SHOTS=2), dataset("IconsBlurred", NUM_SHOTS=2)
+    for part in ("train_x", "val", "test"):
+        pairs = list(zip(getattr(sharp, part), getattr(blurred, part), strict=True))
+        assert all((a.label, a.domain, a.classname) == (b.label, b.domain, b.classname) for a, b in pairs)
+        a, b = (read_image(item.impath) for item in pairs[0])
+        reach = np.arange(-12, 13)
+        kernel = np.exp(-(reach**2) / (2 * 3**2))
+        padded = np.pad(np.asarray(a, float), ((12, 12), (12, 12), (0, 0)), mode="edge")
+        for axis in (0, 1):
+            padded = np.apply_along_axis(np.convolve, axis, padded, kernel / kernel.sum(), mode="valid")
+        assert np.abs(np.asarray(b) - padded).mean() < 3, "Pillow's Gaussian is three boxes"
+        assert np.abs(np.asarray(a) - padded).mean() > 15
 
 
 def test_unpacked_once_and_whole(tmp_cache):
@@ -145,7 +160,7 @@ def test_names_are_of_one_class():
     assert not withheld & {alias for names in COMMON.values() for alias in names}
 
 
-@pytest.mark.parametrize("name", ["icons_common", "icons_rare"])
+@pytest.mark.parametrize("name", ["icons_blurred", "icons_common", "icons_rare"])
 def test_the_config_names_the_readers_styles(name):
     config = yaml.safe_load((REPO / f"configs/datasets/{name}.yaml").read_text())
     assert tuple(config["DATASET"]["STYLES"]) == STYLES

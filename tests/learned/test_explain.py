@@ -127,7 +127,7 @@ def test_experts_of_another_runs_groups(tmp_path, toy_run):
     [
         ("CoOp", "vit_b16_ep50", [f"{name}, {k}" for name in TOY_CLASSES for k in (1, 2)]),
         ("LAMM", "vit_b16_ep50", ["1", "2", "3", "4", "ant", "bee", "crab claw", "dog"]),
-        ("PLOT", "rn50", [f"{g}, {name}, {k}" for g in (1, 2) for name in TOY_CLASSES for k in (1, 2)]),
+        ("PLOT", "rn50_ep50", [f"{g}, {name}, {k}" for g in (1, 2) for name in TOY_CLASSES for k in (1, 2)]),
         ("LinearProbe", "vit_b16", None),
     ],
 )

@@ -22,7 +22,7 @@ CONFIGS = {
     "MaPLe": "vit_b16_c2_ep5_batch4_2ctx",
     "PromptSRC": "vit_b16_c2_ep20_batch4_4+4ctx",
     "LinearProbe": "vit_b16",
-    "PLOT": "rn50",
+    "PLOT": "rn50_ep50",
     "ZeroshotCLIP": "vit_b16",
 }
 

@@ -43,6 +43,7 @@ def test_markdown(summaries):
     _, _, coop, mocoop = rows(text, "average over 3 datasets, 16 shots")
     assert coop[1] == "**79.50** ± 0.50" and mocoop[1] == "81.00 (2 of 3)"
     assert layouts.PARTIAL in text
+    assert "Not compared: ZeroshotCLIP: here on icon-clip, published on ViT-B/16; CoOp: here on icon-clip, pub" in text
 
 
 def test_terminal(summaries):

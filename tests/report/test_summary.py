@@ -94,10 +94,38 @@ def test_a_published_average_is_over_its_eleven_datasets(base2new, cell):
     assert cell("average", "KgCoOp", "base").difference == pytest.approx(80 - 80.73)
 
 
+@pytest.mark.parametrize(("trainer", "dataset", "backbone", "why"), [
+    ("CoOp", "dtd", "icon-clip", "CoOp: here on icon-clip, published on ViT-B/16"),
+    ("KgCoOp", "dtd", "ViT-B/16", "KgCoOp: here for dtd, published for average"),
+    ("CoOp", "folder", "ViT-B/16", "CoOp: here for folder, published for 12 others"),
+    ("MoCoOp", "dtd", "ViT-B/16", "no figure of MoCoOp is known"),
+    ("CoOp", "dtd", "ViT-B/16", ""),
+])  # fmt: skip
+def test_why_a_table_is_not_compared(base2new, cell, trainer, dataset, backbone, why):
+    base2new(dataset, trainer, 80, 40, backbone=backbone)
+    assert cell(dataset, trainer, "base").why_not == why
+
+
+def test_why_averages_are_not_compared(base2new, cell):
+    for dataset in ("dtd", "eurosat"):
+        base2new(dataset, "CoOp", 80, 40, backbone="ViT-B/16")
+    assert "over 2 data sets, published over 11" in cell("average", "CoOp", "base").why_not
+
+
+def test_published_transfers(put, cell):
+    put("imagenet/CoOp/c_16shots/seed1", 71, backbone="ViT-B/16")
+    for target in ("imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r"):
+        put(f"evaluation/CoOp/c_16shots/{target}/seed1", 60, backbone="ViT-B/16")
+    columns = ("imagenet", "imagenet_a", "average")
+    found = [cell("imagenet", "CoOp", column, "domain_generalization") for column in columns]
+    assert [row.published for row in found] == [71.51, 49.71, 59.28]
+
+
 def test_other_shots_are_not_compared(put, cell):
     for part in ("train_base", "test_new"):
         put(f"base2new/{part}/dtd/shots_4/CoOp/c/seed1", 70, backbone="ViT-B/16")
-    assert np.isnan(cell("dtd", "CoOp", "base").published)
+    found = cell("dtd", "CoOp", "base")
+    assert np.isnan(found.published) and found.why_not == "CoOp: here with 4 shots, published with 16 shots"
 
 
 def test_few_shot(put, cell):

@@ -52,7 +52,7 @@ def roots(tmp_path_factory):
         ("KgCoOp", "vit_b16_ep100_ctxv1", {}),
         ("ProGrad", "vit_b16_ep50_ctxv1", {}),
         ("LAMM", "vit_b16_ep50", {"BASE": "coop", "N_CTX": 4, "KD_WEIGHT": 5.0}),
-        ("LASP", "vit_b16_ep50", {}),
+        ("LASP", "vit_b16_ep50", {"TEXT_CLASSES": "train"}),
         ("MaPLe", "vit_b16_c2_ep5_batch4_2ctx", {}),
         ("MoCoOp", "vit_b16_ep50", {"TEXT_CLASSES": "train", "ROUTER_TARGET": "paper"}),
         ("MoCoOp", "vit_b16_ep50", {"TEXT_CLASSES": "train", "ROUTER_TARGET": "class", "TEXT_TARGET": "group_mean"}),

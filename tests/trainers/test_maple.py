@@ -74,6 +74,19 @@ def test_names_are_those_of_released_weights():
     assert {name: tuple(value.shape) for name, value in learner.state_dict().items()} == shapes
 
 
+def test_what_prompts_start_from():
+    """The first coupling by itself, the further ones equal; vectors of further layers apart, of deviation 0.02."""
+    learner = build(tiny_clip(layers=9, vit=(9, 128, 8))).prompt_learner
+    first, *others = learner.compound_prompt_projections
+    assert len(others) == 7
+    for other in others:
+        assert torch.equal(first.weight, other.weight) and torch.equal(first.bias, other.bias)
+        assert first.weight is not other.weight and first.bias is not other.bias
+    assert not torch.equal(learner.proj.weight, first.weight)
+    vectors = torch.stack(list(learner.compound_prompts_text))
+    assert vectors.std().item() == pytest.approx(0.02, rel=0.1) and not torch.equal(vectors[0], vectors[1])
+
+
 def test_text_prompts_of_one_layer_start_as_zero_shot_clip():
     model = tiny_clip()
     fast = build(model, PROMPT_DEPTH=1)

@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 
 import train
+from benchmark.facts import method_of
 from dassl.utils import UserError
+from prompting import routing
 from prompting.backbone import load_backbone
 from prompting.prompts import encode_templates
 from prompting.text_encoder import TextEncoder
@@ -67,12 +69,12 @@ def test_router_loss_is_the_kl_of_the_paper():
         hard = softmax([F.cosine_similarity(images[b], groups[g], dim=0).item() / temperature for g in range(G)])
         routed = softmax(router[b].tolist())
         expected += sum(h * math.log(h / r) for h, r in zip(hard, routed, strict=True)) / B
-    assert math.isclose(mocoop.router_loss(router, images, groups, temperature).item(), expected, rel_tol=1e-9)
+    assert math.isclose(routing.router_loss(router, images, groups, temperature).item(), expected, rel_tol=1e-9)
 
 
 def test_router_loss_vanishes_where_router_follows_hard_prompts():
     images, groups = unit(B, E), unit(G, E, seed=1)
-    assert abs(mocoop.router_loss(images @ groups.t() / 0.1, images, groups, 0.1).item()) < 1e-12
+    assert abs(routing.router_loss(images @ groups.t() / 0.1, images, groups, 0.1).item()) < 1e-12
 
 
 def test_router_loss_of_the_release():
@@ -85,7 +87,7 @@ def test_router_loss_of_the_release():
             similarity[g] += 10
         routed = softmax(router[b].tolist())
         expected -= sum(t * math.log(r) for t, r in zip(softmax(similarity), routed, strict=True)) / B
-    assert math.isclose(mocoop.router_loss_class(router, images, features, labels).item(), expected, rel_tol=1e-9)
+    assert math.isclose(routing.router_loss_class(router, images, features, labels).item(), expected, rel_tol=1e-9)
 
 
 def test_text_loss():
@@ -99,60 +101,120 @@ def test_text_loss():
     assert math.isclose(mocoop.text_loss(experts, hard, SCALE).item(), expected, rel_tol=1e-9)
 
 
-@pytest.mark.parametrize("target", ["template", "group_mean"])
-def test_text_loss_of_a_run_and_its_gradient(target, tmp_path, toy_run, toy_backbone):
-    """By loops over whole prompts; the released code's group_mean has no logit scale."""
+FORMS = {"released": [[1, 1], [1, 0]], "paper": [[1, 2], [1, 1]]}
+"""Form -> words before and behind the class name of "a {} b." and "the {}." that are learned."""
+
+
+@pytest.mark.parametrize("batch", [4, 3])
+@pytest.mark.parametrize("form", FORMS)
+def test_the_losses_of_a_run_and_their_gradients(form, batch, tmp_path, toy_run, toy_backbone):
+    """By loops over whole prompts, of a base-to-new run: the released form has its full stops in L_text alone and, in
+    batches below 4, no part of L_text from experts that no image chose.
+    """
     groups = [["a {} b."], ["the {}.", "my bad {}.", "art of the {}."]]
-    keys = ("TRAINER.MOCOOP.GROUPS", str(groups), "TRAINER.MOCOOP.TEXT_TARGET", target, "TRAINER.MOCOOP.TOP_K", 1)
-    keys += ("TRAINER.MOCOOP.ROUTER_WEIGHT", 0, "TRAINER.MOCOOP.TEXT_WEIGHT", 3.0, "DATASET.SUBSAMPLE_CLASSES", "base")
-    trainer = toy_run("MoCoOp", tmp_path, *keys, "OPTIM.MAX_EPOCH", 1)
-    learner, batch = in_double(trainer.model).prompt_learner, next(iter(trainer.train_loader_x))
+    keys = ("TRAINER.MOCOOP.GROUPS", str(groups), "TRAINER.MOCOOP.FORM", form, "TRAINER.MOCOOP.TOP_K", 1)
+    keys += ("TRAINER.MOCOOP.ROUTER_WEIGHT", 2.0, "TRAINER.MOCOOP.TEXT_WEIGHT", 3.0, "OPTIM.MAX_EPOCH", 1)
+    if form == "paper":
+        keys += ("TRAINER.MOCOOP.ROUTER_TEMPERATURE", 0.1)
+    trainer = toy_run("MoCoOp", tmp_path, *keys, "DATASET.SUBSAMPLE_CLASSES", "base")
+    learner = in_double(trainer.model).prompt_learner
     learner.router.float()  # like the features that it is given
+    images = torch.randn(batch, 3, 32, 32, dtype=torch.double, generator=torch.Generator().manual_seed(5))
+    labels = torch.tensor([0, 1, 1, 0][:batch])
+    trainer.before_train()  # the hard features in double, too; and the run's weights
     torch.manual_seed(1)
     torch.nn.init.normal_(learner.ctx, std=0.02)
-    trainer.before_train()  # the hard features in double, too
+    if learner.offset is not None:
+        torch.nn.init.normal_(learner.offset, std=0.1)
+    with torch.no_grad():  # one expert chosen by all, the other by none
+        learner.router.bias.copy_(torch.tensor([0.0, 9.0]))
     trainer.before_epoch()
     learner.zero_grad()
-    batch["img"] = batch["img"].double()
-    loss, told = trainer.loss(batch["img"], batch["label"])
-    ce = trainer.cross_entropy(trainer.model(batch["img"]), batch["label"])[0]
-    (loss - ce).backward()  # what is left is the text loss
+    loss, told = trainer.loss(images, labels)
+    loss.backward()
 
     model = in_double(load_backbone(toy_backbone))
-    assert learner.layout.tolist() == [[1, 2], [1, 1]]
+    model.requires_grad_(False)
+    norms = [m for name, m in model.visual.named_modules() if name.endswith((".ln_1", ".ln_2"))]
+    for norm, tuned in zip(norms, learner.layernorms if form == "released" else norms, strict=True):
+        norm.load_state_dict(tuned.state_dict())
+        norm.requires_grad_(True)
     ctx = [v.detach().clone().requires_grad_(True) for v in learner.ctx]
+    w = torch.zeros(learner.router.in_features, dtype=torch.double)
+    if learner.offset is not None:
+        w = learner.offset.detach().clone().requires_grad_(True)
+    router = [t.detach().double().requires_grad_(True) for t in (learner.router.weight, learner.router.bias)]
+    unit = lambda x: x / x.norm()  # noqa: E731
+    s = model.logit_scale.exp()
+    features = [unit(model.visual(image[None])[0]) for image in images]
+    hard = [[[unit(h) for h in written_in_full(model, t, TOY_CLASSES)] for t in group] for group in groups]
+    means = [[sum(h[c] for h in group) / len(group) for c in range(4)] for group in hard]
+
+    def soft(g, name, stop):
+        before, behind = FORMS[form][g]
+        vectors = ctx[sum(map(sum, FORMS[form][:g])) :]
+        tokens = clip.tokenize(f"X {name.replace('_', ' ')}" + (" ." if stop else ""))
+        whole, end = model.token_embedding(tokens)[0], tokens.argmax().item()
+        last = end - stop  # the full stop's place, or the end token's
+        parts = [whole[:1], *(v[None] for v in vectors[:before]), whole[2:last]]
+        parts += [*(v[None] for v in vectors[before : before + behind]), whole[last : 77 - behind]]
+        return unit(encode_in_full(model, torch.cat(parts)[None, None], torch.tensor([[end + behind]]))[0, 0] + w)
+
+    ce = sum(
+        torch.stack([s * f @ soft(1, name, False) for name in TOY_CLASSES[:2]]).logsumexp(0)
+        - s * f @ soft(1, TOY_CLASSES[y], False)
+        for f, y in zip(features, labels.tolist(), strict=True)
+    )
+    guide = 0.0
+    for f, y in zip(features, labels.tolist(), strict=True):
+        log_r = (router[0] @ f + router[1]).log_softmax(0)
+        if form == "released":  # both of two groups are the largest two
+            q = torch.stack([(f @ unit(mean[y]) + 10).exp() for mean in means])
+            guide = guide - (q / q.sum() * log_r).sum()
+        else:
+            q = torch.stack([(f @ unit(sum(mean)) / 0.1).exp() for mean in means])
+            q = q / q.sum()
+            guide = guide + (q * (q.log() - log_r)).sum()
     text = 0.0
-    for (before, *after), group in zip((ctx[:3], ctx[3:]), groups, strict=True):
-        hard = [[h / h.norm() for h in written_in_full(model, template, TOY_CLASSES)] for template in group]
-        if target == "group_mean":
-            means = [sum(h[c] for h in hard) / len(hard) for c in range(4)]
-            hard = [[mean / mean.norm() for mean in means]]
-        scale = 1.0 if target == "group_mean" else model.logit_scale.exp()
+    for g in range(2):
+        if form == "released" and batch < 4 and g == 0:
+            text = text + 4 * math.log(4)
+            continue
         for y, name in enumerate(TOY_CLASSES):
-            tokens = clip.tokenize(f"X {name.replace('_', ' ')}")
-            whole, end = model.token_embedding(tokens)[0], tokens.argmax().item()
-            whole = torch.cat([whole[:1], before[None], whole[2:end], torch.stack(after), whole[end : 77 - len(after)]])
-            t = encode_in_full(model, whole[None, None], torch.tensor([[end + len(after)]]))[0, 0]
-            t = t / t.norm()
-            p = []  # of y under each of the group's templates, or under their mean
-            for h in hard:
-                exps = [(scale * t @ h[c]).exp() for c in range(4)]
-                p.append(exps[y] / sum(exps))
-            text = text - (sum(p) / len(p)).log() / (2 * 4)
-    (3 * text).backward()
-    assert math.isclose(told["loss_text"], text.item(), rel_tol=1e-5)
-    assert math.isclose((loss - ce).item(), 3 * text.item(), rel_tol=1e-5)
-    assert relative_error(learner.ctx.grad, torch.stack([v.grad for v in ctx])) < 1e-4
+            t = soft(g, name, form == "released")
+            told_by, scale = (hard[g], s) if form == "paper" else ([[unit(mean) for mean in means[g]]], 1.0)
+            text = text - (sum((scale * t @ torch.stack(h).t()).softmax(0)[y] for h in told_by) / len(told_by)).log()
+    expected = ce / batch + 2 * guide / batch + 3 * text / 8
+    expected.backward()
+    assert [told[f"loss_{name}"] for name in ("ce", "router", "text")] == pytest.approx(
+        [ce.item() / batch, guide.item() / batch, text.item() / 8], rel=1e-5
+    )
+    assert math.isclose(loss.item(), expected.item(), rel_tol=1e-5)
+    for v in ctx:
+        v.grad = torch.zeros_like(v) if v.grad is None else v.grad
+    compared = [(learner.ctx.grad, torch.stack([v.grad for v in ctx])), (learner.router.weight.grad, router[0].grad)]
+    if form == "released":
+        compared.append((learner.offset.grad, w.grad))
+        for norm, tuned in zip(norms, learner.layernorms, strict=True):  # through f, on both sides of L_router
+            compared += [(tuned.weight.grad, norm.weight.grad), (tuned.bias.grad, norm.bias.grad)]
+    for found, reference in compared:
+        assert relative_error(found, reference) < 1e-3
+
+
+def test_without_further_names_no_prompt_has_a_full_stop(tmp_path, toy_run):
+    """In runs over all classes the released form's L_text has the prompts to classify with."""
+    learner = toy_run("MoCoOp", tmp_path, "OPTIM.MAX_EPOCH", 1).model.prompt_learner
+    assert learner.alike and learner.text_loss_prompts is learner.prompts
 
 
 @pytest.mark.parametrize("name", ["router_loss", "router_loss_class", "text_loss"])
 def test_gradients_by_finite_differences(name):
-    router, images = unit(B, G, seed=2).requires_grad_(True), unit(B, E)
+    router, images = unit(B, G, seed=2).requires_grad_(True), unit(B, E).requires_grad_(True)
     if name == "router_loss":
-        arguments = (lambda r: mocoop.router_loss(r, images, unit(G, E, seed=1), 0.5)), router
+        arguments = (lambda r, v: routing.router_loss(r, v, unit(G, E, seed=1), 0.5)), (router, images)
     elif name == "router_loss_class":
         labels = torch.arange(B)
-        arguments = (lambda r: mocoop.router_loss_class(r, images, unit(G, N, E, seed=1), labels)), router
+        arguments = (lambda r, v: routing.router_loss_class(r, v, unit(G, N, E, seed=1), labels)), (router, images)
     else:
         hard = [unit(n, N, E, seed=10 + n) for n in (1, 3)]
         arguments = (lambda t: mocoop.text_loss(t, hard, SCALE)), unit(2, N, E).requires_grad_(True)
@@ -197,6 +259,11 @@ def test_auto_groups():
         ({"ROUTER_TARGET": "papers"}, "did you mean paper"),
         ({"GROUPS": "auto", "N_GROUPS": 99}, "1 to 80"),
         ({"PREC": "fp8"}, "fp"),
+        ({"FORM": "article"}, "known: paper, released"),
+        ({"TEXT_OFFSET": "yes"}, 'unknown TRAINER.MOCOOP.TEXT_OFFSET "yes": known: False, True'),
+        ({"ROUTER_TEMPERATURE": 0.1}, "ROUTER_TEMPERATURE 0.1 goes with ROUTER_TARGET paper, not class"),
+        ({"FORM": "paper", "ROUTER_TARGET": "class", "ROUTER_TEMPERATURE": 0.1}, "goes with ROUTER_TARGET paper"),
+        ({"FORM": "paper", "ROUTER_TEMPERATURE": 0.0}, "ROUTER_TEMPERATURE is 0.0: give a number above 0"),
     ],
 )
 def test_mistakes_in_the_config(options, message):
@@ -215,8 +282,9 @@ def test_mistakes_in_the_config(options, message):
 @pytest.mark.parametrize(
     "options",
     [
-        {"ROUTER_TARGET": "class", "TEXT_TARGET": "group_mean", "TEXT_CLASSES": "train"},
-        {"TEXT_OFFSET": True, "TUNE_LAYERNORM": True, "RENORMALIZE": True},
+        {"FORM": "paper"},
+        {"FORM": "paper", "ROUTER_TARGET": "class", "TEXT_TARGET": "group_mean", "TEXT_CLASSES": "train"},
+        {"TEXT_OFFSET": False, "TUNE_LAYERNORM": False, "RENORMALIZE": True},
         {"GROUPS": "auto", "N_GROUPS": 3, "TEMPLATES": "['a {}.', 'the {}.', 'my {}.', 'a bad {}.']", "TOP_K": 1},
         {"ROUTER_WEIGHT": 0.0, "TEXT_WEIGHT": 0.0, "GRAD_CLIP": 0.0, "PREC": "bf16"},
     ],
@@ -241,8 +309,19 @@ def test_experts_of_other_groups_come_with_the_weights(tmp_path, toy_run):
     toy_run("MoCoOp", tmp_path / "train", *keys)
     flags = ["--eval-only", "--model-dir", str(tmp_path / "train")]
     trainer = toy_run("MoCoOp", tmp_path / "eval", flags=flags)
-    assert trainer.model.prompt_learner.layout.tolist() == [[4, 1], [3, 1], [1, 5]]
+    assert trainer.model.prompt_learner.layout.tolist() == [[4, 0], [3, 0], [1, 4]]
     assert trainer.mixture().names == ["", "", ""], "not the first templates of this config's groups"
+
+
+def test_weights_of_another_form_say_what_they_said(tmp_path, toy_run):
+    """As those of before there were forms."""
+    trained = toy_run("MoCoOp", tmp_path / "train", "TRAINER.MOCOOP.FORM", "paper")
+    flags = ["--eval-only", "--model-dir", str(tmp_path / "train")]
+    alone = toy_run("MoCoOp", tmp_path / "eval", flags=flags)
+    batch = next(iter(alone.test_loader))["img"]
+    with torch.no_grad():
+        assert relative_error(alone.model(batch), trained.model(batch)) < 1e-5
+    assert alone.mixture().names[0] == "{} texture."
 
 
 def test_experts_are_known_by_their_first_templates_where_the_weights_are_of_these_groups(tmp_path, toy_run):
@@ -282,6 +361,21 @@ def test_gate_weights_of_an_evaluation_batch_by_batch(tmp_path, toy_run):
     assert found["expert_usage"] == expected["expert_usage"] and found["expert_names"] == expected["expert_names"]
     assert found["expert_weight"] == pytest.approx(expected["expert_weight"], abs=1e-5)
     assert len(trainer.mixture().weights) == 12
+
+
+def test_routing_of_an_evaluation_goes_into_metrics_and_the_figures_that_the_report_draws(tmp_path, toy_run):
+    trainer = toy_run("MoCoOp", tmp_path, "OPTIM.MAX_EPOCH", 1)
+    found = json.loads((tmp_path / "metrics.json").read_text())
+    assert set(method_of("MoCoOp").figures) <= set(found)
+    assert found["routing_names"] == ["router entropy", "class and expert"], "all images are of one style"
+    bits = routing.mutual_information(torch.tensor([0] * 3 + [1] * 3 + [2] * 3 + [3] * 3), trainer.mixture().weights)
+    assert found["expert_class_bits"] == pytest.approx(bits[0], abs=1e-5)
+    assert found["expert_class_chance"] == pytest.approx(bits[1], abs=1e-5)
+    for i, item in enumerate(trainer.test_loader.dataset.data_source):
+        item.domain = i % 2
+    trainer.test()
+    bits = routing.mutual_information(torch.arange(12) % 2, trainer.mixture().weights)[0]
+    assert trainer.extra_metrics()["expert_style_bits"] == pytest.approx(bits, abs=1e-5)
 
 
 def test_layernorms_learn_at_a_tenth_of_the_rate(tmp_path, toy_run):

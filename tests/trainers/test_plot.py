@@ -10,13 +10,15 @@ from scipy.optimize import linear_sum_assignment
 
 from dassl.config import get_cfg_default
 from dassl.utils import UserError
+from prompting.local_features import global_and_local_features
 from prompting.text_encoder import TextEncoder
-from tests.reference import encode_in_full, relative_error, tiny_clip
+from tests.reference import encode_in_full, in_double, learned_in_full, relative_error, tiny_clip
 from trainers import extend_cfg, plot
 from trainers.plot import PLOTCLIP, PromptLearner, transport_plan
 
 NAMES = ["cat", "yin_yang", "flamingo head"]
-SINKHORN = (0.1, 1000, 1e-5)
+SINKHORN = (0.1, 1000, 1e-5, "log_v")
+RELEASED = (0.1, 100, 0.01, "u")
 
 
 def options(**values):
@@ -47,6 +49,20 @@ def plan_by_loops(cost, eps, max_iter):
     return torch.tensor([[u[i] * kernel[i][j] * v[j] for j in range(n)] for i in range(m)])
 
 
+def released_plan_by_loops(cost):
+    """From r = c = 1: r = u / (K c), c = v / (K^T r), up to 100 times, until the mean of |r - before| is below 0.01."""
+    m, n = cost.shape
+    kernel = [[math.exp(-cost[i, j].item() / 0.1) for j in range(n)] for i in range(m)]
+    r, c = [1.0] * m, [1.0] * n
+    for _ in range(100):
+        before = r
+        r = [1 / m / sum(kernel[i][j] * c[j] for j in range(n)) for i in range(m)]
+        c = [1 / n / sum(kernel[i][j] * r[i] for i in range(m)) for j in range(n)]
+        if sum(abs(a - b) for a, b in zip(r, before, strict=True)) / m < 0.01:
+            break
+    return torch.tensor([[r[i] * kernel[i][j] * c[j] for j in range(n)] for i in range(m)])
+
+
 def plan_in_full(cost, eps, iterations=5000):
     """Very many of Sinkhorn's iterations, all in float64."""
     log_kernel = -cost.double() / eps
@@ -68,14 +84,32 @@ def test_plans_equal_loops_and_do_not_depend_on_one_another():
         assert torch.equal(transport_plan(cost[b : b + 1], *SINKHORN), plans[b : b + 1])
 
 
+def test_the_release_s_plans_end_one_by_one():
+    """Each at its own iteration, before, at and after a look at who has ended; the last at the limit."""
+    cost = torch.cat([spread * costs(4, 5, 2, seed=1) for spread in (0.05, 0.3, 1, 2)])
+    plans = transport_plan(cost, *RELEASED)
+    for plan, alone in zip(plans, cost, strict=True):
+        assert relative_error(plan, released_plan_by_loops(alone)) < 1e-4
+    for limit in (1, 7, 10, 23):
+        assert torch.equal(transport_plan(cost, 0.1, limit, 0.0, "u"), transport_plan(cost, 0.1, limit, 0.0, "log_v"))
+
+
+def test_what_the_release_s_rule_changes():
+    """At the spread of CLIP's cosines, 0.2 +- 0.06: less than 1e-3 of a logit."""
+    cost = 1 - (0.2 + 0.06 * torch.randn(200, 49, 4, generator=torch.Generator().manual_seed(0)))
+    early, late = (transport_plan(cost, *rule) for rule in (RELEASED, SINKHORN))
+    assert 100 * ((early - late) * cost).sum(dim=(-2, -1)).abs().max() < 1e-3
+    assert 49 * (early.sum(dim=-1) - late.sum(dim=-1)).abs().max() < 1e-2 and not torch.equal(early, late)
+
+
 @pytest.mark.parametrize("kind", ["CLIP's", "peaked"])
 @pytest.mark.parametrize("places", [49, 196])
 def test_plans_converge(kind, places):
     """The defaults' distance from the limit: at the spread of CLIP's cosines, 0.2 +- 0.06, rounding alone."""
     noise = torch.randn(20, places, 4, generator=torch.Generator().manual_seed(0))
     cost = 1 - (0.2 + 0.06 * noise) if kind == "CLIP's" else costs(20, places, 4)
-    given = options()
-    plan, limit = transport_plan(cost, given.EPS, given.MAX_ITER, given.THRESH), plan_in_full(cost, given.EPS)
+    assert SINKHORN[1:] == tuple(plot.FORMS["paper"][key] for key in ("MAX_ITER", "THRESH", "STOP"))
+    plan, limit = transport_plan(cost, *SINKHORN), plan_in_full(cost, SINKHORN[0])
     assert relative_error(plan, limit) < (2e-6 if kind == "CLIP's" else 5e-5)
     distance, at_limit = ((p * cost).sum(dim=(-2, -1)) for p in (plan, limit))
     assert (distance - at_limit).abs().max() < (5e-7 if kind == "CLIP's" else 5e-6)
@@ -84,11 +118,11 @@ def test_plans_converge(kind, places):
 @pytest.mark.parametrize("limit", [3, 10, 13])
 def test_iterations_end_at_the_limit(limit):
     cost = costs(4, 3)
-    assert relative_error(transport_plan(cost, 0.02, limit, 0.0), plan_by_loops(cost, 0.02, limit)) < 1e-4
+    assert relative_error(transport_plan(cost, 0.02, limit, 0.0, "log_v"), plan_by_loops(cost, 0.02, limit)) < 1e-4
 
 
 def test_marginals_are_uniform():
-    plan = transport_plan(costs(6, 49, 4), 0.1, 1000, 1e-6)
+    plan = transport_plan(costs(6, 49, 4), 0.1, 1000, 1e-6, "log_v")
     assert (plan > 0).all()
     assert torch.allclose(plan.sum(dim=-1), torch.full((6, 49), 1 / 49), atol=1e-6)
     assert torch.allclose(plan.sum(dim=-2), torch.full((6, 4), 1 / 4), atol=1e-6)
@@ -97,14 +131,16 @@ def test_marginals_are_uniform():
 def test_small_eps_gives_the_cheapest_assignment():
     """A kernel of exp(-2 / 1e-3) would be zero in float32."""
     by_hand = torch.tensor([[1.0, 0.25], [0.5, 0.125]])  # crossing costs 0.75, going straight 1.125
-    assert torch.allclose(transport_plan(by_hand, 1e-3, 2000, 0.0), torch.tensor([[0, 0.5], [0.5, 0]]), atol=1e-3)
+    assert torch.allclose(
+        transport_plan(by_hand, 1e-3, 2000, 0.0, "log_v"), torch.tensor([[0, 0.5], [0.5, 0]]), atol=1e-3
+    )
     for seed in range(3):
         cost = costs(3, 3, seed=seed)
         rows, columns = linear_sum_assignment(cost)
-        plan = transport_plan(cost, 1e-3, 2000, 0.0)
+        plan = transport_plan(cost, 1e-3, 2000, 0.0, "log_v")
         best = cost[rows, columns].mean()
         assert torch.allclose((plan * cost).sum(), best, atol=1e-3)
-        assert (transport_plan(cost, 0.1, 2000, 0.0) * cost).sum() > best + 1e-3
+        assert (transport_plan(cost, 0.1, 2000, 0.0, "log_v") * cost).sum() > best + 1e-3
         expected = torch.zeros(3, 3)
         expected[rows, columns] = 1 / 3
         assert torch.allclose(plan, expected, atol=1e-3)
@@ -113,23 +149,23 @@ def test_small_eps_gives_the_cheapest_assignment():
 # Model
 
 
-def plot_clip(kind="vit", **values):
+def plot_clip(kind="vit", sinkhorn=SINKHORN, whole=False, **values):
     model = tiny_clip(kind)
     encoder = TextEncoder(model)
     torch.manual_seed(1)
     learner = PromptLearner(options(**values), NAMES, encoder)
     torch.nn.init.normal_(learner.ctx, std=0.2)
-    return model, PLOTCLIP(model, learner, encoder, SINKHORN)
+    return model, PLOTCLIP(model, learner, encoder, sinkhorn, whole)
 
 
-def one_by_one(prompted, image_features, text_features):
+def one_by_one(prompted, image_features, text_features, plan_of=lambda cost: plan_by_loops(cost, 0.1, 5000)):
     """(B, K) logits of one image and one class at a time, with the plan given to the backward pass as numbers."""
     rows = []
     for image in image_features:
         row = []
         for k in range(text_features.shape[1]):
             cost = torch.stack([torch.stack([1 - f @ g for g in text_features[:, k]]) for f in image])
-            plan = plan_by_loops(cost.detach(), 0.1, 5000)
+            plan = plan_of(cost.detach())
             row.append(prompted.logit_scale * (1 - (plan * cost).sum()))
         rows.append(torch.stack(row))
     return torch.stack(rows)
@@ -149,6 +185,41 @@ def test_logits_and_gradients_equal_one_image_and_class_at_a_time(at_once, monke
         found.append((outputs, text_features.grad))
     for fast, plain in zip(*found, strict=True):
         assert relative_error(fast, plain) < 1e-4
+
+
+@pytest.mark.parametrize(("form", "whole"), [("released", False), ("released", True), ("paper", False)])
+def test_loss_and_gradients_of_both_forms_over_whole_prompts(form, whole):
+    """In float64, from the formulas: transport, in the release on ImageNet with the global features beside it."""
+    sinkhorn, plan_of = {
+        "released": (RELEASED, released_plan_by_loops),
+        "paper": (SINKHORN, lambda cost: plan_by_loops(cost, 0.1, 5000)),
+    }[form]
+    model, prompted = plot_clip("resnet", sinkhorn, whole)
+    images, labels = torch.randn(2, 3, 64, 64), torch.tensor([2, 0])
+    positions = model.visual.attnpool.positional_embedding
+    model.visual.attnpool.positional_embedding = torch.nn.Parameter(torch.randn(1 + 4, positions.shape[1]) * 0.1)
+    in_double(model), in_double(prompted)
+    learner = prompted.prompt_learner
+    F.cross_entropy(prompted(images.double()), labels).backward()
+    found = learner.ctx.grad.double()
+
+    ctx = learner.ctx.detach().clone().requires_grad_(True)
+    names = [name.replace("_", " ") for name in NAMES]
+    raw = torch.stack([learned_in_full(model, vectors, names) for vectors in ctx])
+    text = raw / raw.square().sum(dim=-1, keepdim=True).sqrt()
+    features, local = global_and_local_features(model.visual, images.double())
+    assert local.shape[1] == 4
+    logits = one_by_one(prompted, F.normalize(local, dim=-1), text, plan_of)
+    if whole:
+        rows = []
+        for f in features:
+            mean = [sum(raw[:, k]) / len(raw) for k in range(len(NAMES))]
+            rows.append(torch.stack([f @ g / (f.norm() * g.norm()) for g in mean]))
+        logits = logits + prompted.logit_scale * torch.stack(rows)
+    loss = -sum(row[label] - row.exp().sum().log() for row, label in zip(logits, labels, strict=True)) / len(labels)
+    loss.backward()
+    assert relative_error(prompted(images.double()).double(), logits) < 1e-4
+    assert relative_error(found, ctx.grad) < 1e-3
 
 
 @pytest.mark.parametrize("kind, places", [("vit", 4), ("resnet", 1)])
@@ -196,6 +267,31 @@ def test_prompts_start_from_words_and_apart():
 # Whole runs
 
 
+@pytest.mark.parametrize(
+    ("keys", "sinkhorn", "whole"),
+    [
+        ({}, RELEASED, False),
+        ({"GLOBAL": True}, RELEASED, True),
+        ({"FORM": "paper", "GLOBAL": True}, SINKHORN, False),
+        ({"FORM": "paper", "MAX_ITER": 7}, (0.1, 7, 1e-5, "log_v"), False),
+    ],
+)
+def test_what_the_forms_say(keys, sinkhorn, whole, tmp_path, toy_run):
+    words = [x for key, value in keys.items() for x in (f"TRAINER.PLOT.{key}", value)]
+    model = toy_run("PLOT", tmp_path, *words, "TRAINER.PLOT.N_CTX", 2, flags=["--no-train"]).model
+    assert (model.sinkhorn, model.whole) == (sinkhorn, whole)
+
+
+def test_a_run_with_the_global_features(tmp_path, toy_run):
+    keys = ("TRAINER.PLOT.GLOBAL", True, "TRAINER.PLOT.N", 2, "OPTIM.MAX_EPOCH", 1)
+    trained = toy_run("PLOT", tmp_path / "a", *keys)
+    again = toy_run("PLOT", tmp_path / "b", *keys, flags=["--eval-only", "--model-dir", str(tmp_path / "a")])
+    batch = next(iter(again.test_loader))["img"]
+    with torch.no_grad():
+        assert torch.equal(trained.model(batch), again.model(batch))
+    assert trained.test() == again.test()
+
+
 @pytest.mark.parametrize("csc, last", [(False, "4, 2"), (True, "4, dog, 2")])
 def test_vectors_are_told_by_prompt_class_and_number(tmp_path, toy_run, csc, last):
     """Where there are as many prompts as classes, too."""
@@ -211,6 +307,8 @@ def test_vectors_are_told_by_prompt_class_and_number(tmp_path, toy_run, csc, las
         ({"N": 0}, "N is 0: give 1 or more"),
         ({"MAX_ITER": 0}, "MAX_ITER is 0"),
         ({"THRESH": -1.0}, "THRESH is -1.0"),
+        ({"STOP": "v"}, "unknown TRAINER.PLOT.STOP .*u"),
+        ({"FORM": "papers"}, "unknown TRAINER.PLOT.FORM .*: did you mean paper"),
         ({"EPS": 0.0}, "EPS is 0.0: give a number above 0"),
         ({"N_CTX": 0}, "N_CTX is 0"),
         ({"CLASS_TOKEN_POSITION": "ned"}, "unknown TRAINER.PLOT.CLASS_TOKEN_POSITION .*end"),

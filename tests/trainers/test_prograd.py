@@ -3,15 +3,22 @@
 import itertools
 import math
 
+import clip
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 
+import train
 from dassl.utils import UserError
 from prompting.backbone import load_backbone
-from tests.conftest import TOY_CLASSES
-from tests.reference import in_double, learned_in_full, relative_error, written_in_full
-from trainers.prograd import prograd
+from prompting.context import PromptLearner
+from prompting.prompts import encode_templates
+from prompting.templates import custom_template
+from prompting.text_encoder import TextEncoder
+from tests.conftest import REPO, TOY_CLASSES
+from tests.reference import in_double, learned_in_full, relative_error, tiny_clip, written_in_full
+from trainers.prograd import prograd, template_start
 
 CONFIG = "vit_b16_ep50_ctxv1"
 
@@ -59,6 +66,66 @@ def test_against_loops(sign):
 def test_gradients_that_overflow_leave_nothing_to_step_along():
     for domain, general in (([1.0, 0.0], [-math.inf, 1.0]), ([1.0, 0.0], [math.inf, 1.0])):
         assert not prograd(torch.tensor(domain), torch.tensor(general), 1.0).isfinite().all()
+
+
+RELEASED = yaml.safe_load((REPO / "tests/recipes/templates.yaml").read_text())["prograd"]
+
+
+def options_on(dataset):
+    """(reader's name, cfg.TRAINER.PROGRAD) on a data set."""
+    files = REPO / f"configs/datasets/{dataset}.yaml", REPO / "configs/trainers/ProGrad/rn50.yaml"
+    words = ["--dataset-config-file", *files[:1], "--config-file", *files[1:], "--trainer", "ProGrad"]
+    cfg = train.setup_cfg(train.parse_args([str(word) for word in words]))
+    return cfg.DATASET.NAME, cfg.TRAINER.PROGRAD
+
+
+@pytest.mark.parametrize("dataset", RELEASED["context_start"])
+def test_the_templates_and_the_start_of_context_are_the_releases(dataset):
+    """Zeros, the learned tokens in the last of 16 vectors, the others between vectors and class name."""
+    reader, options = options_on(dataset)
+    template, released = options.TEMPLATE or custom_template(reader), RELEASED["context_start"][dataset]
+    assert template == RELEASED["teacher"][dataset] and template.startswith(released["words"] + " {}")
+    model = tiny_clip()
+    encoder = TextEncoder(model)
+    learner = PromptLearner(options, ["cat", "sea_lion"], encoder, *template_start(template, 16, encoder))
+
+    def ids(words):
+        return [clip.tokenize(word)[0, 1].item() for word in words]
+
+    tokens = ids(released["learned_tokens"])
+    start = model.token_embedding(torch.tensor(tokens))
+    assert learner.ctx.shape == (16, 64) and torch.equal(learner.ctx[-len(tokens) :], start)
+    assert not learner.ctx[: -len(tokens)].any()
+    torch.nn.init.normal_(learner.ctx, std=0.2)
+    names = [" ".join([*released["frozen_before_class"], name]) for name in ("cat", "sea lion")]
+    assert relative_error(encoder(*learner())[0], learned_in_full(model, learner.ctx, names)) < 3e-5
+
+
+def test_a_start_from_a_template_by_class(run):
+    """Class-specific context, too; in the middle the class name stands among the vectors, the frozen word behind."""
+    keys = ("TRAINER.PROGRAD.CTX_START", "template", "TRAINER.PROGRAD.CTX_INIT", "", "TRAINER.PROGRAD.N_CTX", 8)
+    template = ("TRAINER.PROGRAD.TEMPLATE", "a type of pet, a photo of a {}.", "TRAINER.PROGRAD.CSC", True)
+    middle = ("TRAINER.PROGRAD.CLASS_TOKEN_POSITION", "middle")
+    trainer = run("a", *keys, *template, *middle, "OPTIM.MAX_EPOCH", 0)
+    model, learner = trainer.model.text_encoder, trainer.model.prompt_learner
+    ids = clip.tokenize("a type of pet, a photo of a")[0, 1:10]
+    assert torch.equal(learner.ctx, model.token_embedding(ids[:8]).expand(4, -1, -1))
+    plain = encode_templates(model, ["a type of pet {}, a photo of a."], TOY_CLASSES)[0]
+    assert relative_error(model(*learner())[0], plain) < 1e-5
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_teacher_computes_in_float32(precision, run, toy_backbone):
+    trainer = run("a", "TRAINER.PROGRAD.PREC", precision, "TRAINER.PROGRAD.TEMPLATE", "a type of thing, a {}.")
+    images = next(iter(trainer.train_loader_x))["img"]
+    features = F.normalize(trainer.model.encode_image(images).float(), dim=-1)
+    model = load_backbone(toy_backbone)
+    hand = clip.tokenize([f"a type of thing, a {name.replace('_', ' ')}." for name in TOY_CLASSES])
+    found = trainer.zero_shot_logits(images, features)
+    assert not found.requires_grad
+    assert relative_error(found, model(images, hand)[0]) < 1e-5
+    error = relative_error(features, F.normalize(model.encode_image(images), dim=-1))
+    assert (error > 1e-3) == (precision == "bf16")
 
 
 def unit(vectors):
@@ -147,6 +214,9 @@ def test_without_its_weight_it_is_coop(run):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
+        ("CTX_START", "templates", "TRAINER.PROGRAD.CTX_START.*did you mean template"),
+        ("CTX_START", "template", "CTX_START template takes no CTX_INIT"),
+        ("TEMPLATE", "a photo", "TRAINER.PROGRAD.TEMPLATE must hold one {}"),
         ("LAMBDA", -1.0, "LAMBDA is -1.0: give 0 or more"),
         ("T", 0.0, "T is 0.0: give a number above 0"),
         ("CLASS_TOKEN_POSITION", "ends", "TRAINER.PROGRAD.CLASS_TOKEN_POSITION.*did you mean end"),
@@ -155,3 +225,10 @@ def test_without_its_weight_it_is_coop(run):
 def test_mistakes_in_the_config(key, value, message, run):
     with pytest.raises(UserError, match=message):
         run("a", f"TRAINER.PROGRAD.{key}", value)
+
+
+@pytest.mark.parametrize(("template", "n_ctx", "words"), [("{} texture.", 16, 0), ("a photo of a {}.", 3, 4)])
+def test_a_template_that_gives_no_start(template, n_ctx, words, run):
+    options = {"CTX_INIT": "", "CTX_START": "template", "TEMPLATE": template, "N_CTX": n_ctx}
+    with pytest.raises(UserError, match=f"has {words} words before {{}}, but N_CTX takes 1 to {n_ctx}"):
+        run("a", *[x for key, value in options.items() for x in (f"TRAINER.PROGRAD.{key}", value)])

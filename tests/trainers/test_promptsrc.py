@@ -6,15 +6,22 @@ import clip
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 
 from dassl.config import get_cfg_default
 from dassl.utils import UserError
 from prompting.backbone import load_backbone
 from prompting.prompted_clip import DeepPromptedCLIP
-from prompting.templates import IMAGENET
 from prompting.text_encoder import TextEncoder
-from tests.conftest import TOY_CLASSES
-from tests.reference import encode_image_in_full, encode_in_full, relative_error, tiny_clip
+from tests.conftest import REPO, TOY_CLASSES
+from tests.reference import (
+    encode_image_in_full,
+    encode_in_full,
+    in_double,
+    relative_error,
+    tiny_clip,
+    written_in_full,
+)
 from trainers import extend_cfg, promptsrc
 from trainers.promptsrc import PromptSRC
 
@@ -71,38 +78,79 @@ def keys(**options):
     return [x for key, value in options.items() for x in (f"TRAINER.PROMPTSRC.{key}", value)]
 
 
-def test_the_loss_is_their_weighted_sum(tmp_path, toy_run, toy_backbone):
-    """Frozen features are CLIP's own, of whole prompts and the bare images; the norms are taken entry by entry."""
-    trainer = toy_run("PromptSRC", tmp_path, *keys(TEXT_LOSS_WEIGHT=2.0, IMAGE_LOSS_WEIGHT=3.0), config=CONFIG)
+def test_the_templates_are_the_release_s():
+    released = yaml.safe_load((REPO / "tests/recipes/templates.yaml").read_text())["promptsrc"]["teacher"]
+    assert released == promptsrc.SIXTY and len(released) == 60
+
+
+@pytest.mark.parametrize("templates", [(), ["art of a {}.", "a {} in a video game."]])
+def test_loss_and_gradients_equal_loops_over_whole_prompts(templates, tmp_path, toy_run, toy_backbone):
+    """Frozen features are CLIP's own, of whole prompts and the bare images; all in float64, entry by entry."""
+    weights = keys(TEXT_LOSS_WEIGHT=2.0, IMAGE_LOSS_WEIGHT=3.0, TEMPLATES=str(templates))
+    trainer = toy_run("PromptSRC", tmp_path, *weights, "OPTIM.MAX_EPOCH", 1, config=CONFIG)
     batch = next(iter(trainer.train_loader_x))
-    images, labels = batch["img"], batch["label"]
-    model = load_backbone(toy_backbone, "fp32", "cpu")
+    images, labels = batch["img"].double(), batch["label"]
+    learner = in_double(trainer.model).prompt_learner
+    torch.manual_seed(0)
+    for parameter in learner.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    trainer.before_train()  # the frozen text features in float64, too
+    learner.zero_grad()
+    loss, told = trainer.loss(images, labels)
+    loss.backward()
+    found = [p.grad.clone() for p in learner.parameters()]
+
+    model = in_double(load_backbone(toy_backbone, "fp32", "cpu"))
     names = [name.replace("_", " ") for name in TOY_CLASSES]
-    with torch.no_grad():
-        loss, told = trainer.loss(images, labels)
-        ensemble = [model.encode_text(clip.tokenize([t.replace("{}", n) for n in names])) for t in IMAGENET]
-        text, frozen_text = trainer.model.encode_text(), F.normalize(sum(ensemble) / len(ensemble), dim=-1)
-        image, frozen_image = (F.normalize(m.encode_image(images), dim=-1) for m in (trainer.model, model))
+    with torch.no_grad():  # the mean of features of any length
+        hand = [written_in_full(model, template, names) for template in templates or promptsrc.SIXTY]
+        frozen_text = [vector / vector.norm() for vector in sum(hand) / len(hand)]
+        frozen_image = [vector / vector.norm() for vector in model.encode_image(images)]
+    learner.zero_grad()
+    tokens = torch.cat([clip.tokenize(f"a photo of a {name}.") for name in names])
+    embedding = model.token_embedding(tokens)
+    prompts = torch.cat([embedding[:, :1], learner.ctx.expand(len(names), -1, -1), embedding[:, 5:]], dim=1)
+    text = encode_in_full(model, prompts[None], tokens.argmax(dim=-1)[None], learner.compound_prompts_text)[0]
+    text = [vector / vector.norm() for vector in text]
+    image = [v / v.norm() for v in encode_image_in_full(model.visual, images, list(learner.vision))]
 
-    def distance(a, b):
-        return sum(abs(x - y) for x, y in zip(a.flatten().tolist(), b.flatten().tolist(), strict=True)) / a.numel()
+    def distance(learned, frozen):
+        return sum((a - b).abs().sum() for a, b in zip(learned, frozen, strict=True)) / (len(learned) * len(learned[0]))
 
-    scale = model.logit_scale.exp().double()
-    logits, frozen_logits = (
-        scale * x.double() @ y.double().t() for x, y in ((image, text), (frozen_image, frozen_text))
-    )
+    scale = model.logit_scale.exp()
+    ce = kl = 0.0
+    for f, f0, label in zip(image, frozen_image, labels, strict=True):
+        p, q = (
+            torch.stack([scale * a @ t for t in texts]).log_softmax(dim=0)
+            for a, texts in ((f0, frozen_text), (f, text))
+        )
+        ce = ce - q[label] / len(image)
+        kl = kl + (p.exp() * (p - q)).sum() / (len(image) * len(text))
     expected = {
-        "loss_ce": F.cross_entropy(logits, labels).item(),
+        "loss_ce": ce,
         "loss_text": 2 * distance(text, frozen_text),
         "loss_image": 3 * distance(image, frozen_image),
-        "loss_logits": 0.0,
+        "loss_logits": kl,
     }
-    for row, frozen_row in zip(logits.tolist(), frozen_logits.tolist(), strict=True):
-        p, q = ([math.exp(z) / sum(map(math.exp, zs)) for z in zs] for zs in (frozen_row, row))
-        expected["loss_logits"] += sum(x * math.log(x / y) for x, y in zip(p, q, strict=True)) / logits.numel()
+    sum(expected.values()).backward()
     for name, value in expected.items():
-        assert value > 0 and told[name] == pytest.approx(value, rel=1e-3), name
-    assert loss.item() == pytest.approx(sum(expected.values()), rel=1e-4)
+        assert value > 0 and told[name] == pytest.approx(value.item(), rel=1e-3), name
+    assert loss.item() == pytest.approx(sum(expected.values()).item(), rel=1e-4)
+    for gradient, parameter in zip(found, learner.parameters(), strict=True):
+        assert relative_error(gradient, parameter.grad) < 1e-3
+
+
+def test_frozen_text_features_are_of_float32(tmp_path, toy_run):
+    """Whatever the precision of the run."""
+    flags = ["--no-train"]
+    half, full = (
+        toy_run("PromptSRC", tmp_path / p, *keys(PREC=p), "OPTIM.MAX_EPOCH", 0, config=CONFIG, flags=flags)
+        for p in ("bf16", "fp32")
+    )
+    for trainer in (half, full):
+        trainer.before_train()
+    assert half.model.text_encoder.dtype == torch.bfloat16
+    assert torch.equal(half.frozen_text_features, full.frozen_text_features)
 
 
 SHORT = (*keys(GPA_MEAN=2.0, GPA_STD=1.5), "OPTIM.LR", 0.1)
@@ -153,6 +201,7 @@ def test_a_killed_run_goes_on_to_the_same_aggregate(tmp_path, toy_run, monkeypat
         ({"N_CTX_TEXT": 5}, "has 4 tokens, but N_CTX_TEXT is 5"),
         ({"IMAGE_LOSS_WEIGHT": -1.0}, "0 or more"),
         ({"GPA_STD": 0.0}, "above 0"),
+        ({"TEMPLATES": "['a dog']"}, "'a dog' of TRAINER.PROMPTSRC must hold one"),
     ],
 )
 def test_mistakes_in_the_config(options, message, tmp_path, toy_run):
