@@ -90,6 +90,7 @@ WORDS = {
     "FULL_STOP": ("text_loss", "learned"),
     "TEXT_OFFSET": (True, False),
     "TUNE_LAYERNORM": (True, False),
+    "TEXT_CLASSES": ("all", "train"),
 }
 TEMPERATURE = 1.0
 """ROUTER_TEMPERATURE where it is None: what the paper says, in saying nothing."""
@@ -129,23 +130,21 @@ class MoCoOp(PromptTrainer):
 
     section = "MOCOOP"
     forms = FORMS
+    earlier_form = "paper"
     class_axes = {}
     is_mixture = True
     other_learner = "experts of other groups, or of another form (TRAINER.MOCOOP.GROUPS, FORM)"
 
     def check_cfg(self, cfg: CN) -> None:
         super().check_cfg(cfg)
-        options = cfg.TRAINER.MOCOOP
         for key, words in WORDS.items():
-            if options[key] is not None:
-                require(cfg, f"TRAINER.MOCOOP.{key}", one_of=words)
-        if options.SPARSE_BELOW is not None:
-            require(cfg, "TRAINER.MOCOOP.SPARSE_BELOW", at_least=0)
-        require(cfg, "TRAINER.MOCOOP.TEXT_CLASSES", one_of=("all", "train"))
+            self.require(key, one_of=words)
+        self.require("SPARSE_BELOW", at_least=0)
+        options = self.options
         if options.ROUTER_TEMPERATURE is not None:
-            require(cfg, "TRAINER.MOCOOP.ROUTER_TEMPERATURE", above=0)
+            self.require("ROUTER_TEMPERATURE", above=0)
             # 1 was the default in any form, so that finished runs have it
-            if self.options.ROUTER_TARGET == "class" and options.ROUTER_TEMPERATURE != 1:
+            if options.ROUTER_TARGET == "class" and options.ROUTER_TEMPERATURE != 1:
                 raise UserError(
                     f"TRAINER.MOCOOP.ROUTER_TEMPERATURE {options.ROUTER_TEMPERATURE} goes with ROUTER_TARGET paper, "
                     "not class: leave it out, or give FORM paper"
@@ -279,11 +278,6 @@ class MoCoOp(PromptTrainer):
         scale = 1.0 if self.options.TEXT_TARGET == "group_mean" else self.model.logit_scale
         n, share = len(self.text_loss_names), len(experts) / len(self.groups)
         return share * text_loss(text_features[:, :n], hard, scale) + (1 - share) * math.log(n)
-
-    def clip_gradients(self) -> None:
-        limit = self.options.GRAD_CLIP
-        if limit > 0:
-            nn.utils.clip_grad_norm_(self.model.prompt_learner.parameters(), limit)
 
     def after_epoch(self) -> None:
         load = (self.chosen / self.seen).tolist()

@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import partial
 
 import clip
 import pytest
@@ -133,8 +134,7 @@ def test_the_losses_of_a_run_and_their_gradients(form, batch, tmp_path, toy_run,
     loss, told = trainer.loss(images, labels)
     loss.backward()
 
-    model = in_double(load_backbone(toy_backbone))
-    model.requires_grad_(False)
+    model = in_double(load_backbone(toy_backbone)).requires_grad_(False)
     norms = [m for name, m in model.visual.named_modules() if name.endswith((".ln_1", ".ln_2"))]
     for norm, tuned in zip(norms, learner.layernorms if form == "released" else norms, strict=True):
         norm.load_state_dict(tuned.state_dict())
@@ -144,10 +144,9 @@ def test_the_losses_of_a_run_and_their_gradients(form, batch, tmp_path, toy_run,
     if learner.offset is not None:
         w = learner.offset.detach().clone().requires_grad_(True)
     router = [t.detach().double().requires_grad_(True) for t in (learner.router.weight, learner.router.bias)]
-    unit = lambda x: x / x.norm()  # noqa: E731
-    s = model.logit_scale.exp()
-    features = [unit(model.visual(image[None])[0]) for image in images]
-    hard = [[[unit(h) for h in written_in_full(model, t, TOY_CLASSES)] for t in group] for group in groups]
+    s, normal = model.logit_scale.exp(), partial(F.normalize, dim=-1)
+    features = [normal(model.visual(image[None])[0]) for image in images]
+    hard = [[[normal(h) for h in written_in_full(model, t, TOY_CLASSES)] for t in group] for group in groups]
     means = [[sum(h[c] for h in group) / len(group) for c in range(4)] for group in hard]
 
     def soft(g, name, stop):
@@ -158,7 +157,7 @@ def test_the_losses_of_a_run_and_their_gradients(form, batch, tmp_path, toy_run,
         last = end - stop  # the full stop's place, or the end token's
         parts = [whole[:1], *(v[None] for v in vectors[:before]), whole[2:last]]
         parts += [*(v[None] for v in vectors[before : before + behind]), whole[last : 77 - behind]]
-        return unit(encode_in_full(model, torch.cat(parts)[None, None], torch.tensor([[end + behind]]))[0, 0] + w)
+        return normal(encode_in_full(model, torch.cat(parts)[None, None], torch.tensor([[end + behind]]))[0, 0] + w)
 
     ce = sum(
         torch.stack([s * f @ soft(1, name, False) for name in TOY_CLASSES[:2]]).logsumexp(0)
@@ -169,10 +168,10 @@ def test_the_losses_of_a_run_and_their_gradients(form, batch, tmp_path, toy_run,
     for f, y in zip(features, labels.tolist(), strict=True):
         log_r = (router[0] @ f + router[1]).log_softmax(0)
         if form == "released":  # both of two groups are the largest two
-            q = torch.stack([(f @ unit(mean[y]) + 10).exp() for mean in means])
+            q = torch.stack([(f @ normal(mean[y]) + 10).exp() for mean in means])
             guide = guide - (q / q.sum() * log_r).sum()
         else:
-            q = torch.stack([(f @ unit(sum(mean)) / 0.1).exp() for mean in means])
+            q = torch.stack([(f @ normal(sum(mean)) / 0.1).exp() for mean in means])
             q = q / q.sum()
             guide = guide + (q * (q.log() - log_r)).sum()
     text = 0.0
@@ -182,7 +181,7 @@ def test_the_losses_of_a_run_and_their_gradients(form, batch, tmp_path, toy_run,
             continue
         for y, name in enumerate(TOY_CLASSES):
             t = soft(g, name, form == "released")
-            told_by, scale = (hard[g], s) if form == "paper" else ([[unit(mean) for mean in means[g]]], 1.0)
+            told_by, scale = (hard[g], s) if form == "paper" else ([[normal(mean) for mean in means[g]]], 1.0)
             text = text - (sum((scale * t @ torch.stack(h).t()).softmax(0)[y] for h in told_by) / len(told_by)).log()
     expected = ce / batch + 2 * guide / batch + 3 * text / 8
     expected.backward()
