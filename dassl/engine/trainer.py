@@ -583,7 +583,7 @@ class SimpleTrainer(TrainerBase):
             if isinstance(value, (int, float)):
                 self.write_scalar(f"{split}/{name}", value, self.epoch)
         if closing:
-            self._write_metrics(split, results, time.time() - start)
+            self.write_metrics(split, results, time.time() - start)
         return list(results.values())[0]
 
     def predict(self, loader: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
@@ -592,7 +592,8 @@ class SimpleTrainer(TrainerBase):
             input, label = self.parse_batch_test(batch)
             yield self.model_inference(input), label
 
-    def _write_metrics(self, split, results, seconds):
+    def write_metrics(self, split: str, results: Mapping[str, Any], seconds: float) -> None:
+        """Write metrics.json: what an evaluator found on a split in that time, and what run it was."""
         trained = [p for m in self._models.values() for p in m.parameters() if p.requires_grad]
         run_folder.write_metrics(
             self.cfg,
