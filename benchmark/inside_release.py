@@ -105,7 +105,7 @@ def stay_on_the_cpu() -> None:
 
 
 def build_trainer(cfg: Any, overwrite: bool, build: Any) -> Any:
-    """What the release's train.py gets as dassl's `build_trainer`: the folder is claimed, and metrics.json will come."""
+    """What the release's train.py gets as dassl's `build_trainer`: it claims the folder and sees to metrics.json."""
     from dassl.engine import SimpleTrainer, run_folder
     from dassl.utils import set_numerics
 

@@ -22,7 +22,7 @@ FILES = ("--config-file", "--dataset-config-file")
 
 
 class Release(Command):
-    """Run the code of a release of CoOp's shape: its train.py, trainers/, datasets/ and clip/ as they are, on our dassl.
+    """Run a release of CoOp's shape, its train.py, trainers/, datasets/ and clip/ as they are, on our dassl.
 
     What follows -- are the arguments of its train.py. Its config files are found from its folder; the data, the
     output and the models from where you are. The run leaves metrics.json, so tables and reports have it beside ours.

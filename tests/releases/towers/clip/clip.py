@@ -14,8 +14,8 @@ _tokenizer = _Tokenizer()
 _MODELS = {"ViT-B/16": "https://weights.invalid/models/0000/ViT-B-16.pt"}
 
 
-def _download(url, root=os.path.expanduser("~/.cache/clip")):
-    target = os.path.join(root, os.path.basename(url))
+def _download(url, root="~/.cache/clip"):
+    target = os.path.join(os.path.expanduser(root), os.path.basename(url))
     if not os.path.isfile(target):
         torch.hub.download_url_to_file(url, target)
     return target
