@@ -12,8 +12,8 @@ Columns, in this order:
     trainer     registry name
     config      the trainer config's name, with the label of a grid's overrides
     seed        <NA> where none was set
-    method      what tables call it: "trainer (config)", the trainer alone with its recipe's config, "[release]" behind it where
-                a release's code wrote the run; grids give names of their own
+    method      what tables call it: "trainer (config)", the trainer alone with its recipe's config; "[name]" follows
+                where a release's code wrote the run; grids give names of their own
     accuracy    percent, as all that follow up to auc_20
     macro_f1, error_rate, best_seen, best_unseen, best_harmonic, auc, attribute_accuracy, object_accuracy,
     best_harmonic_20, auc_20
