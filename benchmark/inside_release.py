@@ -147,7 +147,7 @@ def main(said: dict[str, Any]) -> None:
 
     multiprocessing.set_start_method("fork")  # loaders' workers would not find these packages by themselves
     DEFAULTS.RELEASE.NAME, DEFAULTS.RELEASE.WEIGHTS = said["name"], said["weights"]
-    sys.meta_path.insert(0, Weights(said["folder"], said["weights"], said["file"]))  # type: ignore[arg-type]
+    sys.meta_path.insert(0, Weights(said["folder"], said["weights"], said["file"]))
     build = engine.build_trainer
     engine.build_trainer = lambda cfg: build_trainer(cfg, said["overwrite"], build)
     if not torch.cuda.is_available():

@@ -30,9 +30,9 @@ class Release(Command):
 
     examples = (
         """\
-release ../CoOp --weights ViT-B/16 -- --root data --seed 1 --trainer CoOp \\
-      --dataset-config-file configs/datasets/dtd.yaml --config-file configs/trainers/CoOp/vit_b16_ep50.yaml \\
-      --output-dir output/dtd/CoOp/vit_b16_ep50-release_16shots/seed1 DATASET.NUM_SHOTS 16""",
+release ../theirs --weights ViT-B/16 -- --root data --seed 1 --trainer Theirs \\
+      --dataset-config-file configs/datasets/dtd.yaml --config-file configs/trainers/Theirs/vit_b16.yaml \\
+      --output-dir output/dtd/Theirs/vit_b16_16shots/seed1 DATASET.NUM_SHOTS 16""",
     )
 
     def add_arguments(self, add: Any) -> None:
@@ -45,7 +45,7 @@ release ../CoOp --weights ViT-B/16 -- --root data --seed 1 --trainer CoOp \\
     def parse(self, argv: Sequence[str] | None, prog: str, caller: str | None = None) -> argparse.Namespace:
         words = list(argv or [])
         end = words.index("--") if "--" in words else len(words)
-        args = super().parse(words[:end], f"{prog}", caller)
+        args = super().parse(words[:end], prog, caller)
         args.arguments = words[end + 1 :]
         return args
 
@@ -102,9 +102,9 @@ def from_here(arguments: Sequence[str], folder: Path) -> list[str]:
         option, equals, value = word.partition("=")
         words += [option, value] if equals and option in (*PLACES, *FILES) else [word]
     for i, option in enumerate(words[:-1]):
-        value = Path(words[i + 1]).expanduser()
-        if option in PLACES or (option in FILES and value.is_file() and not (folder / value).is_file()):
-            words[i + 1] = os.path.abspath(value)
+        path = Path(words[i + 1]).expanduser()
+        if option in PLACES or (option in FILES and path.is_file() and not (folder / path).is_file()):
+            words[i + 1] = os.path.abspath(path)
     return words
 
 

@@ -52,4 +52,4 @@ def getter(module: str) -> Callable[[str], Any]:
 def tell() -> None:
     """Have Python ask `Finder` from now on."""
     if Finder not in sys.meta_path:
-        sys.meta_path.append(Finder)  # type: ignore[arg-type]
+        sys.meta_path.append(Finder)
