@@ -182,21 +182,22 @@ class ProtocolRuns(Command):
         k = None if shots is None else int(shots)
         changes = overrides.pairs(args.overrides)
         keys, label = tuple(word for pair in changes.items() for word in pair), overrides.label(changes)
-        points = []
+        points, told = [], []
         for trainer, config in [(args.trainer, args.config), *(method.partition("/")[::2] for method in args.beside)]:
             if not config:
                 config, why = recipe_of(trainer, args.name, dataset, k)
-                print(f"{trainer} takes the config {config} ({why})", flush=True)
+                told.append(f"{trainer} takes the config {config} ({why})")
             points += [Point(dataset, k, trainer, config, seed, args.backbone, keys, label) for seed in args.seeds]
-        return self.do(args.name, runs_of(args.name, points), place_of(args, "output"))
+        return self.do(args.name, runs_of(args.name, points), place_of(args, "output"), told)
 
-    def do(self, name: str, runs: Sequence[OneRun], place: Place) -> int:
-        """Do runs one after the other, on the console, and say what they found; the exit status."""
+    def do(self, name: str, runs: Sequence[OneRun], place: Place, told: Sequence[str] = ()) -> int:
+        """Do runs one after the other, on the console, after some lines, and say what they found; the exit status."""
         from benchmark import runner
 
         states, problems = runner.survey(runs, place, thorough=True)
         if problems:
             return _refuse(problems, runs, place)
+        print("\n".join(told), end="\n" * bool(told), flush=True)
         for run in runs:
             if states[run] == "done":
                 print(f"finished already: {place.folder(run)}", flush=True)

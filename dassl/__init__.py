@@ -4,4 +4,8 @@ The public interface is that of Dassl 0.6 (names, signatures, config keys), writ
 a trainer written for Dassl runs here unmodified. The version is that of the interface.
 """
 
+from dassl import absent
+
 __version__ = "0.6.0"
+
+absent.tell()

@@ -12,8 +12,8 @@ Columns, in this order:
     trainer     registry name
     config      the trainer config's name, with the label of a grid's overrides
     seed        <NA> where none was set
-    method      what tables call it: "trainer (config)", the trainer alone with its recipe's config; grids give names of
-                their own
+    method      what tables call it: "trainer (config)", the trainer alone with its recipe's config; "[name]" follows
+                where a release's code wrote the run; grids give names of their own
     accuracy    percent, as all that follow up to auc_20
     macro_f1, error_rate, best_seen, best_unseen, best_harmonic, auc, attribute_accuracy, object_accuracy,
     best_harmonic_20, auc_20
@@ -22,7 +22,7 @@ Columns, in this order:
     trainable_parameters
     train_seconds, test_seconds
     peak_memory_mb              of the process, on a GPU of its allocator
-    backbone, device, python, torch, torchvision
+    backbone, release, device, python, torch, torchvision
     split       test or val
     folder      the run's, as a string
     source      metrics.json, or log.txt where CoOp's own code wrote the run
@@ -52,7 +52,7 @@ FIGURES = [
 ]
 COUNTS = ["total", "correct", "trainable_parameters"]
 COSTS = ["train_seconds", "test_seconds", "peak_memory_mb"]
-FACTS = ["backbone", "device", "python", "torch", "torchvision", "split", "folder", "source"]
+FACTS = ["backbone", "release", "device", "python", "torch", "torchvision", "split", "folder", "source"]
 COLUMNS = [*IDENTITY, *FIGURES, *COUNTS, *COSTS, *FACTS]
 
 
@@ -99,6 +99,7 @@ def read_run(folder: str | Path, output: str | Path) -> dict[str, Any] | None:
     if identity and identity["trainer"] == row["trainer"]:  # else a folder that happens to be named like one
         row |= identity
     row["method"] = named(row) if row["config"] else method_name(row["trainer"])
+    row["method"] += f" [{row['release']}]" if row.get("release") else ""
     return row | {"folder": str(folder), "source": source}
 
 

@@ -89,7 +89,7 @@ def test_the_recipe(trainer, protocol, dataset, shots, plan):
     agree(trainer, *build(trainer, dataset, config), wanted)
 
 
-@pytest.mark.parametrize("base, config", [("coop", "vit_b16_ep50_coop"), ("maple", "vit_b16_c2_ep5_batch4_2ctx_maple")])
+@pytest.mark.parametrize("base, config", [("coop", "vit_b16_ep50_coop"), ("maple", "vit_b16_ep5_batch4_maple")])
 def test_lamm_on_other_prompts(base, config):
     plan = SCHEDULES["lamm"][f"few_shot_base_{base}"]
     for dataset in IMAGES:

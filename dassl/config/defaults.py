@@ -14,6 +14,7 @@ DEFAULTS = CfgNode(
         "USE_CUDA": True,  # where there is a GPU
         "DETERMINISTIC": False,  # ours: the same bits every time on a GPU too; see dassl.utils.numerics
         "VERBOSE": True,
+        "RELEASE": {"NAME": "", "WEIGHTS": ""},  # ours: whose code this run is, and the weights it was given instead
         "INPUT": {
             "SIZE": (224, 224),  # height, width in pixels
             "INTERPOLATION": "bilinear",

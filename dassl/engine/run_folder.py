@@ -130,7 +130,8 @@ def write_metrics(cfg: CfgNode, metrics: Mapping[str, Any]) -> None:
         "subsample_classes": cfg.DATASET.SUBSAMPLE_CLASSES,
         "shots": cfg.DATASET.NUM_SHOTS,
         "seed": cfg.SEED,
-        "backbone": cfg.MODEL.BACKBONE.NAME,
+        "backbone": cfg.RELEASE.WEIGHTS or cfg.MODEL.BACKBONE.NAME,
+        "release": cfg.RELEASE.NAME,
         "peak_memory_mb": _peak_memory_mb(),
         "versions": {
             "python": platform.python_version(),

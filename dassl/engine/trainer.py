@@ -239,11 +239,13 @@ class TrainerBase:
             self._writer = SummaryWriter(log_dir=log_dir, purge_step=purge_step)
 
     def close_writer(self) -> None:
+        """Close the TensorBoard writer, if there is one."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None
 
     def write_scalar(self, tag: str, scalar_value: float, global_step: int | None = None) -> None:
+        """Write a number to TensorBoard, if its writer is open."""
         if self._writer is not None:
             self._writer.add_scalar(tag, scalar_value, global_step)
 
@@ -260,33 +262,39 @@ class TrainerBase:
         self.after_train()
 
     def before_train(self) -> None:
-        pass
+        """Called once before the first epoch."""
 
     def after_train(self) -> None:
-        pass
+        """Called once after the last epoch."""
 
     def before_epoch(self) -> None:
-        pass
+        """Called before each epoch; self.epoch counts from 0."""
 
     def after_epoch(self) -> None:
-        pass
+        """Called after each epoch."""
 
     def run_epoch(self) -> None:
+        """Train for one epoch."""
         raise NotImplementedError
 
     def test(self) -> Any:
+        """Evaluate."""
         raise NotImplementedError
 
     def parse_batch_train(self, batch: Any) -> Any:
+        """What `forward_backward` wants of a training batch, on the device."""
         raise NotImplementedError
 
     def parse_batch_test(self, batch: Any) -> Any:
+        """(input, label) of a test batch, on the device."""
         raise NotImplementedError
 
     def forward_backward(self, batch: Any) -> Any:
+        """One step on a batch: {name: number} for the log; the last batch's calls `update_lr`."""
         raise NotImplementedError
 
     def model_inference(self, input: Any) -> Any:
+        """What the evaluator takes of an input: (B, N) logits for Classification."""
         raise NotImplementedError
 
     # One step
@@ -305,15 +313,18 @@ class TrainerBase:
         )
 
     def model_zero_grad(self, names: str | list[str] | None = None) -> None:
+        """Forget the gradients of the named models, of all by default."""
         for name in self.get_model_names(names):
             if self._optims[name] is not None:
                 self._optims[name].zero_grad()
 
     def model_backward(self, loss: torch.Tensor) -> None:
+        """Compute the gradients of a loss that is finite."""
         self.detect_anomaly(loss)
         loss.backward()
 
     def model_update(self, names: str | list[str] | None = None) -> None:
+        """Step the optimizers of the named models."""
         for name in self.get_model_names(names):
             if self._optims[name] is not None:
                 self._optims[name].step()
@@ -588,7 +599,7 @@ class SimpleTrainer(TrainerBase):
             if isinstance(value, (int, float)):
                 self.write_scalar(f"{split}/{name}", value, self.epoch)
         if closing:
-            self._write_metrics(split, results, time.time() - start)
+            self.write_metrics(split, results, time.time() - start)
         return list(results.values())[0]
 
     def predict(self, loader: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
@@ -597,7 +608,8 @@ class SimpleTrainer(TrainerBase):
             input, label = self.parse_batch_test(batch)
             yield self.model_inference(input), label
 
-    def _write_metrics(self, split, results, seconds):
+    def write_metrics(self, split: str, results: Mapping[str, Any], seconds: float) -> None:
+        """Write metrics.json: what an evaluator found on a split in that time, and what run it was."""
         trained = [p for m in self._models.values() for p in m.parameters() if p.requires_grad]
         run_folder.write_metrics(
             self.cfg,

@@ -5,6 +5,8 @@ from typing import Any
 
 from torch import optim
 
+from dassl import absent
+
 
 class RAdam(optim.RAdam):
     """Rectified Adam (Liu et al., ICLR 2020), with Dassl's signature.
@@ -26,6 +28,8 @@ class RAdam(optim.RAdam):
             raise NotImplementedError("RAdam with degenerated_to_sgd=False")
         super().__init__(params, lr, betas, eps, weight_decay, decoupled_weight_decay=True)
 
+
+__getattr__ = absent.getter(__name__)
 
 PlainRAdam = RAdam
 """The same algorithm, which Dassl spells out a second time."""

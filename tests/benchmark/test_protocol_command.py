@@ -29,10 +29,13 @@ def test_base2new(trainer, seeds, protocol):
 
 def test_few_shot_once_and_again(protocol, tmp_path):
     status, table, _ = protocol("few_shot", "LinearProbe", "caltech101", "2")
-    assert status == 0 and table[1].startswith("LinearProbe (vit_b16) on caltech101, 2 shots")
-    assert (tmp_path / "caltech101/LinearProbe/vit_b16_2shots/seed1/metrics.json").is_file()
-    status, (told, *again), _ = protocol("few_shot", "LinearProbe", "caltech101", "2")
-    assert status == 0 and told.startswith("finished already: ") and again == table
+    assert table[0] == (
+        "LinearProbe takes the config rn50 (default: CoOp: lpclip/linear_probe.py, linear_probe.sh, feat_extractor.py)"
+    )
+    assert status == 0 and table[2].startswith("LinearProbe on caltech101, 2 shots")
+    assert (tmp_path / "caltech101/LinearProbe/rn50_2shots/seed1/metrics.json").is_file()
+    status, (why, told, *again), _ = protocol("few_shot", "LinearProbe", "caltech101", "2")
+    assert status == 0 and told.startswith("finished already: ") and [why, *again] == table
 
 
 def test_domain_generalization(protocol):
@@ -50,7 +53,7 @@ def test_incremental(protocol):
     status, lines, _ = protocol("incremental", "LAMM", "caltech101", "2", **small)
     assert status == 0
     coop, lamm = (line.split() for line in lines[-2:])
-    assert coop[2] == "CoOp" and lamm[2] == "LAMM" and lamm[5] == lamm[6]
+    assert coop[2] == "CoOp" and lamm[2] == "LAMM" and lamm[4] == lamm[5]
 
 
 @pytest.mark.parametrize(("trainer", "worlds"), [("CoOp", ["closed", "open"]), ("ZeroshotCLIP", ["closed", "open"])])
@@ -70,8 +73,8 @@ def test_key_value(protocol, tmp_path):
     """Beside the plain runs, in folders and a table of their own, whatever the order."""
     keys = ("OPTIM.LR", "0.01", "OPTIM.MAX_EPOCH", "1")
     status, lines, _ = protocol("base2new", "CoOp", "caltech101", "2", *keys)
-    folder = tmp_path / "base2new/train_base/caltech101/shots_2/CoOp/vit_b16_ep50_ctxv1-LR0.01-MAX_EPOCH1/seed1"
-    assert status == 0 and "CoOp (vit_b16_ep50_ctxv1-LR0.01-MAX_EPOCH1) on caltech101, 2 shots" in lines
+    folder = tmp_path / "base2new/train_base/caltech101/shots_2/CoOp/vit_b16_ctxv1-LR0.01-MAX_EPOCH1/seed1"
+    assert status == 0 and "CoOp (LR0.01-MAX_EPOCH1) on caltech101, 2 shots" in lines
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert config["OPTIM"]["MAX_EPOCH"] == 1 and config["OPTIM"]["LR"] == 0.01
     _, lines, _ = protocol("base2new", "CoOp", "caltech101", "2", *keys[2:], *keys[:2])

@@ -32,7 +32,17 @@ KEYS = {
 
 def test_defaults_are_those_of_dassl():
     cfg = get_cfg_default()
-    assert set(cfg) == {"VERSION", "OUTPUT_DIR", "RESUME", "SEED", "USE_CUDA", "DETERMINISTIC", "VERBOSE", *KEYS}
+    assert set(cfg) == {
+        "VERSION",
+        "OUTPUT_DIR",
+        "RESUME",
+        "SEED",
+        "USE_CUDA",
+        "DETERMINISTIC",
+        "VERBOSE",
+        "RELEASE",
+        *KEYS,
+    }
     assert {name: set(cfg[name]) for name in KEYS} == {name: set(keys.split()) for name, keys in KEYS.items()}
     assert (cfg.OUTPUT_DIR, cfg.SEED, cfg.INPUT.SIZE) == ("./output", -1, (224, 224))
     assert (cfg.OPTIM.NAME, cfg.OPTIM.LR, cfg.OPTIM.WEIGHT_DECAY) == ("adam", 3e-4, 5e-4)

@@ -209,7 +209,7 @@ def test_the_templates_are_those_of_the_recipe():
     [
         ("few_shot", "vit_b16_ep50"),
         ("few_shot_base_coop", "vit_b16_ep50_coop"),
-        ("few_shot_base_maple", "vit_b16_c2_ep5_batch4_2ctx_maple"),
+        ("few_shot_base_maple", "vit_b16_ep5_batch4_maple"),
         ("incremental", "vit_b16_ep50_incremental"),
         ("domain_generalization", "vit_b16_ep50"),
     ],

@@ -11,9 +11,11 @@ from torch import nn
 from torchvision.transforms import InterpolationMode, v2
 from yacs.config import CfgNode
 
+from dassl import absent
 from dassl.utils import UserError, nearest
 
 logger = logging.getLogger(__name__)
+__getattr__ = absent.getter(__name__)
 
 INTERPOLATION_MODES = {
     "bilinear": InterpolationMode.BILINEAR,
