@@ -35,7 +35,7 @@ from prompting.chunks import bytes_per_token, encode_in_chunks, how_many_fit
 from prompting.feasibility import feasibility, word_vectors
 from prompting.named_vectors import NamedVectors, names_in
 from prompting.prompted_clip import PromptedCLIP
-from prompting.prompts import Prompts, encode_templates, sequence, soft, token_ids
+from prompting.prompts import Part, Prompts, encode_templates, sequence, soft
 from prompting.text_encoder import TextEncoder
 from trainers.base import PromptTrainer
 
@@ -95,11 +95,12 @@ class PromptLearner(nn.Module):
             vectors = initial_vectors(text_encoder, names if learned is None else learned[kind])
             setattr(self, kind, vectors)
             row_of = {name: n + k for k, name in enumerate(vectors.names)}
-            self.words[kind] = [[soft(row_of[name])] if name in row_of else token_ids(name) for name in names]
+            ids = [text_encoder.tokenizer.encode(name, first=False) for name in names]
+            self.words[kind] = [[soft(row_of[name])] if name in row_of else i for name, i in zip(names, ids, strict=True)]
             n += len(vectors.names)
 
         sequences = [self.sequence(*pair) for pair in dataset.pairs]
-        chunk = max(1, tokens // (max(map(len, sequences)) - len(sequence(PREFIX)) + 1))
+        chunk = max(1, tokens // max(map(len, sequences)))  # of which the prefix is one, as is the end that they lack
 
         def prompts(start: int, end: int) -> nn.ModuleList:
             parts = [slice(i, min(i + chunk, end)) for i in range(start, end, chunk)]
@@ -108,7 +109,7 @@ class PromptLearner(nn.Module):
         self.seen = prompts(0, dataset.num_seen)
         self.unseen = prompts(dataset.num_seen, len(sequences))
 
-    def sequence(self, *pair: int) -> list[int]:
+    def sequence(self, *pair: int) -> list[Part]:
         """The prompt of a pair, (attribute, ..., object) indices, to be filled with `vectors`."""
         *attributes, object_ = pair
         words = [self.words["attributes"][a] for a in attributes]
@@ -127,7 +128,8 @@ class PromptLearner(nn.Module):
 def initial_vectors(text_encoder: TextEncoder, names: Sequence[str]) -> NamedVectors:
     """NamedVectors that start from the means of their names' token embeddings."""
     embedding = text_encoder.token_embedding.weight
-    ids = {name: torch.tensor(token_ids(name), device=embedding.device) for name in names}
+    encode = text_encoder.tokenizer.encode
+    ids = {name: torch.tensor(encode(name, first=False), device=embedding.device) for name in names}
     start = {name: embedding[i].float().mean(dim=0) for name, i in ids.items()}
     return NamedVectors(start, (), embedding.shape[1], embedding.device)
 

@@ -38,7 +38,7 @@ from prompting.deep_prompts import CoupledPrompts, check_deep_context
 from prompting.losses import distillation_loss
 from prompting.named_vectors import NamedVectors, names_in
 from prompting.prompted_clip import DeepPromptedCLIP, PromptedCLIP
-from prompting.prompts import Prompts, sequence, soft, token_ids
+from prompting.prompts import Prompts, sequence, soft
 from prompting.templates import check_templates
 from prompting.text_encoder import TextEncoder
 from trainers.base import PromptTrainer
@@ -106,11 +106,11 @@ class PromptLearner(nn.Module):
         width, device = embedding.weight.shape[1], embedding.weight.device
 
         def embed(text):
-            return embedding(torch.tensor(token_ids(text), device=device)).detach().float()
+            return embedding(torch.tensor(text_encoder.tokenizer.encode(text, first=False), device=device)).detach().float()
 
         start = {name: torch.zeros(width, device=device) for name in learned}
         for name in start.keys() & {plain(name) for name in classnames}:
-            if not token_ids(name):
+            if not text_encoder.tokenizer.encode(name):
                 raise UserError(f'the class name "{name}" holds no word: LAMM has nothing to start its vector from')
             start[name] = embed(name).mean(dim=0)
         self.vectors = NamedVectors(start, kept, width, device)

@@ -37,10 +37,11 @@ from dassl.engine import TRAINER_REGISTRY, run_folder
 from dassl.utils import UserError
 from prompting.losses import text_loss
 from prompting.prompted_clip import PromptedCLIP
-from prompting.prompts import Prompts, encode_templates, sequence, soft, token_ids
+from prompting.prompts import Prompts, encode_templates, sequence, soft
 from prompting.template_groups import auto_groups
 from prompting.templates import all_templates, check_templates
 from prompting.text_encoder import TextEncoder
+from prompting.tokenizers import Tokenizer
 from trainers.base import Mixture, PromptTrainer
 
 logger = logging.getLogger("dassl.trainers")
@@ -133,10 +134,10 @@ def _expert_sequences(layout, names):
     return rows
 
 
-def template_ids(template: str) -> tuple[list[int], list[int]]:
+def template_ids(template: str, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
     """Token ids of a template before and after the class name."""
     before, _, after = template.partition("{}")
-    return token_ids(before), token_ids(after)
+    return tokenizer.encode(before), tokenizer.encode(after, first=False)
 
 
 class MoCoOpCLIP(PromptedCLIP):
@@ -248,7 +249,7 @@ class MoCoOp(PromptTrainer):
         for group in self.groups:
             logger.info("  %s", "  ".join(group))
 
-        ids = [template_ids(group[0]) for group in self.groups]
+        ids = [template_ids(group[0], text_encoder.tokenizer) for group in self.groups]
         self.layout = [[len(before), len(after)] for before, after in ids]
         learner = self._learner(text_encoder, self.layout)
         first_words = torch.tensor([i for before, after in ids for i in before + after])
