@@ -13,7 +13,7 @@ Columns, in this order:
     config      the trainer config's name, with the label of a grid's overrides
     seed        <NA> where none was set
     method      what tables call it: "trainer (config)", the trainer alone with its recipe's config; grids give names of
-                their own
+                their own. One that ran on several backbones in a protocol has theirs behind it
     accuracy    percent, as all that follow up to auc_20
     macro_f1, error_rate, best_seen, best_unseen, best_harmonic, auc, attribute_accuracy, object_accuracy,
     best_harmonic_20, auc_20
@@ -139,7 +139,14 @@ def _frame(rows):
         numbers = pd.to_numeric(frame[name], errors="coerce")
         frame[name] = numbers.astype("Int64" if name in {"shots", "seed", *COUNTS} else float)
     text = frame.columns.intersection([*IDENTITY, *FACTS]).difference(["shots", "seed"])
-    return frame.astype(dict.fromkeys(text, "string"))
+    return _apart(frame.astype(dict.fromkeys(text, "string")))
+
+
+def _apart(frame):
+    """The frame with methods named so that none has runs of several backbones in a protocol."""
+    several = frame.groupby(["protocol", "method"]).backbone.transform("nunique") > 1
+    names = frame.method + " on " + frame.backbone
+    return frame.assign(method=frame.method.mask(several & frame.backbone.notna(), names))
 
 
 def _at_least(value, least):

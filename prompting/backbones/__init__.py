@@ -11,8 +11,10 @@ Names of families with names of their own begin with a word and a colon, as in `
 """
 
 import importlib
+import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -110,6 +112,20 @@ def package(module: str, extra: str, name: str) -> ModuleType:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise UserError(f"{name} needs {error.name}: pip install 'mocoop[{extra}]'") from error
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Without what transformers and its hub log of retries and missing files: what fails is said in one line."""
+    loggers = [logging.getLogger(name) for name in ("transformers", "huggingface_hub")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def first_line(error: Exception) -> str:
