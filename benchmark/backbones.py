@@ -21,8 +21,8 @@ EXTRAS = {"open_clip": "open_clip", "transformers": "hf"}
 class Backbones(Command):
     """Backbones by name: whether their weights are at hand, image size in pixels, length of features, and more.
 
-    "image" is the kind of image encoder: prompts can join a vit, vit and resnet have local features. "causal" is the text
-    tower: of those that are not, prompts are encoded whole, which takes longer. Lists those that ship with the project,
+    "image" is the kind of image encoder: prompts can join a vit; vit and resnet have local features. "causal" is the
+    text tower: where it is not, prompts are encoded whole, which takes longer. Lists those that ship with the project,
     OpenAI's and what is at hand of others; with words, all whose names hold one of them.
     """
 

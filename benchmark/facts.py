@@ -238,12 +238,10 @@ def backbone_label(backbone: str, usual: str) -> str:
     """
     if backbone.removeprefix("openai:") in ("", usual):
         return ""
-    said = backbone
-    if Path(backbone.partition(",")[2] or backbone.partition(":")[2] or backbone).is_absolute():
-        digest = hashlib.sha256(backbone.encode()).hexdigest()[:8]
-        head = re.match(r"(\w+:[^/,]*)?", backbone)[0]  # type: ignore[index]
-        said = f"{head}{'_' * bool(head)}{Path(backbone).stem}-{digest}"
-    return re.sub(r"[^A-Za-z0-9.@_-]+", "_", said)
+    head, path = re.fullmatch(r"(\w+:(?:[^/,]*,)?)?(.*)", backbone).groups("")  # type: ignore[union-attr]
+    if Path(path).expanduser().is_absolute():
+        path = f"{Path(path).stem}-{hashlib.sha256(backbone.encode()).hexdigest()[:8]}"
+    return re.sub(r"[^A-Za-z0-9.@_-]+", "_", head + path)
 
 
 def label_in(trainer: str, config: str) -> str:

@@ -40,8 +40,8 @@ from prompting.backbone import load_backbone
 from prompting.backbones.files import OPENAI
 from prompting.openai_clip import clip
 from prompting.openai_clip import model as openai_model
-from prompting.tokenizers import openai_tokenizer
 from prompting.templates import IMAGENET
+from prompting.tokenizers import openai_tokenizer
 
 logger = logging.getLogger("dassl.embedded")
 

@@ -17,8 +17,8 @@ class Export(Command):
 
     The file holds text_features, (N, e) float32 and normalised, and logit_scale, a float32 number (CLIP's learned
     scale, exponentiated); its metadata class names (a JSON list), backbone, trainer, dataset and image_size in pixels.
-    The logits of a normalised image feature v are logit_scale * text_features @ v, plus logit_bias where the file has one
-    (SigLIP).
+    The logits of a normalised image feature v are logit_scale * text_features @ v, plus logit_bias where the file has
+    one (SigLIP).
     """
 
     examples = (

@@ -1,10 +1,10 @@
 """Image features of a frozen encoder, computed once and kept on disk.
 
 A file in the cache holds the features of one list of images under one encoder and one transform. Its name is a
-digest of all that decides the numbers: the weights, their modules and their family, the transform, the content of every image file in
-order, the batches, the precision, torch's flags, and the libraries and the processor that decode and compute. It is
-therefore exact, shared by all trainers, seeds and shots, and safe to delete. Files appear whole or not at all, so
-concurrent runs may share the folder.
+digest of all that decides the numbers: the weights, their modules and their family, the transform, the content of
+every image file in order, the batches, the precision, torch's flags, and the libraries and the processor that decode
+and compute. It is therefore exact, shared by all trainers, seeds and shots, and safe to delete. Files appear whole or
+not at all, so concurrent runs may share the folder.
 """
 
 import hashlib

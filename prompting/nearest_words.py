@@ -32,4 +32,3 @@ def nearest_words(
         [(tokenizer.word(int(ids[i])), d) for i, d in zip(indices, distances, strict=True)]
         for indices, distances in zip(nearest.indices.tolist(), nearest.values.tolist(), strict=True)
     ]
-

@@ -21,8 +21,8 @@ class PromptedCLIP(nn.Module):
         text_encoder: the TextEncoder of clip_model.
 
     Attributes:
-        logit_scale, logit_bias: what cosines are multiplied by and what is then added; the latter is None but for models
-            trained with a sigmoid (SigLIP).
+        logit_scale, logit_bias: what cosines are multiplied by and what is then added; the latter is None but for
+            models trained with a sigmoid (SigLIP).
     """
 
     def __init__(self, clip_model: nn.Module, prompt_learner: nn.Module, text_encoder: TextEncoder) -> None:

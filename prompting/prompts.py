@@ -1,8 +1,8 @@
 """Prompts as sequences of frozen tokens and learnable vectors, turned into what the text encoder takes.
 
 A sequence is a list of texts and integers: a token id of the backbone's vocabulary, or `soft(k)` for row k of the
-learnable vectors. Every method only says what its sequences are; the text encoder's tokenizer reads the texts, and which
-tokens are shared and which are each prompt's own follows.
+learnable vectors. Every method only says what its sequences are; the text encoder's tokenizer reads the texts, and
+which tokens are shared and which are each prompt's own follows.
 """
 
 from collections.abc import Iterable, Sequence
@@ -79,7 +79,9 @@ class Prompts(nn.Module):
             embedding = encoder.token_embedding.weight
             embedding = embedding[torch.tensor(frozen, device=embedding.device)].to(encoder.dtype)
         self.register_buffer("frozen", embedding, persistent=False)
-        self.register_buffer("shared", torch.tensor(shared, dtype=torch.long, device=embedding.device), persistent=False)
+        self.register_buffer(
+            "shared", torch.tensor(shared, dtype=torch.long, device=embedding.device), persistent=False
+        )
         self.register_buffer("own", torch.tensor(own, device=embedding.device), persistent=False)
         self.eot = eot[0] if len(eot) == 1 else eot  # on the CPU: the encoder plans with it
         self.shared_lengths = n_shared

@@ -41,9 +41,10 @@ class TextEncoder(nn.Module):
     def __init__(self, clip_model: nn.Module) -> None:
         super().__init__()
         backbone = getattr(clip_model, "backbone", None)  # what load_backbone knows of it
-        family = backbone and backbone.family
+        family = backbone.family if backbone else None
         self.tokenizer: Tokenizer = family.tokenizer() if family else openai_tokenizer()
-        self.causal, self.read_at = (family.causal, family.read_at) if family else (True, "end")
+        self.causal: bool = family.causal if family else True
+        self.read_at: str = family.read_at if family else "end"
         self.transformer = clip_model.transformer
         self.token_embedding = clip_model.token_embedding
         self.positional_embedding = clip_model.positional_embedding

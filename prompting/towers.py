@@ -1,7 +1,7 @@
 """CLIP models of other families in OpenAI's modules, so that whatever works on those works on them.
 
-A vision or text transformer has the same parts in OpenAI's code, open_clip and transformers. What differs is in names of
-weights, activation, width of heads and MLPs, and the normalisation's epsilon; all of it fits OpenAI's modules.
+A vision or text transformer has the same parts in OpenAI's code, open_clip and transformers. What differs is in names
+of weights, activation, width of heads and MLPs, and the normalisation's epsilon; all of it fits OpenAI's modules.
 """
 
 from collections import OrderedDict
@@ -82,8 +82,8 @@ class CLIPModel(nn.Module):
         visual: (B, 3, H, W) images -> (B, e) features.
         blocks: of the text tower.
         weights: token_embedding.weight (V, d), positional_embedding (L, d), ln_final and text_projection (d, e);
-            logit_scale, before it is exponentiated; and, where there are, text_bias (e,), added after the projection, and
-            logit_bias.
+            logit_scale, before it is exponentiated; and, where there are, text_bias (e,), added after the projection,
+            and logit_bias.
         eps: of ln_final.
     """
 

@@ -1,7 +1,7 @@
 """Prompts encoded whole: for text towers that see what follows a token, so that prompts can share nothing.
 
-A bidirectional tower reads every place of its context, padding too. So each prompt is laid out to its full length, as the
-tower saw texts when it was trained, and goes through all layers by itself, in chunks that fit a budget of memory.
+A bidirectional tower reads every place of its context, padding too. So each prompt is laid out to its full length, as
+the tower saw texts when it was trained, and goes through all layers by itself, in chunks that fit a budget of memory.
 """
 
 from collections.abc import Sequence

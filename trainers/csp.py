@@ -96,7 +96,9 @@ class PromptLearner(nn.Module):
             setattr(self, kind, vectors)
             row_of = {name: n + k for k, name in enumerate(vectors.names)}
             ids = [text_encoder.tokenizer.encode(name, first=False) for name in names]
-            self.words[kind] = [[soft(row_of[name])] if name in row_of else i for name, i in zip(names, ids, strict=True)]
+            self.words[kind] = [
+                [soft(row_of[name])] if name in row_of else i for name, i in zip(names, ids, strict=True)
+            ]
             n += len(vectors.names)
 
         sequences = [self.sequence(*pair) for pair in dataset.pairs]

@@ -106,7 +106,11 @@ class PromptLearner(nn.Module):
         width, device = embedding.weight.shape[1], embedding.weight.device
 
         def embed(text):
-            return embedding(torch.tensor(text_encoder.tokenizer.encode(text, first=False), device=device)).detach().float()
+            return (
+                embedding(torch.tensor(text_encoder.tokenizer.encode(text, first=False), device=device))
+                .detach()
+                .float()
+            )
 
         start = {name: torch.zeros(width, device=device) for name in learned}
         for name in start.keys() & {plain(name) for name in classnames}:

@@ -4,8 +4,8 @@ A file dropped into this folder is found automatically, a package's through an e
 "mocoop.backbones" that names its module. The module's `BACKBONES` is a list of `Backbone`. A family with more names
 than a list can hold, such as paths, has two functions as well: `takes(name)`, whether a name looks like one of its own,
 and `find(name, family)`, the Backbone of that name or None; `family` is what the user says about it
-(MODEL.BACKBONE.FAMILY), "" for nothing. It may have a third for lists that people read, `listed()`: the backbones that it
-knows by name.
+(MODEL.BACKBONE.FAMILY), "" for nothing. It may have a third, `listed()`, for lists that people read: the backbones that
+it knows by name.
 
 Names of families with names of their own begin with a word and a colon, as in `open_clip:ViT-B-32/laion2b_s34b_b79k`.
 """
@@ -38,8 +38,8 @@ class Family:
     Attributes:
         name: what MODEL.BACKBONE.FAMILY says, or the entry "family" in a file of weights.
         activation: of the transformers' MLPs.
-        head_width: of the attention heads of the image tower, and of the text tower's where that does not say; 0 where it
-            has none or many.
+        head_width: of the attention heads, in OpenAI's family of both towers, else of the image tower; 0 where it has
+            none or many.
         pixel_mean, pixel_std: of the images' normalisation, by channel.
         tokenizer: gives what turns text into token ids.
         causal: whether a token of the text tower sees only itself and those before it.

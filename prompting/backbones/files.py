@@ -182,4 +182,3 @@ def _torchscript(path):
         return b""
     with zipfile.ZipFile(path) as archive:
         return b"".join(archive.read(n) for n in archive.namelist() if "/code/" in n and n.endswith(".py"))
-

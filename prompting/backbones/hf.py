@@ -1,7 +1,7 @@
 """Models of Hugging Face's transformers (the extra `hf`): `hf:NAME` of its hub, or `hf:/path/to/folder`.
 
-CLIP is computed by OpenAI's modules; of SigLIP the text tower is, and transformers' own image tower. Safetensors are read
-where there are some.
+CLIP is computed by OpenAI's modules, SigLIP's text tower too; its image tower is transformers' own. Safetensors are
+read where there are some.
 """
 
 from collections.abc import Iterator

@@ -4,8 +4,8 @@
     open_clip:ARCH,/path/to/file    a file of weights, safetensors or a state dict
     open_clip:/path/to/folder       what open_clip saves for a hub: open_clip_config.json and weights beside it
 
-Text towers, ViTs and ResNets of open_clip's own are computed by OpenAI's modules, image towers of timm by timm. A tag that
-says that its weights were trained with QuickGELU is computed so, whatever the architecture's name.
+Text towers, ViTs and ResNets of open_clip's own are computed by OpenAI's modules, image towers of timm by timm. Where a
+tag says that its weights were trained with QuickGELU they are computed so, whatever the architecture's name.
 """
 
 import json
@@ -106,7 +106,7 @@ def _in_folder(name, folder):
 
 
 def _record(name, source, config, weights, fetch, at_hand=lambda: True):
-    """A Backbone from an architecture's config and what is known of weights; source: what open_clip calls the former."""
+    """A Backbone from an architecture's config and what is known of weights; source: open_clip's name of the former."""
     text, vision = config["text_cfg"], config["vision_cfg"]
     _check(name, config, text)
     quick = config.get("quick_gelu", False) or weights.get("quick_gelu", False)
@@ -176,7 +176,8 @@ def _downloaded(name, weights):
         with quietly():
             return open_clip.download_pretrained(weights)
     except Exception as error:
-        raise NotAtHand(f"backbone {name} cannot be downloaded ({first_line(error)})") from error
+        told = first_line(error).partition(". Last error")[0]
+        raise NotAtHand(f"backbone {name} cannot be downloaded ({told})") from error
 
 
 def _is_at_hand(weights):

@@ -1,4 +1,7 @@
-"""OpenAI's models by name, with or without `openai:` before it. Their facts are known without the weights, so that a config can be checked first."""
+"""OpenAI's models by name, with or without `openai:` before it.
+
+Their facts are known without the weights, so that a config can be checked first.
+"""
 
 import hashlib
 import os
