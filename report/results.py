@@ -53,6 +53,9 @@ FIGURES = [
 COUNTS = ["total", "correct", "trainable_parameters"]
 COSTS = ["train_seconds", "test_seconds", "peak_memory_mb"]
 FACTS = ["backbone", "device", "python", "torch", "torchvision", "split", "folder", "source"]
+ON = " on "
+"""What stands between a method and its backbone, where the method ran on several."""
+
 COLUMNS = [*IDENTITY, *FIGURES, *COUNTS, *COSTS, *FACTS]
 
 
@@ -145,7 +148,7 @@ def _frame(rows):
 def _apart(frame):
     """The frame with methods named so that none has runs of several backbones in a protocol."""
     several = frame.groupby(["protocol", "method"]).backbone.transform("nunique") > 1
-    names = frame.method + " on " + frame.backbone
+    names = frame.method + ON + frame.backbone
     return frame.assign(method=frame.method.mask(several & frame.backbone.notna(), names))
 
 

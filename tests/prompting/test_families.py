@@ -18,6 +18,7 @@ from prompting.text_encoder import TextEncoder
 from tests import families
 from tests.families import SIGLIP_TEXT, TEXT, VIT
 from tests.reference import encode_image_in_full, relative_error
+from train import parse_args, setup_cfg
 
 open_clip = pytest.importorskip("open_clip")
 transformers = pytest.importorskip("transformers")
@@ -290,6 +291,7 @@ def test_transformers_models_that_lack_something(tmp_path):
 
 def test_openais_names_with_their_family():
     assert find("openai:ViT-B/16") is find("ViT-B/16")
+    assert setup_cfg(parse_args(["--backbone", "openai:ViT-B/16"])).MODEL.BACKBONE.NAME == "ViT-B/16"
 
 
 def test_the_list(capsys):
