@@ -52,6 +52,8 @@ setup(
     extras_require={
         "cluster": ["ray>=2.40", "submitit>=1.5"],
         "dev": ["mypy>=2", "ruff>=0.14", "types-pyyaml", "types-tabulate", "types-tqdm"],  # make lint
+        "hf": ["transformers>=5"],
+        "open_clip": ["open_clip_torch>=3", "timm>=1.0.17"],
         "parquet": ["pyarrow>=15"],
         "test": ["pytest>=8", "pytest-xdist>=3.5"],
     },

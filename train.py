@@ -112,7 +112,8 @@ def _set_input(cfg, default):
     wanted = (default.SIZE, default.PIXEL_MEAN, default.PIXEL_STD)
     if backbone.is_clip(name):  # others are the trainer's business
         record = backbone.find(name, cfg.MODEL.BACKBONE.FAMILY)
-        size, family = record.image_size, record.family
+        size, family, name = record.image_size, record.family, record.name
+        cfg.MODEL.BACKBONE.NAME = name  # a backbone with two names is one
         cfg.MODEL.BACKBONE.FAMILY = family.name
         wanted = ((size, size), list(family.pixel_mean), list(family.pixel_std))
     for key, value in zip(("SIZE", "PIXEL_MEAN", "PIXEL_STD"), wanted, strict=True):

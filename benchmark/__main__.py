@@ -8,6 +8,7 @@ from mocoop import command
 COMMANDS = {
     "run": ("report.commands:Run", "the runs of a grid (configs/grids/) that are not finished"),
     "status": ("benchmark.commands:Status", "the progress of a grid's runs"),
+    "backbones": ("benchmark.backbones:Backbones", "the backbones there are, and what is at hand"),
     "cost": ("benchmark.cost:CostOf", "what a grid costs, counted before it runs"),
     "protocol": ("report.commands:ProtocolRuns", "the runs of a protocol, then its table"),
     "table": ("report.commands:Tables", "the tables of the runs found"),

@@ -29,6 +29,8 @@ A data set's config may say `DATASET.STYLES`, styles of its images, and `DATASET
 it: {any: icon-clip, vit: icon-clip-vit}, `vit` for methods that need one.
 """
 
+import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -240,6 +242,24 @@ def told(dataset: str, trainer: str) -> list[object]:
     tree = read_yaml(config_file("datasets", f"{dataset_and_style(dataset)[0]}.yaml"))
     section = tree.get("TRAINER", {}).get(trainer.upper(), {})
     return [word for key, value in section.items() for word in (f"TRAINER.{trainer.upper()}.{key}", value)]
+
+
+def named_in(config: Path) -> str:
+    """The backbone that a trainer's config names; "" for none."""
+    return read_yaml(config).get("MODEL", {}).get("BACKBONE", {}).get("NAME", "")
+
+
+def backbone_label(backbone: str, usual: str) -> str:
+    """What tells a backbone's runs from those of the usual one, in folders and tables; "" for the usual one.
+
+    A name as it is, with "_" for what folders cannot have; of a path its last part and a digest of all of it.
+    """
+    if backbone.removeprefix("openai:") in ("", usual):
+        return ""
+    head, path = re.fullmatch(r"(\w+:(?:[^/,]*,)?)?(.*)", backbone).groups("")  # type: ignore[union-attr]
+    if Path(path).expanduser().is_absolute():
+        path = f"{Path(path).stem}-{hashlib.sha256(backbone.encode()).hexdigest()[:8]}"
+    return re.sub(r"[^A-Za-z0-9.@_-]+", "_", head + path)
 
 
 def label_in(trainer: str, config: str) -> str:

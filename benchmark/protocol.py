@@ -10,7 +10,16 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from benchmark.facts import config_file, dataset_and_style, method_of, styles, told, trainer_config
+from benchmark.facts import (
+    backbone_label,
+    config_file,
+    dataset_and_style,
+    method_of,
+    named_in,
+    styles,
+    told,
+    trainer_config,
+)
 from dassl.errors import UserError, nearest
 
 TRANSFERS = "evaluation/{trainer}/{config}_{shots}shots/{dataset}/seed{seed}"
@@ -25,7 +34,7 @@ class Point:
         dataset: a data set config's name; of transfers, the data set to train on.
         shots: training images per class; None: all, or none is needed.
         config: the trainer config's name.
-        backbone: "" for the usual one.
+        backbone: "" for the usual one, which the configs name; another one is part of the label.
         overrides: config keys and values, flat.
         label: what distinguishes the overrides' folder from that of the plain config; "" for none.
     """
@@ -46,7 +55,7 @@ class Run:
 
     Attributes:
         folder: below the output.
-        config: with the point's label, as in the folder.
+        config: with the point's label and a backbone that is not the usual one, as in the folder.
         arguments: the arguments of train.py, but for the places that `benchmark.place.command` adds.
         needs: the run whose model this one tests or starts from, or None.
     """
@@ -172,19 +181,21 @@ def run(
     """
     dataset = dataset or point.dataset
     facts = method_of(point.trainer)
+    data, style = dataset_and_style(dataset)
+    data_config = config_file("datasets", f"{data}.yaml")
+    config = trainer_config(point.trainer, point.config)
+    usual = facts.backbone(data_config, config, point.overrides)
+    backbone = point.backbone or usual
+    label = "-".join(filter(None, [point.label, backbone_label(backbone, usual or named_in(config))]))
     identity: dict[str, Any] = {
         "protocol": protocol,
         "part": part or ("train" if facts.trains else "test"),
         "dataset": dataset,
         "shots": point.shots,
         "trainer": point.trainer,
-        "config": f"{point.config}-{point.label}" if point.label else point.config,
+        "config": f"{point.config}-{label}" if label else point.config,
         "seed": point.seed,
     }
-    data, style = dataset_and_style(dataset)
-    data_config = config_file("datasets", f"{data}.yaml")
-    config = trainer_config(point.trainer, point.config)
-    backbone = point.backbone or facts.backbone(data_config, config, point.overrides)
     arguments = [
         # first: these take all words up to the next option
         *(["--source-domains", styles(data)[0], "--target-domains", style] if style else []),

@@ -40,8 +40,8 @@ from prompting.backbone import load_backbone
 from prompting.backbones.files import OPENAI
 from prompting.openai_clip import clip
 from prompting.openai_clip import model as openai_model
-from prompting.prompts import tokenizer
 from prompting.templates import IMAGENET
+from prompting.tokenizers import openai_tokenizer
 
 logger = logging.getLogger("dassl.embedded")
 
@@ -210,7 +210,7 @@ class Captions:
         return text + "." * (rng.random() < 0.5)
 
     def tokens(self, text: str) -> list[int]:
-        encode = tokenizer().encode
+        encode = openai_tokenizer().encode
         found = [START]
         for word in text.replace(".", " .").split():
             if word not in self.cache:

@@ -69,9 +69,9 @@ def words(model: TrainedModel, n: int) -> Table | None:
         return None
     labels, vectors = zip(*learned, strict=True)
     trainer = model.trainer
-    embedding = trainer.model.text_encoder.token_embedding.weight
-    backbone = trainer.cfg.MODEL.BACKBONE
-    nearest = nearest_words(torch.stack(vectors), embedding, known_tokens(backbone.NAME, backbone.FAMILY), n)
+    encoder, backbone = trainer.model.text_encoder, trainer.cfg.MODEL.BACKBONE
+    known = known_tokens(backbone.NAME, backbone.FAMILY)
+    nearest = nearest_words(torch.stack(vectors), encoder.token_embedding.weight, known, n, encoder.tokenizer)
     return Table(
         "words",
         "Words nearest to the learned vectors, with Euclidean distances",

@@ -17,7 +17,8 @@ class Export(Command):
 
     The file holds text_features, (N, e) float32 and normalised, and logit_scale, a float32 number (CLIP's learned
     scale, exponentiated); its metadata class names (a JSON list), backbone, trainer, dataset and image_size in pixels.
-    The logits of a normalised image feature v are logit_scale * text_features @ v.
+    The logits of a normalised image feature v are logit_scale * text_features @ v, plus logit_bias where the file has
+    one (SigLIP).
     """
 
     examples = (
@@ -34,7 +35,7 @@ class Export(Command):
     def run(self, args: argparse.Namespace) -> None:
         names = None if args.classnames is None else parse_classnames(args.classnames)
         model = load_run(args.run, names, epoch=args.load_epoch)
-        features, scale = model.classifier()
+        classifier = model.classifier()
         cfg, out = model.trainer.cfg, Path(args.out)
         metadata = {
             "classnames": json.dumps(model.classnames, ensure_ascii=False),
@@ -45,6 +46,6 @@ class Export(Command):
         }
         mkdir_if_missing(out.parent)
         with atomic_path(out) as temporary:
-            temporary.write_bytes(save({"text_features": features, "logit_scale": scale}, metadata))
-        size, backbone = features.shape[1], cfg.MODEL.BACKBONE.NAME
-        print(f"{out}: {len(features)} classes, text features of length {size}, for {backbone}")
+            temporary.write_bytes(save(classifier, metadata))
+        n, size = classifier["text_features"].shape
+        print(f"{out}: {n} classes, text features of length {size}, for {cfg.MODEL.BACKBONE.NAME}")

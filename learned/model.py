@@ -62,8 +62,14 @@ class TrainedModel:
         return self.trainer.model_inference(images)
 
     def probabilities(self, images: torch.Tensor) -> torch.Tensor:
-        """(B, 3, H, W) transformed images -> (B, N), on the CPU."""
-        return self.logits(images).float().softmax(dim=-1).cpu()
+        """(B, 3, H, W) transformed images -> (B, N), on the CPU.
+
+        They sum to 1, but for a CLIP trained with a sigmoid that nothing was learned on: its answers are each class's
+        own. What is learned by cross-entropy knows classes beside each other only.
+        """
+        logits = self.logits(images).float()
+        sigmoid = self._plain and self.trainer.model.logit_bias is not None and not self.trainer.has_weights()
+        return (logits.sigmoid() if sigmoid else logits.softmax(dim=-1)).cpu()
 
     def loader(self, items: list[Datum]) -> DataLoader:
         """A loader of images under the run's test transform, in their order, as the run's test takes them."""
@@ -86,9 +92,9 @@ class TrainedModel:
         """(label, (d,) vector) of each that is learned in the space of token embeddings."""
         return self.trainer.vectors_among_words() if self._answers else []
 
-    def classifier(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """(N, e) normalised text features and CLIP's logit scale, float32 on the CPU; their product with CLIP's own
-        normalised image features are the logits.
+    def classifier(self) -> dict[str, torch.Tensor]:
+        """text_features (N, e), normalised, and CLIP's logit_scale, float32 on the CPU; their product with CLIP's own
+        normalised image features are the logits. With it logit_bias, to be added, where the backbone has one.
 
         Raises:
             UserError: the logits are more than that.
@@ -103,7 +109,8 @@ class TrainedModel:
             raise UserError(f"{cfg.TRAINER.NAME} does not score images by one text feature per class: use predict.py")
         if overrides("encode_image") or not self.trainer.frozen_image_encoder:
             raise UserError(f"this run of {cfg.TRAINER.NAME} has changed CLIP's image encoder: use predict.py")
-        return self.text_features.float().cpu().contiguous(), model.logit_scale.float().cpu()
+        parts = {"text_features": self.text_features, "logit_scale": model.logit_scale, "logit_bias": model.logit_bias}
+        return {name: part.float().cpu().contiguous() for name, part in parts.items() if part is not None}
 
 
 def load_run(

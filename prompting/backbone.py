@@ -6,12 +6,14 @@ from functools import cache
 from types import ModuleType
 
 import torch
+from yacs.config import CfgNode
 
 from dassl import plugins
 from dassl.utils import UserError, nearest
 from prompting import backbones
 from prompting.backbones import Backbone, NotAtHand
 from prompting.openai_clip import model as openai_model
+from prompting.tokenizers import Tokenizer
 
 HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -43,25 +45,41 @@ def find(name: str, family: str = "") -> Backbone:
     """What is known of a backbone.
 
     Args:
-        name: a name of `known_names`, or what a family takes: a path to OpenAI's archive or to a plain state dict.
+        name: a name of `known_names`, or what a family takes: a path to OpenAI's archive or to a plain state dict,
+            open_clip:ARCH/TAG, hf:NAME and the like.
         family: what the user says of it (MODEL.BACKBONE.FAMILY); "": nothing.
 
     Raises:
         UserError: there is no such backbone; the user is wrong about its family, or has to tell it.
     """
     records, families, left_out = _found()
-    if name in records:
-        known = records[name].family.name
-        if family and family != known:
-            raise UserError(f"MODEL.BACKBONE.FAMILY is {family}, but the weights of {name} are of the family {known}")
-        return records[name]
     with _told_what_is_at_hand():
         found = (module.find(name, family) for module in families)
-        if record := next(filter(None, found), None):
-            return record
-    raise UserError(
-        f'unknown backbone "{name}" (MODEL.BACKBONE.NAME): {nearest(name, records)}, or a path{plugins.told(left_out)}'
-    )
+        record = records.get(name) or next(filter(None, found), None)
+    if record is None:
+        raise UserError(
+            f'unknown backbone "{name}" (MODEL.BACKBONE.NAME): {nearest(name, records)}, or a path'
+            f"{plugins.told(left_out)}"
+        )
+    if family and family != record.family.name:
+        known = record.family.name
+        raise UserError(f"MODEL.BACKBONE.FAMILY is {family}, but the weights of {name} are of the family {known}")
+    return record
+
+
+def listed() -> list[Backbone]:
+    """All backbones that are known by name, those of families with more than a list can hold too.
+
+    Packages that are not installed bring none.
+    """
+    records, families, _ = _found()
+    more = (module.listed() for module in families if hasattr(module, "listed"))
+    return [*records.values(), *(record for some in more for record in some)]
+
+
+def tokenizer_of(cfg: CfgNode) -> Tokenizer:
+    """The tokenizer of a config's backbone, before its weights are there. Errors as `find` has them."""
+    return find(cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.FAMILY).family.tokenizer()
 
 
 def image_size(name: str, family: str = "") -> int:
@@ -75,7 +93,7 @@ def known_tokens(name: str, family: str = "") -> list[int]:
     Arguments and errors as `find` has them.
     """
     record = find(name, family)
-    return list(range(len(record.family.tokenizer().encoder)) if record.tokens is None else record.tokens())
+    return list(range(record.family.tokenizer().size) if record.tokens is None else record.tokens())
 
 
 def fetch(name: str, family: str = "") -> None:
@@ -92,7 +110,8 @@ def load_backbone(
     Args:
         name, family: as `find` takes them.
         precision: "fp32" and "amp" give float32 weights; "fp16" and "bf16" give half-precision ones with float32
-            normalisation layers, as OpenAI's models have them.
+            normalisation layers, as OpenAI's models have them, but for image encoders of another kind, all of whose
+            weights are halved.
 
     Raises:
         UserError: as `find` does; or there is no network, a file is damaged, or its architecture is not known.
@@ -101,19 +120,23 @@ def load_backbone(
     with _told_what_is_at_hand():
         model = record.load()
     if precision in HALF:
-        _halve(model, HALF[precision])
+        _halve(model, HALF[precision], record.image_encoder == "other")
     model.backbone = model.visual.backbone = record
     return model.requires_grad_(False).to(device).eval()
 
 
-def _halve(model: torch.nn.Module, dtype: torch.dtype) -> None:
-    """Round those weights that OpenAI's models have in half precision."""
+def _halve(model: torch.nn.Module, dtype: torch.dtype, whole_visual: bool) -> None:
+    """Round those weights that OpenAI's models have in half precision; all of an image encoder of another kind."""
+    visual = model.visual
+    if whole_visual:
+        model.visual = torch.nn.Identity()
     exact = {key: value.clone() for key, value in model.state_dict().items()}
     openai_model.convert_weights(model)
     half = [p for p in model.parameters() if p.dtype == torch.float16]
     model.float().load_state_dict(exact)
     for parameter in half:
         parameter.data = parameter.data.to(dtype)
+    model.visual = visual.to(dtype) if whole_visual else visual
 
 
 @contextmanager

@@ -6,8 +6,6 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from prompting.text_encoder import TextEncoder
-
 VECTORS_PER_TOKEN = 20
 """What a token takes in each layer, in vectors of the text tower's width, at the peak of forward and backward pass.
 
@@ -20,10 +18,11 @@ Over many chunks a CPU process may grow further, since glibc keeps what is freed
 pairs took 691 MiB in 9 chunks, and 235 MiB with MALLOC_TRIM_THRESHOLD_=262144; CoCoOp took 327 and 194 MiB."""
 
 
-def bytes_per_token(text_encoder: TextEncoder, training: bool = True) -> int:
+def bytes_per_token(text_encoder: Any, training: bool = True) -> int:
     """The memory in bytes that a token takes; tokens that prompts of a row share count once a row.
 
     Args:
+        text_encoder: a TextEncoder.
         training: whether all layers' activations are held, for the backward pass, or one layer's at a time.
     """
     layers = len(text_encoder.transformer.resblocks) if training else 1

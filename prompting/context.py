@@ -9,7 +9,8 @@ from yacs.config import CfgNode
 
 from dassl.config import require
 from dassl.utils import UserError
-from prompting.prompts import Encoded, Prompts, sequence, soft, token_ids
+from prompting.backbone import tokenizer_of
+from prompting.prompts import Encoded, Prompts, sequence, soft
 from prompting.text_encoder import TextEncoder
 
 logger = logging.getLogger("dassl.prompting")
@@ -25,7 +26,7 @@ def check_context(cfg: CfgNode, section: str) -> None:
         require(cfg, f"TRAINER.{section}.CLASS_TOKEN_POSITION", one_of=POSITIONS)
     if not options.CTX_INIT:
         require(cfg, f"TRAINER.{section}.N_CTX", at_least=1)
-    elif not token_ids(options.CTX_INIT):
+    elif not tokenizer_of(cfg).encode(options.CTX_INIT):
         raise UserError(f"TRAINER.{section}.CTX_INIT holds no word: give words, or leave it empty for N_CTX vectors")
 
 
@@ -37,7 +38,7 @@ def initial_context(options: CfgNode, text_encoder: TextEncoder, *copies: int) -
     """
     embedding = text_encoder.token_embedding
     if options.CTX_INIT:
-        ids = torch.tensor(token_ids(options.CTX_INIT), device=embedding.weight.device)
+        ids = torch.tensor(text_encoder.tokenizer.encode(options.CTX_INIT), device=embedding.weight.device)
         ctx = embedding(ids).detach().float().expand(*copies, -1, -1).clone()
     else:
         ctx = nn.init.normal_(torch.empty(*copies, options.N_CTX, embedding.weight.shape[1]), std=0.02)
@@ -78,13 +79,15 @@ class PromptLearner(nn.Module):
         n_ctx = ctx.shape[-2]
         self.ctx = nn.Parameter(ctx)
 
-        sequences = []
+        tokenizer, sequences = text_encoder.tokenizer, []
+        before = {"end": n_ctx, "middle": n_ctx // 2, "front": 0}[options.CLASS_TOKEN_POSITION]
         for n, name in enumerate(classnames):
             first = n * n_ctx if options.CSC else 0
             context = [*soft(range(first, first + n_ctx)), *words]
-            before = {"end": len(context), "middle": n_ctx // 2, "front": 0}[options.CLASS_TOKEN_POSITION]
-            ids, length = token_ids(f"{name}."), len(token_ids(name))  # a name's own last dot joins the full stop
-            sequences.append(sequence(context[:before], ids[:length], context[before:], ids[length:]))
+            place = len(context) if options.CLASS_TOKEN_POSITION == "end" else before
+            # a name's own last dot joins the full stop
+            ids, length = tokenizer.encode(f"{name}.", place == 0), len(tokenizer.encode(name, place == 0))
+            sequences.append(sequence(context[:place], ids[:length], context[place:], ids[length:]))
         self.prompts = Prompts(text_encoder, [sequences], classnames)
 
     def forward(self) -> Encoded:

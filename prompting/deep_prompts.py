@@ -10,9 +10,9 @@ from yacs.config import CfgNode
 
 from dassl.config import require
 from dassl.utils import UserError
-from prompting.backbone import known_names
+from prompting.backbone import known_names, tokenizer_of
 from prompting.backbones import image_encoder_of
-from prompting.prompts import soft, token_ids
+from prompting.prompts import soft
 from prompting.text_encoder import TextEncoder
 
 logger = logging.getLogger("dassl.prompting")
@@ -41,7 +41,7 @@ class DeepContext(nn.Module):
 
     def __init__(self, text: str, n_ctx: int, depth: int, text_encoder: TextEncoder) -> None:
         super().__init__()
-        embedding, ids = text_encoder.token_embedding.weight.detach(), token_ids(text)
+        embedding, ids = text_encoder.token_embedding.weight.detach(), text_encoder.tokenizer.encode(text)
         depth, shape = min(depth, len(text_encoder.transformer.resblocks)), (n_ctx, embedding.shape[1])
         self.ctx = nn.Parameter(embedding[ids[:n_ctx]].float()) if ids else noise(*shape)
         self.compound_prompts_text = nn.ParameterList(noise(*shape) for _ in range(depth - 1))
@@ -56,7 +56,7 @@ def check_vision_transformer(visual: nn.Module) -> None:
         has = "a ResNet" if kind == "resnet" else "another image encoder"
         raise UserError(
             f"prompts in the image encoder need a vision transformer, but this backbone has {has}: set "
-            f"MODEL.BACKBONE.NAME (--backbone) to {', '.join(known_names('vit'))}, or to a path"
+            f"MODEL.BACKBONE.NAME (--backbone) to {', '.join(known_names('vit'))}, or to another with such an encoder"
         )
 
 
@@ -98,8 +98,10 @@ def check_deep_context(cfg: CfgNode, section: str, n_ctx: str, *counts: str) -> 
     for key in (n_ctx, *counts):
         require(cfg, f"TRAINER.{section}.{key}", at_least=1)
     options = cfg.TRAINER[section]
-    words = len(token_ids(options.CTX_INIT))
-    if options.CTX_INIT and words < options[n_ctx]:
+    if not options.CTX_INIT:
+        return
+    words = len(tokenizer_of(cfg).encode(options.CTX_INIT))
+    if words < options[n_ctx]:
         raise UserError(
             f'TRAINER.{section}.CTX_INIT "{options.CTX_INIT}" has {words} tokens, but {n_ctx} is {options[n_ctx]}: '
             "give as many words, or leave CTX_INIT empty for noise"

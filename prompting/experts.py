@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from prompting.prompted_clip import PromptedCLIP
-from prompting.prompts import Prompts, sequence, soft, token_ids
+from prompting.prompts import Prompts, sequence, soft
 from prompting.text_encoder import TextEncoder
+from prompting.tokenizers import Tokenizer
 
 
 class PromptLearner(nn.Module):
@@ -71,10 +72,10 @@ def _expert_sequences(layout, names, endings):
     return rows
 
 
-def template_ids(template: str) -> tuple[list[int], list[int]]:
+def template_ids(template: str, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
     """Token ids of a template before and after the class name."""
     before, _, after = template.partition("{}")
-    return token_ids(before), token_ids(after)
+    return tokenizer.encode(before), tokenizer.encode(after, first=False)
 
 
 class MoCoOpCLIP(PromptedCLIP):

@@ -1,10 +1,10 @@
 """Image features of a frozen encoder, computed once and kept on disk.
 
 A file in the cache holds the features of one list of images under one encoder and one transform. Its name is a
-digest of all that decides the numbers: the weights and their family, the transform, the content of every image file in
-order, the batches, the precision, torch's flags, and the libraries and the processor that decode and compute. It is
-therefore exact, shared by all trainers, seeds and shots, and safe to delete. Files appear whole or not at all, so
-concurrent runs may share the folder.
+digest of all that decides the numbers: the weights, their modules and their family, the transform, the content of
+every image file in order, the batches, the precision, torch's flags, and the libraries and the processor that decode
+and compute. It is therefore exact, shared by all trainers, seeds and shots, and safe to delete. Files appear whole or
+not at all, so concurrent runs may share the folder.
 """
 
 import hashlib
@@ -106,7 +106,7 @@ def _key(weights, paths, transform, batch_size, precision):
     steps = [_settings(step) for step in _steps(transform)]
     backbone = getattr(weights, "backbone", None)  # the same weights mean something else with another activation
     family = backbone and (backbone.family.name, backbone.family.activation, backbone.family.head_width)
-    digest.update(repr((versions, device, numerics(), precision, batch_size, steps, family)).encode())
+    digest.update(repr((versions, device, numerics(), precision, batch_size, steps, family, repr(weights))).encode())
     for name, tensor in tensors.items():
         tensor = tensor.detach().cpu().contiguous()
         digest.update(repr((name, tensor.dtype, tuple(tensor.shape))).encode())

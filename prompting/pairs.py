@@ -18,7 +18,7 @@ from yacs.config import CfgNode
 from prompting.chunks import bytes_per_token, encode_in_chunks, how_many_fit
 from prompting.context import initial_context
 from prompting.prompted_clip import PromptedCLIP
-from prompting.prompts import Prompts, sequence, soft, token_ids, tokenizer
+from prompting.prompts import Part, Prompts, sequence, soft
 from prompting.text_encoder import TextEncoder
 
 PREFIX = "a photo of"
@@ -49,14 +49,16 @@ class PairPrompts(nn.Module):
         dataset: Any,
         text_encoder: TextEncoder,
         tokens: int,
-        start: Sequence[int] | None = None,
-        words: Mapping[str, Sequence[Sequence[int]]] | None = None,
+        start: Sequence[Part] | None = None,
+        words: Mapping[str, Sequence[Sequence[Part]]] | None = None,
     ) -> None:
         super().__init__()
-        self.start = token_ids(PREFIX) if start is None else start
-        self.words = words or {kind: [name_ids(dataset, name) for name in getattr(dataset, kind)] for kind in KINDS}
+        self.start = text_encoder.tokenizer.encode(PREFIX) if start is None else start
+        self.words = words or {
+            kind: [name_ids(text_encoder, dataset, name) for name in getattr(dataset, kind)] for kind in KINDS
+        }
         sequences = [self.sequence(*pair) for pair in dataset.pairs]
-        chunk = max(1, tokens // (max(map(len, sequences)) - len(sequence(self.start)) + 1))
+        chunk = max(1, tokens // (max(map(len, sequences)) - len(self.start) + 1))  # with the end token
 
         def prompts(start: int, end: int) -> nn.ModuleList:
             parts = [slice(i, min(i + chunk, end)) for i in range(start, end, chunk)]
@@ -65,7 +67,7 @@ class PairPrompts(nn.Module):
         self.seen = prompts(0, dataset.num_seen)
         self.unseen = prompts(dataset.num_seen, len(sequences))
 
-    def sequence(self, *pair: int) -> list[int]:
+    def sequence(self, *pair: int) -> list[Part]:
         """The prompt of a pair, (attribute, ..., object) indices, to be filled with `vectors`."""
         *attributes, object_ = pair
         words = [self.words["attributes"][a] for a in attributes]
@@ -105,16 +107,16 @@ class PairContext(PairPrompts):
         return torch.cat([self.ctx, self.frozen])
 
 
-def name_ids(dataset: Any, name: str) -> list[int]:
+def name_ids(text_encoder: TextEncoder, dataset: Any, name: str) -> list[int]:
     """The token ids of an attribute's or object's name, underscores included where the data set has some."""
-    return tokenizer().encode(getattr(dataset, "spelling", {}).get(name, name))
+    return text_encoder.tokenizer.verbatim(getattr(dataset, "spelling", {}).get(name, name), first=False)
 
 
 @torch.no_grad()
 def mean_embeddings(text_encoder: TextEncoder, dataset: Any, names: Sequence[str]) -> torch.Tensor:
     """(N, d) float32: the mean of each name's token embeddings, which a learned vector starts from."""
     embedding = text_encoder.token_embedding.weight
-    ids = (torch.tensor(name_ids(dataset, name), device=embedding.device) for name in names)
+    ids = (torch.tensor(name_ids(text_encoder, dataset, name), device=embedding.device) for name in names)
     means = [embedding[i].float().mean(dim=0) for i in ids]
     return torch.stack(means) if means else embedding.new_zeros(0, embedding.shape[1], dtype=torch.float32)
 

@@ -19,6 +19,10 @@ class PromptedCLIP(nn.Module):
         prompt_learner: called without arguments it gives the text encoder's arguments. It may have an
             `offset`, (e,) or None: a learned vector added to all text features.
         text_encoder: the TextEncoder of clip_model.
+
+    Attributes:
+        logit_scale, logit_bias: what cosines are multiplied by and what is then added; the latter is None but for
+            models trained with a sigmoid (SigLIP).
     """
 
     def __init__(self, clip_model: nn.Module, prompt_learner: nn.Module, text_encoder: TextEncoder) -> None:
@@ -28,6 +32,8 @@ class PromptedCLIP(nn.Module):
         self.prompt_learner = prompt_learner
         self.dtype = clip_model.dtype
         self.register_buffer("logit_scale", clip_model.logit_scale.detach().float().exp())
+        bias = getattr(clip_model, "logit_bias", None)
+        self.register_buffer("logit_bias", None if bias is None else bias.detach().float())
 
     def encode_image(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) images -> (B, e) image features, not normalised."""
@@ -53,7 +59,8 @@ class PromptedCLIP(nn.Module):
 
     def logits(self, image_features: torch.Tensor, text_features: torch.Tensor) -> torch.Tensor:
         """(B, e) normalised image features, text features -> (B, N) logits."""
-        return self.logit_scale * image_features @ text_features.t()
+        logits = self.logit_scale * image_features @ text_features.t()
+        return logits if self.logit_bias is None else logits + self.logit_bias
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.logits(self.prepare(self.encode_image(images)), self.encode_text())

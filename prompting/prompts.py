@@ -1,11 +1,11 @@
 """Prompts as sequences of frozen tokens and learnable vectors, turned into what the text encoder takes.
 
-A sequence is a list of integers: a token id of CLIP's vocabulary, or `soft(k)` for row k of the learnable vectors.
-Every method only says what its sequences are; which tokens are shared and which are each prompt's own follows.
+A sequence is a list of texts and integers: a token id of the backbone's vocabulary, or `soft(k)` for row k of the
+learnable vectors. Every method only says what its sequences are; the text encoder's tokenizer reads the texts, and
+which tokens are shared and which are each prompt's own follows.
 """
 
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from typing import Any, overload
 
 import torch
@@ -13,17 +13,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from dassl.utils import UserError
-from prompting.openai_clip import simple_tokenizer
 
-tokenizer = lru_cache(maxsize=1)(simple_tokenizer.SimpleTokenizer)
+Part = str | int
+"""Of a sequence: a text, a token id or a soft entry."""
 
 Encoded = tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[int]]
 """What the text encoder takes: shared, own, eot, shared_lengths."""
-
-
-def token_ids(text: str) -> list[int]:
-    """The token ids of a text, without start and end token."""
-    return tokenizer().encode(text.replace("_", " "))
 
 
 @overload
@@ -35,39 +30,38 @@ def soft(k: int | Iterable[int]) -> int | list[int]:
     return ~k if isinstance(k, int) else [~i for i in k]
 
 
-def sequence(*parts: str | Iterable[int]) -> list[int]:
-    """One prompt from texts, token ids and soft entries: [start, *parts, end]."""
-    start, end = (tokenizer().encoder[t] for t in ("<|startoftext|>", "<|endoftext|>"))
-    inner = [i for part in parts for i in (token_ids(part) if isinstance(part, str) else part)]
-    return [start, *inner, end]
+def sequence(*parts: str | Iterable[Part]) -> list[Part]:
+    """One prompt from texts, token ids and soft entries, without the tokens that every prompt begins and ends with."""
+    return [i for part in parts for i in ([part] if isinstance(part, str) else part)]
 
 
 class Prompts(nn.Module):
     """B x N prompts, split into shared and own tokens. It has no parameters and no state of its own.
 
     Args:
-        encoder: the TextEncoder, for its token embeddings and context length.
-        sequences: B rows of N sequences of integers (see the module's first lines).
+        encoder: the TextEncoder, for its tokenizer, token embeddings and context length.
+        sequences: B rows of N sequences (see the module's first lines).
         names: N class names, for the message about a prompt that is too long.
 
     Raises:
         UserError: a prompt is longer than the encoder's context; names the class.
     """
 
-    def __init__(self, encoder: Any, sequences: Sequence[Sequence[list[int]]], names: Sequence[object]) -> None:
+    def __init__(self, encoder: Any, sequences: Sequence[Sequence[list[Part]]], names: Sequence[object]) -> None:
         super().__init__()
-        for row in sequences:
+        tokenized = [[encoder.tokenizer.sequence(parts) for parts in row] for row in sequences]
+        for row in tokenized:
             for name, tokens in zip(names, row, strict=True):
                 if len(tokens) > encoder.context_length:
                     raise UserError(
                         f'the prompt of class "{name}" has {len(tokens)} tokens, but the text encoder takes '
                         f"{encoder.context_length}: shorten the class name, the template or the context (N_CTX)"
                     )
-        n_shared = [_common_prefix(row) for row in sequences]
-        owns = [[tokens[p:] for tokens in row] for p, row in zip(n_shared, sequences, strict=True)]
+        n_shared = [_common_prefix(row) for row in tokenized]
+        owns = [[tokens[p:] for tokens in row] for p, row in zip(n_shared, tokenized, strict=True)]
         if all(own == owns[0] for own in owns):
             owns = owns[:1]
-        frozen = sorted({t for row in sequences for tokens in row for t in tokens if t >= 0})
+        frozen = sorted({t for row in tokenized for tokens in row for t in tokens if t >= 0})
         rows_of = {token: i for i, token in enumerate(frozen)}
 
         def index(token):  # learnable vectors stand behind the frozen embeddings, counted from the end of those
@@ -76,7 +70,7 @@ class Prompts(nn.Module):
         p_max = max(n_shared)
         s_max = max(len(tokens) for own in owns for tokens in own)
         shared = [
-            [index(t) for t in row[0][:p]] + [0] * (p_max - p) for p, row in zip(n_shared, sequences, strict=True)
+            [index(t) for t in row[0][:p]] + [0] * (p_max - p) for p, row in zip(n_shared, tokenized, strict=True)
         ]
         own = [[[index(t) for t in tokens] + [0] * (s_max - len(tokens)) for tokens in row] for row in owns]
         eot = torch.tensor([[len(tokens) - 1 for tokens in row] for row in owns])
@@ -85,7 +79,9 @@ class Prompts(nn.Module):
             embedding = encoder.token_embedding.weight
             embedding = embedding[torch.tensor(frozen, device=embedding.device)].to(encoder.dtype)
         self.register_buffer("frozen", embedding, persistent=False)
-        self.register_buffer("shared", torch.tensor(shared, device=embedding.device), persistent=False)
+        self.register_buffer(
+            "shared", torch.tensor(shared, dtype=torch.long, device=embedding.device), persistent=False
+        )
         self.register_buffer("own", torch.tensor(own, device=embedding.device), persistent=False)
         self.eot = eot[0] if len(eot) == 1 else eot  # on the CPU: the encoder plans with it
         self.shared_lengths = n_shared

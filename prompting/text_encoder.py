@@ -5,6 +5,8 @@ end-of-text token matters, so sequences end there and are not padded to 77. And 
 begin with (start token, context vectors) have the same hidden states in every prompt, so they are computed once
 per row. What is left - each prompt's own few tokens - is packed end to end into bins, and a mask keeps the prompts
 of a bin apart. The result equals encoding every prompt in full, forward and backward, up to float rounding.
+
+Towers that are not causal (SigLIP's) encode prompts whole instead (prompting/whole_prompts.py).
 """
 
 from collections import OrderedDict
@@ -16,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dassl.utils import UserError
-from prompting.prompts import tokenizer
+from prompting.tokenizers import Tokenizer, openai_tokenizer
+from prompting.whole_prompts import encode_whole
 
 BIN_TOKENS = 256
 """About how many own tokens a bin holds. Attention is dense within a bin, so its cost grows with the bin; more bins
@@ -28,20 +30,27 @@ class TextEncoder(nn.Module):
     """The frozen text tower of a CLIP model, fed with token embeddings instead of token ids.
 
     Args:
-        clip_model: a `clip.model.CLIP`, or what has its parts; its modules are referenced, not copied.
+        clip_model: a `clip.model.CLIP`, or what has its parts; its modules are referenced, not copied. What its
+            `backbone` does not say is OpenAI's.
 
-    Raises:
-        UserError: it is of a family whose text tower is not causal, or whose tokens are not OpenAI's.
+    Attributes:
+        tokenizer: its Tokenizer.
+        causal, read_at: as the backbone's Family has them.
     """
 
     def __init__(self, clip_model: nn.Module) -> None:
         super().__init__()
-        _check(clip_model)
+        backbone = getattr(clip_model, "backbone", None)  # what load_backbone knows of it
+        family = backbone.family if backbone else None
+        self.tokenizer: Tokenizer = family.tokenizer() if family else openai_tokenizer()
+        self.causal: bool = family.causal if family else True
+        self.read_at: str = family.read_at if family else "end"
         self.transformer = clip_model.transformer
         self.token_embedding = clip_model.token_embedding
         self.positional_embedding = clip_model.positional_embedding
         self.ln_final = clip_model.ln_final
         self.text_projection = clip_model.text_projection
+        self.text_bias = getattr(clip_model, "text_bias", None)
         self.context_length = clip_model.context_length
         self._packings: OrderedDict[tuple, Packing] = OrderedDict()
 
@@ -60,19 +69,21 @@ class TextEncoder(nn.Module):
         """Text features of B x N prompts.
 
         Args:
-            shared: (B, P, d) token embeddings that every prompt of a row begins with, P >= 1.
+            shared: (B, P, d) token embeddings that every prompt of a row begins with.
             own: (1 or B, N, S, d) token embeddings of what follows, padded at the end to S.
             eot: (N,) or (B, N), where in `own` each prompt's end-of-text token stands.
             shared_lengths: B of them, the real length of each row of `shared` where they differ; the rest
                 of the row is padding. Default: P for all rows.
             deep: L of (n, d) for deep prompting, n < P, L less than the number of layers. The k-th replaces the
-                hidden states at the positions 1 to n of every row, where context vectors stand, between layers k
-                and k + 1.
+                hidden states at the n positions behind the start token of every row, where context vectors stand,
+                between layers k and k + 1.
 
         Returns:
             (B, N, e) text features, not normalised.
         """
-        rows, width, device = shared.shape[0], shared.shape[2], shared.device
+        if not self.causal or self.read_at != "end":
+            return encode_whole(self, shared, own, eot, shared_lengths, deep)
+        rows, width, device, start = shared.shape[0], shared.shape[2], shared.device, len(self.tokenizer.start)
         plan = self._packing(eot, shared_lengths, rows, shared.shape[1], own.shape[2], device)
         own = own.to(self.dtype)
         if len(plan.take) == 1:  # every row is packed alike
@@ -87,12 +98,17 @@ class TextEncoder(nn.Module):
         for block, vectors in zip_longest(blocks, deep):
             x = _block(block, x, plan)
             if vectors is not None:
-                x = torch.cat([x[:, :1], vectors.to(x.dtype).expand(rows, -1, -1), x[:, 1 + len(vectors) :]], dim=1)
-        x = self.ln_final(_last_block(last, x, plan)).to(self.dtype)
-        x = x @ self.text_projection
+                vectors = vectors.to(x.dtype).expand(rows, -1, -1)
+                x = torch.cat([x[:, :start], vectors, x[:, start + vectors.shape[1] :]], dim=1)
+        x = self.project(self.ln_final(_last_block(last, x, plan)))
         if len(plan.prompts) == 1:
             return x.index_select(1, plan.prompts[0])
         return x.gather(1, plan.prompts[..., None].expand(-1, -1, x.shape[-1]))
+
+    def project(self, x: torch.Tensor) -> torch.Tensor:
+        """(*, d) hidden states after the last normalisation -> (*, e) text features."""
+        x = x.to(self.dtype) @ self.text_projection
+        return x if self.text_bias is None else x + self.text_bias.to(x.dtype)
 
     def _packing(self, eot, shared_lengths, rows, n_shared, own_length, device):
         """The packing of these lengths, kept because a training run asks for the same one at every step."""
@@ -107,17 +123,6 @@ class TextEncoder(nn.Module):
                 self._packings.popitem(last=False)
         self._packings.move_to_end(key)
         return self._packings[key]
-
-
-def _check(clip_model):
-    backbone = getattr(clip_model, "backbone", None)  # what load_backbone knows of it
-    if backbone and not backbone.family.causal:
-        raise UserError(
-            f"the text tower of {backbone.name} is bidirectional, and prompts can be encoded for causal ones only: "
-            "choose another --backbone"
-        )
-    if backbone and backbone.family.tokenizer is not tokenizer:
-        raise UserError(f"{backbone.name} has its own tokenizer, but prompts need OpenAI's: choose another --backbone")
 
 
 class Packing:

@@ -13,7 +13,8 @@ Columns, in this order:
     config      the trainer config's name, with the label of a grid's overrides
     seed        <NA> where none was set
     method      what tables call it: "trainer (config)", the trainer alone with its recipe's config; "[name]" follows
-                where a release's code wrote the run; grids give names of their own
+                where a release's code wrote the run, and one that ran on several backbones in a protocol has theirs
+                behind it; grids give names of their own
     accuracy    percent, as all that follow up to auc_20
     macro_f1, error_rate, best_seen, best_unseen, best_harmonic, auc, attribute_accuracy, object_accuracy,
     best_harmonic_20, auc_20
@@ -53,6 +54,9 @@ FIGURES = [
 COUNTS = ["total", "correct", "trainable_parameters"]
 COSTS = ["train_seconds", "test_seconds", "peak_memory_mb"]
 FACTS = ["backbone", "release", "device", "python", "torch", "torchvision", "split", "folder", "source"]
+ON = " on "
+"""What stands between a method and its backbone, where the method ran on several."""
+
 COLUMNS = [*IDENTITY, *FIGURES, *COUNTS, *COSTS, *FACTS]
 
 
@@ -140,7 +144,14 @@ def _frame(rows):
         numbers = pd.to_numeric(frame[name], errors="coerce")
         frame[name] = numbers.astype("Int64" if name in {"shots", "seed", *COUNTS} else float)
     text = frame.columns.intersection([*IDENTITY, *FACTS]).difference(["shots", "seed"])
-    return frame.astype(dict.fromkeys(text, "string"))
+    return _apart(frame.astype(dict.fromkeys(text, "string")))
+
+
+def _apart(frame):
+    """The frame with methods named so that none has runs of several backbones in a protocol."""
+    several = frame.groupby(["protocol", "method"]).backbone.transform("nunique") > 1
+    names = frame.method + ON + frame.backbone
+    return frame.assign(method=frame.method.mask(several & frame.backbone.notna(), names))
 
 
 def _at_least(value, least):

@@ -9,6 +9,7 @@ import pandas as pd
 from benchmark.facts import dataset_and_style, label_in, method_name, method_of
 from benchmark.protocols import PROTOCOLS
 from report import published
+from report.results import ON
 from report.tables import over_seeds, per_seed
 
 KEYS = ["dataset", "setting", "method"]
@@ -113,13 +114,13 @@ def summaries(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
 def labels(runs: pd.DataFrame, protocol: str) -> dict[str, str]:
     """{method: what tables call it}: without its config, but with a label, where the protocol has its trainer once."""
     own = runs[runs.protocol == protocol].drop_duplicates("method")[["method", "trainer", "config"]]
-    own = own.assign(alone=~own.trainer.duplicated(keep=False))
-    return {
-        row.method: method_name(row.trainer, label_in(row.trainer, row.config))
-        if row.alone and row.method == method_name(row.trainer, row.config)
-        else row.method
-        for row in own.itertuples()
-    }
+    configs, found = own.groupby("trainer").config.nunique(), {}
+    for row in own.itertuples():
+        name, on, backbone = row.method.partition(ON)
+        if configs[row.trainer] <= 1 and name == method_name(row.trainer, row.config):
+            name = method_name(row.trainer, label_in(row.trainer, row.config))
+        found[row.method] = name + on + backbone
+    return found
 
 
 def _trainers(runs):

@@ -138,14 +138,14 @@ class PromptTrainer(TrainerX):
         ln_pre and ln_post. The prompt learner saves and loads them.
 
         Raises:
-            UserError: it has none, as ResNets do not.
+            UserError: it has none, as ResNets do not, or blocks of another kind.
         """
         modules = clip_model.visual.named_modules()
         self.layernorms = nn.ModuleList(m for name, m in modules if name.endswith((".ln_1", ".ln_2")))
         if not self.layernorms:
             raise UserError(
                 f"TRAINER.{self.section}.TUNE_LAYERNORM: the image encoder of {self.cfg.MODEL.BACKBONE.NAME} has no "
-                "LayerNorms; choose a ViT backbone, or set it False"
+                "LayerNorms of OpenAI's kind; choose a ViT backbone, or set it False"
             )
         learner.layernorms = self.layernorms.requires_grad_(True)
         self.frozen_image_encoder = False

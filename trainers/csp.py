@@ -26,7 +26,7 @@ from dassl.engine import TRAINER_REGISTRY, MisfitError
 from dassl.utils import UserError
 from prompting.named_vectors import NamedVectors, names_in
 from prompting.pairs import KINDS, PREFIX, PairPrompts, mean_embeddings
-from prompting.prompts import soft, token_ids
+from prompting.prompts import soft
 from prompting.text_encoder import TextEncoder
 from trainers.pairs import PairTrainer, pair_keys
 
@@ -68,7 +68,7 @@ class PromptLearner(PairPrompts):
         rows = [*((kind, name) for kind in KINDS for name in learned[kind]), *rest]
         row_of = {word: soft(k) for k, word in enumerate(rows)}
         words = {kind: [[row_of[kind, name]] for name in own[kind]] for kind in KINDS}
-        super().__init__(dataset, text_encoder, tokens, token_ids(PREFIX), words)
+        super().__init__(dataset, text_encoder, tokens, text_encoder.tokenizer.encode(PREFIX), words)
         self.dropout = nn.Dropout(dropout)
         self.attributes, self.objects = (initial_vectors(text_encoder, dataset, learned[kind]) for kind in KINDS)
         started = mean_embeddings(text_encoder, dataset, [name for _, name in rest])

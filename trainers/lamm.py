@@ -54,7 +54,7 @@ from prompting.deep_prompts import CoupledPrompts, check_deep_context
 from prompting.losses import distillation_loss, student_loss
 from prompting.named_vectors import NamedVectors, names_in
 from prompting.prompted_clip import DeepPromptedCLIP, PromptedCLIP
-from prompting.prompts import Prompts, sequence, soft, token_ids
+from prompting.prompts import Prompts, sequence, soft
 from prompting.templates import check_templates
 from prompting.text_encoder import TextEncoder
 from trainers.base import PromptTrainer
@@ -131,7 +131,7 @@ def initial_vectors(
         UserError: a name has no word to start from.
     """
     embedding = text_encoder.token_embedding.weight.detach()
-    found = {name: embedding[token_ids(name)].float() for name in names}
+    found = {name: embedding[text_encoder.tokenizer.encode(name, first=False)].float() for name in names}
     for name, tokens in found.items():
         if not len(tokens):
             raise UserError(f'the class name "{name}" holds no word: LAMM has nothing to start its vector from')
@@ -180,14 +180,14 @@ class PromptLearner(nn.Module):
             words = soft(range(len(self.ctx)))
         elif maple is not None:
             words = maple.words
-        n_ctx = len(self.context())
+        n_ctx, encode = len(self.context()), text_encoder.tokenizer.encode
 
         def prompts(rows: Mapping[str, range]) -> Prompts:
             sequences = []
             for name in map(plain, classnames):
                 own = soft(n_ctx + row for row in rows.get(name, ()))
                 whole = bool(own) and options.NAME == "whole"
-                rest = token_ids(after) if whole else token_ids(name + after)[len(own) :]
+                rest = encode(after, first=False) if whole else encode(name + after, first=False)[len(own) :]
                 sequences.append(sequence(words, own, rest))
             return Prompts(text_encoder, [sequences], classnames)
 

@@ -185,7 +185,8 @@ class MoCoOp(PromptTrainer):
         firsts, endings = [group[0] for group in self.groups], [""] * len(self.groups)
         if options.FULL_STOP == "text_loss":
             endings = ["." if first.endswith(".") else "" for first in firsts]
-        ids = [template_ids(first.removesuffix(end)) for first, end in zip(firsts, endings, strict=True)]
+        templates = [first.removesuffix(end) for first, end in zip(firsts, endings, strict=True)]
+        ids = [template_ids(template, text_encoder.tokenizer) for template in templates]
         self.layout = [[len(before), len(after)] for before, after in ids]
         learner = self._learner(text_encoder, self.layout, options.TEXT_OFFSET, endings)
         first_words = torch.tensor([i for before, after in ids for i in before + after])

@@ -29,7 +29,6 @@ from prompting.backbone import load_backbone
 from prompting.context import PromptLearner
 from prompting.losses import distillation_loss
 from prompting.prompted_clip import PromptedCLIP
-from prompting.prompts import token_ids
 from prompting.templates import check_templates, custom_template
 from prompting.text_encoder import TextEncoder
 from trainers.base import ContextTrainer
@@ -57,7 +56,7 @@ def template_start(template: str, n_ctx: int, text_encoder: TextEncoder) -> tupl
         UserError: there is no word before the class name, or there are more than vectors.
     """
     words = template.partition("{}")[0].strip()
-    count, ids = len(words.split()), token_ids(words)
+    count, ids = len(words.split()), text_encoder.tokenizer.encode(words)
     if not 1 <= count <= n_ctx:
         raise UserError(
             f'TRAINER.PROGRAD.CTX_START template: "{template}" has {count} words before {{}}, but N_CTX takes 1 to '

@@ -4,18 +4,27 @@ A file dropped into this folder is found automatically, a package's through an e
 "mocoop.backbones" that names its module. The module's `BACKBONES` is a list of `Backbone`. A family with more names
 than a list can hold, such as paths, has two functions as well: `takes(name)`, whether a name looks like one of its own,
 and `find(name, family)`, the Backbone of that name or None; `family` is what the user says about it
-(MODEL.BACKBONE.FAMILY), "" for nothing.
+(MODEL.BACKBONE.FAMILY), "" for nothing. It may have a third, `listed()`, for lists that people read: the backbones that
+it knows by name.
+
+Names of families with names of their own begin with a word and a colon, as in `open_clip:ViT-B-32/laion2b_s34b_b79k`.
 """
 
-from collections.abc import Callable, Sequence
+import importlib
+import logging
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 from dassl.errors import UserError
 from prompting.openai_clip import model as openai_model
-from prompting.prompts import tokenizer
+from prompting.tokenizers import Tokenizer, openai_tokenizer
 
 ENCODERS = ("vit", "resnet", "other")
+READ_AT = ("end", "last")
 
 
 class NotAtHand(UserError):
@@ -29,10 +38,13 @@ class Family:
     Attributes:
         name: what MODEL.BACKBONE.FAMILY says, or the entry "family" in a file of weights.
         activation: of the transformers' MLPs.
-        head_width: of every attention head, in both towers.
+        head_width: of the attention heads, in OpenAI's family of both towers, else of the image tower; 0 where it has
+            none or many.
         pixel_mean, pixel_std: of the images' normalisation, by channel.
-        tokenizer: makes what turns text into token ids, with the methods and the vocabulary that OpenAI's has.
+        tokenizer: gives what turns text into token ids.
         causal: whether a token of the text tower sees only itself and those before it.
+        read_at: where a prompt's feature is read: at its "end" token, or at the "last" place of the context, behind
+            padding.
     """
 
     name: str
@@ -40,8 +52,13 @@ class Family:
     head_width: int
     pixel_mean: tuple[float, float, float]
     pixel_std: tuple[float, float, float]
-    tokenizer: Callable[[], Any] = tokenizer
+    tokenizer: Callable[[], Tokenizer] = openai_tokenizer
     causal: bool = True
+    read_at: str = "end"
+
+    def __post_init__(self) -> None:
+        if self.read_at not in READ_AT:
+            raise ValueError(f"features of the family {self.name} are read at one of {', '.join(READ_AT)}")
 
 
 @dataclass(frozen=True)
@@ -55,10 +72,12 @@ class Backbone:
         image_encoder: "vit", blocks of tokens as OpenAI's, which prompts can join; "resnet" as OpenAI's; or "other".
         load: gives the model in float32, with the parts that `clip.model.CLIP` has: visual, transformer (with
             resblocks), token_embedding, positional_embedding, ln_final, text_projection, logit_scale, context_length
-            and dtype.
+            and dtype. It may have a text_bias, (e,), and a logit_bias as well; prompting/towers.py builds one from
+            parts.
         fetch: makes the weights available, downloading them if need be.
         at_hand: whether that needs no network.
         tokens: gives the ids of the tokens whose embeddings were trained; None: all of them.
+        width: e, the length of its features; 0: not known without the weights.
     """
 
     name: str
@@ -69,10 +88,49 @@ class Backbone:
     fetch: Callable[[], object] = lambda: None
     at_hand: Callable[[], bool] = lambda: True
     tokens: Callable[[], Sequence[int]] | None = None
+    width: int = 0
 
     def __post_init__(self) -> None:
         if self.image_encoder not in ENCODERS:
             raise ValueError(f"the image encoder of {self.name} is one of {', '.join(ENCODERS)}")
+
+
+def has_family(name: str) -> bool:
+    """Whether a name says itself which family it is of, and is therefore no path."""
+    return re.match(r"\w+:", name) is not None
+
+
+def package(module: str, extra: str, name: str) -> ModuleType:
+    """An optional package. Raises UserError, with the extra that brings it, where it is not installed.
+
+    Args:
+        module: what to import.
+        extra: of this project.
+        name: the backbone that needs it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise UserError(f"{name} needs {error.name}: pip install 'mocoop[{extra}]'") from error
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Without what transformers and its hub log of retries and missing files: what fails is said in one line."""
+    loggers = [logging.getLogger(name) for name in ("transformers", "huggingface_hub")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def first_line(error: Exception) -> str:
+    """What an error of other people's code says, in one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def image_encoder_of(visual: Any) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from dassl.utils import UserError, nearest
-from prompting.backbones import Backbone, Family, NotAtHand
+from prompting.backbones import Backbone, Family, NotAtHand, first_line, has_family
 from prompting.openai_clip import model as openai_model
 
 BACKBONES: tuple[Backbone, ...] = ()
@@ -37,7 +37,7 @@ HOME = Path(__file__).parents[2] / "embedded"
 
 
 def takes(name: str) -> bool:
-    return name.endswith((".pt", ".pth"))
+    return name.endswith((".pt", ".pth")) and not has_family(name)
 
 
 def find(name: str, family: str) -> Backbone | None:
@@ -47,6 +47,8 @@ def find(name: str, family: str) -> Backbone | None:
         UserError: there is no such file, it holds no CLIP model; or nothing tells the family, it is not known here, or
             the file and the user say different things.
     """
+    if has_family(name):
+        return None
     path = Path(name).expanduser()
     if not path.is_file():
         if takes(name) or (path.parent.is_dir() and os.sep in name):
@@ -59,14 +61,21 @@ def find(name: str, family: str) -> Backbone | None:
             positions, patch = weights["visual.positional_embedding"], weights["visual.conv1.weight"].shape[-1]
         else:
             positions, patch = weights["visual.attnpool.positional_embedding"], 32
-        size = patch * round((positions.shape[0] - 1) ** 0.5)
-    return in_file(name, path, known, size, "vit" if is_vit else "resnet")
+        size, width = patch * round((positions.shape[0] - 1) ** 0.5), weights["text_projection"].shape[1]
+    return in_file(name, path, known, size, "vit" if is_vit else "resnet", width)
 
 
-def in_file(name: str, path: Path, family: Family, image_size: int, image_encoder: str) -> Backbone:
+def in_file(name: str, path: Path, family: Family, image_size: int, image_encoder: str, width: int = 0) -> Backbone:
     """The record of a backbone in a file whose facts are known."""
-    tokens = partial(known_tokens, path)
-    return Backbone(name, family, image_size, image_encoder, load=partial(load, path, family), tokens=tokens)
+    return Backbone(
+        name,
+        family,
+        image_size,
+        image_encoder,
+        load=partial(load, path, family),
+        tokens=partial(known_tokens, path),
+        width=width,
+    )
 
 
 def load(path: Path, family: Family) -> Any:
@@ -173,8 +182,3 @@ def _torchscript(path):
         return b""
     with zipfile.ZipFile(path) as archive:
         return b"".join(archive.read(n) for n in archive.namelist() if "/code/" in n and n.endswith(".py"))
-
-
-def first_line(error: Exception) -> str:
-    """What an error of other people's code says, in one line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,4 +1,7 @@
-"""OpenAI's models by name. Their facts are known without the weights, so that a config can be checked first."""
+"""OpenAI's models by name, with or without `openai:` before it.
+
+Their facts are known without the weights, so that a config can be checked first.
+"""
 
 import hashlib
 import os
@@ -7,22 +10,40 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dassl.utils import UserError
-from prompting.backbones import Backbone, NotAtHand
-from prompting.backbones.files import OPENAI, first_line, load
+from dassl.utils import UserError, nearest
+from prompting.backbones import Backbone, NotAtHand, first_line
+from prompting.backbones.files import OPENAI, load
 from prompting.openai_clip import clip as openai
 
-IMAGE_SIZES = {
-    "RN50": 224,
-    "RN101": 224,
-    "RN50x4": 288,
-    "RN50x16": 384,
-    "RN50x64": 448,
-    "ViT-B/32": 224,
-    "ViT-B/16": 224,
-    "ViT-L/14": 224,
-    "ViT-L/14@336px": 336,
+PREFIX = f"{OPENAI.name}:"
+
+SHAPES = {
+    "RN50": (224, 1024),
+    "RN101": (224, 512),
+    "RN50x4": (288, 640),
+    "RN50x16": (384, 768),
+    "RN50x64": (448, 1024),
+    "ViT-B/32": (224, 512),
+    "ViT-B/16": (224, 512),
+    "ViT-L/14": (224, 768),
+    "ViT-L/14@336px": (336, 768),
 }
+"""Image size in pixels, and the length of features."""
+
+
+def takes(name: str) -> bool:
+    return name.startswith(PREFIX)
+
+
+def find(name: str, family: str) -> Backbone | None:
+    """The backbone that goes by the same name without prefix. Raises UserError where there is none."""
+    if not takes(name):
+        return None
+    known = {record.name: record for record in BACKBONES}
+    short = name.removeprefix(PREFIX)
+    if short not in known:
+        raise UserError(f'OpenAI has no model "{short}" (MODEL.BACKBONE.NAME): {nearest(short, known)}')
+    return known[short]
 
 
 def path_of(name: str) -> Path:
@@ -78,6 +99,7 @@ BACKBONES = [
         load=partial(_load, name),
         fetch=partial(fetch, name),
         at_hand=partial(_at_hand, name),
+        width=width,
     )
-    for name, size in IMAGE_SIZES.items()
+    for name, (size, width) in SHAPES.items()
 ]

@@ -39,7 +39,7 @@ def test_a_method_of_its_own_kind(grid):
     method = {"trainer": "CoOp", "label": "csc", "shots": 4, "seeds": [2, 3], "datasets": "icons_rare"}
     method["overrides"] = {"TRAINER.COOP.CSC": True, "TRAINER.COOP.N_CTX": 4}
     found = grid({"methods": ["CoOp", method], "overrides": {"OPTIM.LR": 0.1}, "backbone": "RN50"})
-    assert folders(found)[2:] == [f"icons_rare/CoOp/rn50_ep100-csc_4shots/seed{seed}" for seed in (2, 3)]
+    assert folders(found)[2:] == [f"icons_rare/CoOp/rn50_ep100-csc-RN50_4shots/seed{seed}" for seed in (2, 3)]
     plain, own = found.runs[0].arguments, found.runs[2].arguments
     assert plain[-2:] == ("OPTIM.LR", "0.1") and plain[plain.index("--backbone") + 1] == "RN50"
     assert own[-6:] == ("OPTIM.LR", "0.1", "TRAINER.COOP.CSC", "True", "TRAINER.COOP.N_CTX", "4")

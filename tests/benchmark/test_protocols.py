@@ -51,7 +51,7 @@ def told(run, configs):
 
 def test_few_shot(configs):
     (run,) = runs_of("few_shot", [Point("dtd", 4, "CoOp", "c", 2, backbone="RN50")])
-    assert (run.folder, run.part) == ("dtd/CoOp/c_4shots/seed2", "train")
+    assert (run.folder, run.part) == ("dtd/CoOp/c-RN50_4shots/seed2", "train")
     assert told(run, configs) == (
         "--seed 2 --trainer CoOp --dataset-config-file C/datasets/dtd.yaml --backbone RN50 DATASET.NUM_SHOTS 4"
     )

@@ -101,16 +101,24 @@ def test_what_is_missing_is_told_before_the_first_run(undisturbed, grid_file, to
     assert len(results.of_grid(read_grid(path), tmp_path / "runs")) == 8
 
 
-def test_a_run_of_another_backbone_is_none_of_the_grids(undisturbed, grid_file, toy_root, tmp_path, capsys):
-    path = tmp_path / "grid.yaml"
-    path.write_text(yaml.dump(yaml.safe_load(Path(grid_file).read_text()) | {"backbone": "icon-clip"}))
+def test_a_run_of_another_config_is_none_of_the_grids(undisturbed, grid_file, toy_root, tmp_path, capsys):
+    path, grid = tmp_path / "grid.yaml", yaml.safe_load(Path(grid_file).read_text())
+    path.write_text(yaml.dump(grid | {"overrides": grid["overrides"] | {"DATALOADER.TEST.BATCH_SIZE": 7}}))
     assert main(arguments("status", str(path), toy_root, undisturbed)) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[4].split() == ["all", *(("8" if state == "other" else "0") for state in STATES)]
-    assert "another config (MODEL.BACKBONE.NAME was " in lines[5] and "is now 'icon-clip'" in lines[5]
+    assert "another config (DATALOADER.TEST.BATCH_SIZE was " in lines[5] and "is now 7" in lines[5]
     assert "(8 of 8 runs, the first " in lines[5] and len(lines) == 6
     assert main(arguments("run", str(path), toy_root, undisturbed)) == 1
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_runs_of_another_backbone_have_folders_of_their_own(undisturbed, grid_file, toy_root, tmp_path, capsys):
+    path = tmp_path / "grid.yaml"
+    path.write_text(yaml.dump(yaml.safe_load(Path(grid_file).read_text()) | {"backbone": "icon-clip"}))
+    assert main(arguments("status", str(path), toy_root, undisturbed)) == 0
+    row = capsys.readouterr().out.splitlines()[4].split()
+    assert row == ["all", *(("8" if state == "waiting" else "0") for state in STATES)]
 
 
 def test_dry_run(grid_file, toy_root, tmp_path, capsys):

@@ -187,24 +187,20 @@ def test_files_that_hold_no_clip(content, message, tmp_path):
     assert len(str(caught.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"causal": False}, "text tower of small is bidirectional"),
-        ({"tokenizer": list}, "small has its"),
-    ],
-)
-def test_a_text_tower_that_would_be_computed_wrongly(wrong, message, monkeypatch, toy_backbone):
-    family = dataclasses.replace(OPENAI, name="other", **wrong)
+def test_what_a_record_says_reaches_the_text_encoder(monkeypatch, toy_backbone):
+    other = [1, 2]  # any object serves
+    family = dataclasses.replace(OPENAI, name="other", causal=False, read_at="last", tokenizer=lambda: other)
     small = in_file("small", Path(toy_backbone), OPENAI, image_size=32, image_encoder="vit")
     small = dataclasses.replace(small, family=family)
     monkeypatch.setitem(backbone._found()[0], "small", small)
     model = load_backbone("small", family="other")
     assert model.backbone is model.visual.backbone is small
-    with pytest.raises(UserError, match=message):
-        TextEncoder(model)
+    encoder = TextEncoder(model)
+    assert (encoder.causal, encoder.read_at, encoder.tokenizer) == (False, "last", other)
     with pytest.raises(UserError, match="FAMILY is openai, but the weights of small are of the family other"):
         load_backbone("small", family="openai")
+    with pytest.raises(ValueError, match="read at one of end, last"):
+        dataclasses.replace(family, read_at="first")
 
 
 def test_an_image_encoder_of_another_kind(monkeypatch, toy_backbone):

@@ -11,7 +11,7 @@ PROBE = """
 import torch
 asked = []
 torch.cuda.is_available = lambda: bool(asked.append(1))
-from prompting import backbone, deep_prompts, openai_clip, prompts
+from prompting import backbone, deep_prompts, openai_clip, tokenizers
 assert not asked, "to import it asks nothing of CUDA"
 openai_clip.clip._download = lambda *a: "nothing"
 try:
@@ -20,7 +20,7 @@ except Exception:
     assert asked, "load itself does"
 import clip
 print(clip.load.__module__, openai_clip.model.CLIP.__module__)
-print(prompts.token_ids("a photo"), backbone.load_backbone("icon-clip").visual.input_resolution)
+print(tokenizers.openai_tokenizer().encode("a photo"), backbone.load_backbone("icon-clip").visual.input_resolution)
 """
 
 

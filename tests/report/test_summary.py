@@ -75,13 +75,15 @@ def test_published_figures_of_the_same_backbone(base2new, cell):
     base2new("food101", "CoOp", 80, 40, seed=1, backbone="ViT-B/16")
     base2new("food101", "CoOp", 80, 40, seed=2, backbone="RN50")
     base2new("dtd", "ZeroshotCLIP", 50, 60, backbone="ViT-B/16")
-    found = cell("dtd", "CoOp", "base")
+    found = cell("dtd", "CoOp on ViT-B/16", "base")
     assert (found.published, found.source) == (79.44, "CoCoOp, CVPR 2022, Table 1")
     assert found.difference == pytest.approx(0.56)
     assert cell("dtd", "ZeroshotCLIP", "new").published == 59.90
-    for dataset in ("eurosat", "food101", "average"):
-        other = cell(dataset, "CoOp", "base")
+    for dataset, backbone in (("eurosat", "icon-clip"), ("food101", "RN50")):
+        other = cell(dataset, f"CoOp on {backbone}", "base")
         assert np.isnan(other.published) and np.isnan(other.difference) and other.source == ""
+    assert cell("food101", "CoOp on ViT-B/16", "base").seeds == 1, "no row is of two backbones"
+    assert cell("average", "CoOp on ViT-B/16", "base").datasets == 2
 
 
 def test_a_published_average_is_over_its_eleven_datasets(base2new, cell):

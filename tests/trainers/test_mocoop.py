@@ -16,6 +16,7 @@ from prompting import routing
 from prompting.backbone import load_backbone
 from prompting.prompts import encode_templates
 from prompting.text_encoder import TextEncoder
+from prompting.tokenizers import openai_tokenizer
 from tests.conftest import TOY_CLASSES
 from tests.reference import encode_in_full, in_double, relative_error, tiny_clip, written_in_full
 from trainers import mocoop
@@ -224,7 +225,7 @@ def test_experts_start_as_their_first_templates():
     clip_model = tiny_clip()
     encoder, names = TextEncoder(clip_model), ["cat", "yin_yang", "crocodile head"]
     templates = ["a photo of a {} texture.", "{} in a video game.", "a photo of many {}."]
-    ids = [template_ids(t) for t in templates]
+    ids = [template_ids(t, openai_tokenizer()) for t in templates]
     learner = PromptLearner([[len(a), len(b)] for a, b in ids], names, [], encoder, E)
     words = torch.tensor([i for a, b in ids for i in a + b])
     with torch.no_grad():
