@@ -107,7 +107,7 @@ class TransformersTokenizer(Tokenizer):
         text = self._tokenizer.convert_ids_to_tokens(token)
         if self._marks_ends:  # byte pairs do; sentence pieces mark where words begin
             return text.removesuffix("</w>") if text.endswith("</w>") else f"{text}-"
-        return text[1:] if text[:1] in ("▁", "Ġ") else f"-{text.removeprefix('##')}"
+        return text[1:] or text if text[:1] in ("▁", "Ġ") else f"-{text.removeprefix('##')}"
 
     def _encode(self, text, first):
         text = self._clean(text)

@@ -136,7 +136,7 @@ def _pretrained(name: str, source: str, kind: str) -> Any:
     bars = transformers.utils.logging.is_progress_bar_enabled()
     transformers.utils.logging.disable_progress_bar()
     try:
-        with quietly(), torch.random.fork_rng():
+        with quietly(), torch.random.fork_rng(devices=[]):
             model, found = getattr(transformers, MODELS[kind]).from_pretrained(
                 source, output_loading_info=True, dtype=torch.float32
             )

@@ -196,7 +196,7 @@ def _load(name, source, quick_gelu, kind, fetch):
     try:
         if path:
             _check_shapes(open_clip, source, path)
-        with torch.random.fork_rng():  # what open_clip draws before it loads leaves the run's numbers alone
+        with torch.random.fork_rng(devices=[]):  # what open_clip draws before it loads leaves the run's numbers alone
             return _converted(open_clip.create_model(source, **options), kind)
     except UserError:
         raise

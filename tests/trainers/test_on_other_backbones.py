@@ -10,6 +10,7 @@ import predict
 import train
 from benchmark.protocol import Point
 from benchmark.protocols import config_of, runs_of
+from learned.explain import words
 from learned.export import Export
 from learned.model import load_run
 from tests import families
@@ -41,8 +42,8 @@ def run(tmp_path, closing_logger):
     def run(trainer, backbone, *keys):
         protocol, dataset = ("czsl", "icons_pairs") if trainer == "CSP" else ("few_shot", "icons_rare")
         point = Point(dataset, 1, trainer, config_of(trainer, protocol, dataset, 1), 1, backbone)
-        words = [*SMALL, "DATASET.NUM_SHOTS", "1", *keys, "OUTPUT_DIR", str(tmp_path / trainer)]
-        train.main([*runs_of(protocol, [point])[0].arguments, *words])
+        keys = [*SMALL, "DATASET.NUM_SHOTS", "1", *keys, "OUTPUT_DIR", str(tmp_path / trainer)]
+        train.main([*runs_of(protocol, [point])[0].arguments, *keys])
         return tmp_path / trainer
 
     return run
@@ -56,6 +57,8 @@ def test_prompts_for_every_text_tower(trainer, backbone, run):
     assert metrics["backbone"] == backbone and metrics["total"] > 50
     learned = load_run(folder)
     assert all(p.isfinite().all() for p in learned.trainer.model.prompt_learner.parameters())
+    table = words(learned, 2)
+    assert table and all(isinstance(row[1], str) and row[1] for row in table.rows), "in the backbone's own vocabulary"
 
 
 @pytest.mark.parametrize("trainer", VIT_METHODS)
