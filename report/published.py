@@ -19,8 +19,8 @@ class Found(NamedTuple):
 
     Attributes:
         figures: {column: (percent, source)}.
-        why_not: why there are none, or none of the average over targets, in words; "" where there are, or nothing of the
-            protocol is published.
+        why_not: why there are none, or none of the average over targets, in words; "" where there are, or where nothing
+            of the protocol is published.
     """
 
     figures: dict[str, tuple[float, str]]
