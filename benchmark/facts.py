@@ -237,11 +237,12 @@ def dataset_and_style(name: str) -> tuple[str, str | None]:
     return name, None
 
 
-def told(dataset: str, trainer: str) -> list[object]:
-    """What a data set's config tells a trainer, as KEY VALUE words."""
+def told(dataset: str, trainer: str, config: Path) -> list[object]:
+    """What a data set's config tells a trainer and the trainer's own, which wins, does not: KEY VALUE words."""
     tree = read_yaml(config_file("datasets", f"{dataset_and_style(dataset)[0]}.yaml"))
-    section = tree.get("TRAINER", {}).get(trainer.upper(), {})
-    return [word for key, value in section.items() for word in (f"TRAINER.{trainer.upper()}.{key}", value)]
+    section, own = tree.get("TRAINER", {}).get(trainer.upper(), {}), flat(read_yaml(config))
+    words = {f"TRAINER.{trainer.upper()}.{key}": value for key, value in section.items()}
+    return [word for key, value in words.items() if key not in own for word in (key, value)]
 
 
 def named_in(config: Path) -> str:

@@ -236,7 +236,7 @@ def transfer(protocol: str, targets: dict[str, tuple[str, ...]], learned: Run, p
         raise UserError(f"{protocol} has no targets for {point.dataset}: {nearest(point.dataset, known)}")
     needs = learned if method_of(point.trainer).trains else None
     # what the source's config told the trainer shaped the model
-    keys = told(source, point.trainer)
+    keys = told(source, point.trainer, trainer_config(point.trainer, point.config))
     return [learned] + [
         run(protocol, TRANSFERS, point, "test", target, flags=["--eval-only"], keys=keys, needs=needs)
         for target in targets[source]

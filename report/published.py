@@ -19,7 +19,8 @@ class Found(NamedTuple):
 
     Attributes:
         figures: {column: (percent, source)}.
-        why_not: why there are none, in words; "" where there are some, or nothing of the protocol is published.
+        why_not: why there are none, or none of the average over targets, in words; "" where there are, or where nothing
+            of the protocol is published.
     """
 
     figures: dict[str, tuple[float, str]]
@@ -45,7 +46,7 @@ def find(
         trainer: registry name.
         dataset: a dataset config's name, of transfers the one trained on; or "average".
         setting: "16 shots", "closed world" and the like; of zero-shot CLIP shots do not matter.
-        datasets: those that the average is over.
+        datasets: those that the average is over, of transfers those tested on.
     """
     table, method = _table(protocol), method_of(trainer)
     if not table:
@@ -65,8 +66,16 @@ def find(
             told = ", ".join(others) if len(others) < 4 else f"{len(others)} others"
             return Found({}, f"{trainer}: here {what} {getattr(row, field) or 'all images'}, published {what} {told}")
     if dataset == AVERAGE and (eleven := averaged(protocol, backbone)) and set(datasets) != eleven:
-        return Found({}, f"averages here are over {len(set(datasets))} data sets, published over {len(eleven)} others")
-    return Found(table[row])
+        return Found({}, _over(len(set(datasets)), len(eleven)))
+    targets, figures = PROTOCOLS[protocol].targets.get(dataset, ()), dict(table[row])
+    if AVERAGE in figures and (tested := set(targets).intersection(datasets)) != set(targets):
+        del figures[AVERAGE]
+        return Found(figures, _over(len(tested), len(targets)))
+    return Found(figures)
+
+
+def _over(here, there):
+    return f"averages here are over {here} data sets, published over {there}"
 
 
 def averaged(protocol: str, backbone: str) -> set[str]:

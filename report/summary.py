@@ -72,7 +72,7 @@ def summarise(runs: pd.DataFrame, protocol: str) -> pd.DataFrame:
         datasets, of (in an average, how many its method has and how many any has, else 1); best (whether no mean of the
         column is higher at two digits, averages over fewer datasets left aside; False of a single one); published
         (percent, NaN where unknown), difference (mean - published), source; why_not, of a row without published figures
-        why there are none.
+        or without that of its average why there are none.
     """
     wide = figures(runs, protocol)
     here, there = _coverage(wide)

@@ -157,7 +157,8 @@ class MoCoOp(PromptTrainer):
             require(cfg, "TRAINER.MOCOOP.N_GROUPS", at_least=1, at_most=len(templates), note="the number of templates")
         else:
             groups = SHARED_GROUPS if groups is None else groups
-            if not groups or not all(isinstance(g, (list, tuple)) and g for g in groups):
+            lists = isinstance(groups, (list, tuple)) and all(isinstance(g, (list, tuple)) and g for g in groups)
+            if not (groups and lists):
                 raise UserError("TRAINER.MOCOOP.GROUPS must be a list of lists of templates, none of them empty")
             templates, n_groups = [t for group in groups for t in group], len(groups)
         check_templates(templates, "MOCOOP")

@@ -180,6 +180,7 @@ class PLOT(PromptTrainer):
 
     section = "PLOT"
     forms = FORMS
+    earlier_form = "paper"
 
     @property
     def class_axes(self) -> dict[str, int]:  # type: ignore[override]

@@ -107,7 +107,8 @@ def require(
             raise UserError(f'unknown {key} "{value}": {nearest(value, one_of)}')
         return
     limits = ((at_least, ge), (above, gt), (at_most, le), (below, lt))
-    if all(holds(value, limit) for limit, holds in limits if limit is not None):  # NaN holds none
+    number = isinstance(value, int | float)  # a key whose default is None may hold anything
+    if number and all(holds(value, limit) for limit, holds in limits if limit is not None):  # NaN holds none
         return
     words = f"a number above {above}" if at_least is None else f"{at_least}"
     if at_most is not None:

@@ -37,6 +37,14 @@ def test_gradients_inside_the_encoder():
     assert found.trained == images and found.flops == pytest.approx(images * inside + 1692 * plain)
 
 
+@pytest.mark.parametrize(
+    ("trainer", "config"), [("ProGrad", "rn50_ep100"), ("PromptSRC", "vit_b16_c2_ep20_batch4_4+4ctx")]
+)
+def test_a_teacher_sees_every_training_image_too(trainer, config):
+    found = cost_of("base2new", "caltech101", 4, trainer, config)
+    assert found.trained == 2 * (100 * 192 if trainer == "ProGrad" else 20 * 200)
+
+
 def test_what_cannot_be_counted():
     with pytest.raises(UserError, match="FLOPs of icon-clip are not counted: there are RN50"):
         cost.flops_of("icon-clip")

@@ -123,6 +123,10 @@ def test_cross_dataset(configs):
     # the groups that the model was trained with hold on a dataset that has others
     _, moved, *_ = runs_of("cross_dataset", [Point("imagenet", 16, "MoCoOp", "c", 1)])
     assert told(moved, configs).endswith("TRAINER.MOCOOP.GROUPS [['a {}.']]")
+    # but for what its own config says, which won in training, too
+    (configs / "trainers/MoCoOp/own.yaml").write_text(yaml.dump({"TRAINER": {"MOCOOP": {"GROUPS": [["the {}."]]}}}))
+    _, moved, *_ = runs_of("cross_dataset", [Point("imagenet", 16, "MoCoOp", "own", 1)])
+    assert "GROUPS" not in told(moved, configs)
 
 
 def test_domain_generalization(configs):

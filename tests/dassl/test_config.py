@@ -16,7 +16,7 @@ from tests.conftest import REPO
 KEYS = {
     "INPUT": "SIZE INTERPOLATION TRANSFORMS NO_TRANSFORM PIXEL_MEAN PIXEL_STD CROP_PADDING RRCROP_SCALE "
     "CUTOUT_N CUTOUT_LEN GN_MEAN GN_STD RANDAUGMENT_N RANDAUGMENT_M COLORJITTER_B COLORJITTER_C "
-    "COLORJITTER_S COLORJITTER_H RGS_P GB_P GB_K",
+    "COLORJITTER_S COLORJITTER_H RGS_P GB_P GB_K PERSPECTIVE_SCALE PERSPECTIVE_P ROTATION",
     "DATASET": "ROOT NAME SOURCE_DOMAINS TARGET_DOMAINS NUM_LABELED NUM_SHOTS VAL_PERCENT STL10_FOLD "
     "CIFAR_C_TYPE CIFAR_C_LEVEL ALL_AS_UNLABELED SUBSAMPLE_CLASSES STYLES BACKBONES",
     "DATALOADER": "NUM_WORKERS K_TRANSFORMS RETURN_IMG0 TRAIN_X TRAIN_U TEST CACHE_GB",
@@ -158,8 +158,8 @@ def test_bad_arguments_are_a_user_error(opts, words):
 @pytest.mark.parametrize(
     ("limits", "taken", "refused", "message"),
     [
-        ({"at_least": 0}, (0, 0.5), (-0.1, float("nan")), "give 0 or more"),
-        ({"above": 0}, (1e-9,), (0, -1), "give a number above 0"),
+        ({"at_least": 0}, (0, 0.5), (-0.1, float("nan"), "a"), "give 0 or more"),
+        ({"above": 0}, (1e-9,), (0, -1, "a"), "give a number above 0"),
         ({"at_least": 1, "at_most": 4, "note": "the number of groups"}, (1, 4), (0, 5), "give 1 to 4, the number of"),
         ({"at_least": 0, "below": 1}, (0, 0.99), (1, -1), "give 0 to below 1"),
         ({"above": 0, "at_most": 1}, (1,), (0, 1.01), "give a number above 0, up to 1"),

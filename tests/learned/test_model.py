@@ -11,7 +11,8 @@ import yaml
 from dassl.config import get_cfg_default
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import UserError, numerics, set_numerics
-from learned.model import load_run, parse_classnames
+from learned.model import load_run, parse_classnames, read_cfg
+from prompting.forms import with_form
 from tests.conftest import REPO
 from trainers.coop import CoOp
 
@@ -107,6 +108,14 @@ def test_epochs_and_old_runs(tmp_path, run):
     assert torch.allclose(given.logits(images), expected, atol=1e-4)
     run("CoOp", "run", "OPTIM.MAX_EPOCH", 2, "TRAIN.CHECKPOINT_FREQ", 1)
     assert torch.allclose(load_run(tmp_path / "run").logits(images), expected, atol=1e-4)
+
+
+def test_a_run_of_before_there_were_forms_has_the_one_it_had(tmp_path):
+    """PLOT's plans ended where no log v moved, at a threshold that the config holds."""
+    (tmp_path / "config.yaml").write_text("TRAINER: {NAME: PLOT, PLOT: {MAX_ITER: 1000, THRESH: 1.0e-05}}")
+    cfg, method = read_cfg(tmp_path), TRAINER_REGISTRY.get("PLOT")
+    options = with_form(cfg, method.section, method.forms)
+    assert (options.STOP, options.MAX_ITER, options.THRESH) == ("log_v", 1000, 1e-5)
 
 
 def test_blocks_of_trainers_that_are_gone(tmp_path, run):
