@@ -118,7 +118,10 @@ def _of_words(trainer, words):
     if not facts.trains or "--eval-only" in words:
         return cost
     images = min(round(share * classes) * cfg.DATASET.NUM_SHOTS, train) if cfg.DATASET.NUM_SHOTS > 0 else share * train
-    epochs = facts.cost.get("epochs", cfg.OPTIM.MAX_EPOCH)
+    if "epochs" in facts.cost:  # no optimiser, so no batches either
+        seen = facts.cost["epochs"] * images
+        return cost + Cost(trained=seen, flops=seen * forward)
+    epochs = cfg.OPTIM.MAX_EPOCH
     batch = cfg.DATALOADER.TRAIN_X.BATCH_SIZE
     steps = max(1, int(images) // batch)  # the last, incomplete batch is dropped unless it is the only one
     seen = epochs * min(images, steps * batch)

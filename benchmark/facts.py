@@ -20,7 +20,7 @@ A method's facts are in configs/trainers/<Trainer>/method.yaml:
       open: {TRAINER.MINE.OPEN_WORLD: True, where: {TRAINER.MINE.PAIRS: True}}  # always or where another has a value
     cost:                           # where training images go through the image encoder more or less than each epoch
       frozen_passes: 1              # further passes through the frozen encoder
-      epochs: 1                     # instead of OPTIM.MAX_EPOCH
+      epochs: 1                     # instead of OPTIM.MAX_EPOCH, and no steps of an optimiser
     figures:                        # more figures that it writes to metrics.json, and how to draw them
       expert_usage: {title: ..., caption: ..., label: ..., names: expert_names}
     published: CLIP                 # what papers call it, where that is not the trainer's name

@@ -19,7 +19,7 @@ from yacs.config import CfgNode
 
 from dassl.config import require
 from dassl.data import DatasetWrapper
-from dassl.engine import TrainerX
+from dassl.engine import MisfitError, TrainerX
 from dassl.layout import PROMPT_LEARNER
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
@@ -200,6 +200,12 @@ class PromptTrainer(TrainerX):
     def load_weights(self, name: str, state_dict: Mapping[str, torch.Tensor], source: str | Path) -> None:
         # CoOp's released checkpoints carry the frozen token embeddings of their own class names
         state_dict = {k: v for k, v in state_dict.items() if k not in ("token_prefix", "token_suffix")}
+        tuned = "TUNE_LAYERNORM" in self.options and any(key.startswith("layernorms.") for key in state_dict)
+        if tuned and self.layernorms is None:
+            raise MisfitError(
+                f"the weights in {source} were learned with the image encoder's LayerNorms: set "
+                f"TRAINER.{self.section}.TUNE_LAYERNORM True, as it was"
+            )
         learner = self.learner_for(state_dict, source) if name == PROMPT_LEARNER else None
         if learner is not None:
             if self.layernorms is not None:

@@ -127,11 +127,12 @@ def test_prompts_are_the_releases(tmp_path, run):
     assert TEMPLATES["zeroshot"] == f"{PREFIX} {{attribute}} {{object}}"
     dataset = run("CSP", tmp_path, flags=["--no-train"]).dm.dataset
     assert dataset.spelling == {"sea shell": "sea_shell"}
-    words = PairPrompts(dataset, TextEncoder(tiny_clip()), 100)
+    encoder = TextEncoder(tiny_clip())
+    words = PairPrompts(dataset, encoder, 100)
     for (a, o), name in zip(dataset.pairs, dataset.classnames, strict=True):
         text = TEMPLATES["zeroshot"].format(attribute=dataset.attributes[a].lower(), object=dataset.objects[o])
         expected = clip.tokenize(text.replace("sea shell", "sea_shell"))[0]
-        assert words.sequence(a, o) == expected[: expected.argmax() + 1].tolist(), name
+        assert encoder.tokenizer.sequence(words.sequence(a, o)) == expected[: expected.argmax() + 1].tolist(), name
 
 
 MIX = ("TRAINER.CSP.MIX", 0.7, "OPTIM.MAX_EPOCH", 2, "OPTIM.LR", 0.01)

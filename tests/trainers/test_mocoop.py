@@ -22,8 +22,7 @@ from tests.reference import encode_in_full, in_double, relative_error, tiny_clip
 from trainers import mocoop
 from trainers.mocoop import MoCoOpCLIP, PromptLearner, auto_groups, template_ids
 
-B, G, N, E = 5, 4, 6, 32
-SCALE = 20.0
+B, G, N, E, SCALE = 5, 4, 6, 32, 20.0
 
 
 def unit(*shape, seed=0):
@@ -378,7 +377,7 @@ def test_routing_of_an_evaluation_goes_into_metrics_and_the_figures_that_the_rep
     assert trainer.extra_metrics()["expert_style_bits"] == pytest.approx(bits, abs=1e-5)
 
 
-def test_layernorms_learn_at_a_tenth_of_the_rate(tmp_path, toy_run):
+def test_layernorms_learn_at_a_tenth_of_the_rate(tmp_path, toy_run, toy_args, capsys):
     trainer = toy_run("MoCoOp", tmp_path, "TRAINER.MOCOOP.TUNE_LAYERNORM", True, "OPTIM.MAX_EPOCH", 8)
     rest, norms = trainer._optims["prompt_learner"].param_groups
     assert norms["initial_lr"] == pytest.approx(0.1 * rest["initial_lr"])
@@ -387,15 +386,15 @@ def test_layernorms_learn_at_a_tenth_of_the_rate(tmp_path, toy_run):
     tuned = {name for name, p in trainer.model.image_encoder.named_parameters() if p.requires_grad}
     blocks = {f"transformer.resblocks.{i}.ln_{k}.{p}" for i in (0, 1) for k in (1, 2) for p in ("weight", "bias")}
     assert tuned == blocks, "not ln_pre, not ln_post"
+    keys, flags = ("TRAINER.MOCOOP.TUNE_LAYERNORM", False), ["--eval-only", "--model-dir", tmp_path]
+    assert train.run(toy_args("MoCoOp", tmp_path / "without", *keys, flags=flags)) == 1
+    assert "set TRAINER.MOCOOP.TUNE_LAYERNORM True, as it was" in capsys.readouterr().err
 
 
 def test_a_run_of_other_groups_is_not_resumed_nor_short_of_experts(tmp_path, toy_args, toy_run, capsys):
-    keys = ("TRAINER.MOCOOP.GROUPS", "[['a photo of a {}.'], ['art of the {}.']]")
-    toy_run("MoCoOp", tmp_path / "two", *keys)
+    toy_run("MoCoOp", tmp_path / "two", "TRAINER.MOCOOP.GROUPS", "[['a photo of a {}.'], ['art of the {}.']]")
     assert train.run(toy_args("MoCoOp", tmp_path / "five", flags=["--resume", str(tmp_path / "two")])) == 1
     assert "experts of other groups" in capsys.readouterr().err
-    args = toy_args(
-        "MoCoOp", tmp_path / "k", "TRAINER.MOCOOP.TOP_K", 3, flags=["--eval-only", "--model-dir", tmp_path / "two"]
-    )
-    assert train.run(args) == 1
+    keys, flags = ("TRAINER.MOCOOP.TOP_K", 3), ["--eval-only", "--model-dir", tmp_path / "two"]
+    assert train.run(toy_args("MoCoOp", tmp_path / "k", *keys, flags=flags)) == 1
     assert "TOP_K is 3: give 1 to 2" in capsys.readouterr().err
