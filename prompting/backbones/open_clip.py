@@ -202,7 +202,7 @@ def _load(name, source, quick_gelu, kind, fetch):
         raise
     except Exception as error:  # unpickling, missing files, a state dict of another architecture
         told = "; ".join(line.strip() for line in str(error).splitlines()[:2]) or type(error).__name__
-        raise UserError(f"{path or name} does not hold weights of {source} ({told[:200]})") from error
+        raise UserError(f"{path or name} does not hold weights of {source} ({told[:150]})") from error
 
 
 def _check_shapes(open_clip, arch, path):

@@ -116,12 +116,12 @@ def test_runs_end_with_the_process_that_started_them(toy, toy_root, toy_backbone
     arguments += ["--backbone", toy_backbone, "--output", str(tmp_path)]
     start = [sys.executable, "-m", "benchmark", "protocol", *arguments]
     process = subprocess.Popen(start, env=environment, stdout=subprocess.DEVNULL)
-    while not list(tmp_path.glob("caltech101/CoOp/vit_b16_ep50-tiny-*_16shots/seed1/prompt_learner/checkpoint")):
+    while not list(tmp_path.glob("caltech101/CoOp/rn50-tiny-*_16shots/seed1/prompt_learner/checkpoint")):
         assert process.poll() is None
         time.sleep(0.01)
     process.kill()
     process.wait()
-    (run,) = runs_of("few_shot", [Point("caltech101", 16, "CoOp", "vit_b16_ep50", 1, toy_backbone)])
+    (run,) = runs_of("few_shot", [Point("caltech101", 16, "CoOp", "rn50", 1, toy_backbone)])
     while (state := runner.survey([run], Place(toy_root, str(tmp_path), "cpu"))[0][run]) == "running":
         time.sleep(0.01)
     assert state == "begun"

@@ -9,6 +9,7 @@ from dassl.utils import UserError
 
 def check(trainer, key, value):
     words = f"--dataset-config-file configs/datasets/icons_common.yaml --trainer {trainer}".split()
+    words += ["--backbone", "icon-clip"]
     cfg = train.setup_cfg(train.parse_args([*words, f"TRAINER.{trainer.upper()}.{key}", value]))
     method = TRAINER_REGISTRY.get(trainer)
     method.__new__(method).check_cfg(cfg)
