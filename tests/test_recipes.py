@@ -79,7 +79,7 @@ def build(trainer, dataset, config):
     return cfg, with_form(cfg, registered.section, registered.forms)
 
 
-@pytest.mark.parametrize("trainer, protocol, dataset, shots, plan", plans())
+@pytest.mark.parametrize("trainer, protocol, dataset, shots, plan", list(plans()))
 def test_the_recipe(trainer, protocol, dataset, shots, plan):
     wanted = expected(plan, dataset, shots)
     config, why = method_of(trainer).recipe(protocol, dataset, shots)
