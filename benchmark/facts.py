@@ -83,8 +83,9 @@ class Method:
             UserError: the method has recipes for other data sets, and none for all.
         """
         choice = self.configs.get(protocol, DEFAULT)
+        ours = f"ours: no recipe of {self.name} for {protocol} is published"
         if not isinstance(choice, dict):
-            return choice, f"ours: no recipe of {self.name} for {protocol} is published"
+            return choice, ours
         data = dataset and dataset_and_style(dataset)[0]
         of_shots, of_data = choice.get("by_shots", {}), choice.get("by_dataset", {})
         entry = of_data.get(data, {})
@@ -101,8 +102,7 @@ class Method:
                 f"{', '.join([*of_data, *(f'{k} shots' for k in of_shots)])}; name a config (CFG=, --config)"
             )
         line, config, why = found[-1]
-        source = why or choice.get("source") or f"ours: no recipe of {self.name} for {protocol} is published"
-        return config, f"{line}: {source}"
+        return config, f"{line}: {why or choice.get('source', ours)}"
 
     def recipes(self, protocol: str) -> list[str]:
         """All configs that a protocol takes unless another is named, the most usual first."""

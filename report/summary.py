@@ -9,12 +9,12 @@ import pandas as pd
 from benchmark.facts import dataset_and_style, label_in, method_name, method_of
 from benchmark.protocols import PROTOCOLS
 from report import published
+from report.published import AVERAGE
 from report.results import ON
 from report.tables import over_seeds, per_seed
 
 KEYS = ["dataset", "setting", "method"]
 CELL = [*KEYS, "column"]
-AVERAGE = "average"
 ORDER = [AVERAGE]
 for _protocol in PROTOCOLS.values():
     ORDER += [name for source, targets in _protocol.targets.items() for name in (source, *targets) if name not in ORDER]
