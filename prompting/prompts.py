@@ -83,6 +83,10 @@ class Prompts(nn.Module):
             "shared", torch.tensor(shared, dtype=torch.long, device=embedding.device), persistent=False
         )
         self.register_buffer("own", torch.tensor(own, device=embedding.device), persistent=False)
+        self._learns = {  # to ask the device would be to wait for it
+            "shared": any(i >= len(frozen) for row in shared for i in row),
+            "own": any(i >= len(frozen) for row in own for tokens in row for i in tokens),
+        }
         self.eot = eot[0] if len(eot) == 1 else eot  # on the CPU: the encoder plans with it
         self.shared_lengths = n_shared
 
@@ -94,12 +98,12 @@ class Prompts(nn.Module):
             rows: of which of the B rows; None: of all. With (K, d) vectors alone.
         """
         if vectors is not None and vectors.dim() == 3:
-            shared, own = self._in_rows(self.shared, vectors), self._in_rows(self.own, vectors)
+            shared, own = self._in_rows("shared", vectors), self._in_rows("own", vectors)
             return shared.expand(len(vectors), -1, -1), own, self.eot, self.shared_lengths * len(vectors)
         source = self.frozen
         if vectors is not None:
             source = torch.cat([source, vectors.to(source.dtype)])
-        if rows is None:
+        if rows is None or list(rows) == list(range(len(self.shared))):
             return F.embedding(self.shared, source), F.embedding(self.own, source), self.eot, self.shared_lengths
         rows = list(rows)
         own = self.own if len(self.own) == 1 else self.own[rows]
@@ -107,14 +111,14 @@ class Prompts(nn.Module):
         lengths = [self.shared_lengths[row] for row in rows]
         return F.embedding(self.shared[rows], source), F.embedding(own, source), eot, lengths
 
-    def _in_rows(self, index, vectors):
+    def _in_rows(self, part, vectors):
         """(1, *) indices -> (R, *, d) embeddings, or (1, *, d) where no learnable vector occurs."""
-        learnable = (index >= len(self.frozen))[0]
-        found = F.embedding(index.clamp(max=len(self.frozen) - 1), self.frozen)
-        if not learnable.any():
+        index, n = getattr(self, part), len(self.frozen)
+        found = F.embedding(index.clamp(max=n - 1), self.frozen)
+        if not self._learns[part]:
             return found
-        placed = vectors.to(found.dtype)[:, (index[0] - len(self.frozen)).clamp(min=0)]
-        return torch.where(learnable[..., None], placed, found)
+        placed = vectors.to(found.dtype)[:, (index[0] - n).clamp(min=0)]
+        return torch.where((index[0] >= n)[..., None], placed, found)
 
 
 def _common_prefix(row):
