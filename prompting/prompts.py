@@ -106,10 +106,11 @@ class Prompts(nn.Module):
         if rows is None or list(rows) == list(range(len(self.shared))):
             return F.embedding(self.shared, source), F.embedding(self.own, source), self.eot, self.shared_lengths
         rows = list(rows)
-        own = self.own if len(self.own) == 1 else self.own[rows]
+        own = self.own if len(self.own) == 1 else torch.stack([self.own[row] for row in rows])
         eot = self.eot if self.eot.dim() == 1 else self.eot[rows]
         lengths = [self.shared_lengths[row] for row in rows]
-        return F.embedding(self.shared[rows], source), F.embedding(own, source), eot, lengths
+        shared = torch.stack([self.shared[row] for row in rows])  # indexed by a list it would wait for the device
+        return F.embedding(shared, source), F.embedding(own, source), eot, lengths
 
     def _in_rows(self, part, vectors):
         """(1, *) indices -> (R, *, d) embeddings, or (1, *, d) where no learnable vector occurs."""

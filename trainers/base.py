@@ -110,7 +110,7 @@ class PromptTrainer(TrainerX):
         """The loss and numbers to log of logits (B, N), of which `num_seen` count, and labels (B,)."""
         logits = logits[:, : self.num_seen]
         loss = F.cross_entropy(logits, labels)
-        return loss, {"acc": compute_accuracy(logits, labels)[0].item()}
+        return loss, {"acc": compute_accuracy(logits, labels)[0]}
 
     def virtual_classes(self) -> list[str]:
         """The names of classes of the dataset that this run (DATASET.SUBSAMPLE_CLASSES) does not have, in order."""

@@ -132,7 +132,7 @@ class ProGrad(ContextTrainer):
         logits = model.logits(image_features, model.encode_text()[: self.num_seen])
         self.kl = distillation_loss(logits, self.zero_shot_logits(inputs, image_features), self.options.T)
         loss, summary = self.cross_entropy(logits, labels)
-        return loss, {"loss_kl": self.kl.item()} | summary
+        return loss, {"loss_kl": self.kl.detach()} | summary
 
     def model_backward(self, loss: torch.Tensor) -> None:
         # Under amp both gradients are scaled alike; the correction is linear in one and blind to the other's length.
