@@ -90,16 +90,20 @@ class Prompts(nn.Module):
         self.eot = eot[0] if len(eot) == 1 else eot  # on the CPU: the encoder plans with it
         self.shared_lengths = n_shared
 
-    def forward(self, vectors: torch.Tensor | None = None, rows: Sequence[int] | None = None) -> Encoded:
+    def forward(
+        self, vectors: torch.Tensor | None = None, rows: Sequence[int] | None = None, columns: slice = slice(None)
+    ) -> Encoded:
         """The text encoder's arguments, with learnable vectors in place.
 
         Args:
             vectors: (K, d), or (R, K, d): R rows of the one row of prompts, each with vectors of its own.
             rows: of which of the B rows; None: of all. With (K, d) vectors alone.
+            columns: of which of the N prompts. With (R, K, d) vectors alone.
         """
         if vectors is not None and vectors.dim() == 3:
-            shared, own = self._in_rows("shared", vectors), self._in_rows("own", vectors)
-            return shared.expand(len(vectors), -1, -1), own, self.eot, self.shared_lengths * len(vectors)
+            shared = self._in_rows(self.shared, vectors, self._learns["shared"]).expand(len(vectors), -1, -1)
+            own = self._in_rows(self.own[:, columns], vectors, self._learns["own"])
+            return shared, own, self.eot[columns], self.shared_lengths * len(vectors)
         source = self.frozen
         if vectors is not None:
             source = torch.cat([source, vectors.to(source.dtype)])
@@ -112,11 +116,11 @@ class Prompts(nn.Module):
         shared = torch.stack([self.shared[row] for row in rows])  # indexed by a list it would wait for the device
         return F.embedding(shared, source), F.embedding(own, source), eot, lengths
 
-    def _in_rows(self, part, vectors):
+    def _in_rows(self, index, vectors, learns):
         """(1, *) indices -> (R, *, d) embeddings, or (1, *, d) where no learnable vector occurs."""
-        index, n = getattr(self, part), len(self.frozen)
+        n = len(self.frozen)
         found = F.embedding(index.clamp(max=n - 1), self.frozen)
-        if not self._learns[part]:
+        if not learns:
             return found
         placed = vectors.to(found.dtype)[:, (index[0] - n).clamp(min=0)]
         return torch.where((index[0] >= n)[..., None], placed, found)

@@ -164,6 +164,7 @@ class _Functions(TorchFunctionMode):
                 return _backward(*args, **kwargs)
         if function is torch.Tensor.pin_memory:
             return args[0]
+        kwargs.pop("pin_memory", None)
         if function is torch.Tensor.cuda:
             return _moved(self.gpu, args[0], CUDA)
         if function is torch.Tensor.to:
@@ -231,10 +232,12 @@ def compute(gpu, function, args, kwargs):
         and any(x is not None and x.dtype == torch.bool for x in args[1])
     ):
         gpu.sync("size")
-    elif function is aten.copy_.default and not isinstance(args[0], CudaTensor):
-        gpu.sync("to cpu")
-    elif function is aten.copy_.default and not isinstance(args[1], CudaTensor):
-        gpu.upload(waits=not (len(args) > 2 and args[2]))
+    elif function is aten.copy_.default and not (isinstance(args[0], CudaTensor) and isinstance(args[1], CudaTensor)):
+        waits = not (len(args) > 2 and args[2])
+        if isinstance(args[0], CudaTensor):
+            gpu.upload(waits)
+        elif waits:
+            gpu.sync("to cpu")
     elif function in ACROSS and any(x.dim() for x in tensors if not isinstance(x, CudaTensor)):
         gpu.upload()  # an index on the CPU
     held = {id(x.held): x for x in on_gpu}
@@ -281,6 +284,16 @@ def _cuda_autocast_lists() -> Iterator[None]:
         library._destroy()
 
 
+class _Event:
+    """Of a GPU that is never behind, though nobody may count on it."""
+
+    def record(self) -> None:
+        pass
+
+    def query(self) -> bool:
+        return True
+
+
 def _groups(tensors, with_indices=False):
     """How optimizers and clip_grad_norm_ group tensors, by device and dtype; torch's C++ says cpu."""
     found = _foreach_utils._group_tensors_by_device_and_dtype(tensors, with_indices)
@@ -311,6 +324,8 @@ def pretend_cuda() -> Iterator[Gpu]:
         "get_rng_state": lambda *args: generator[0].clone(),
         "get_rng_state_all": lambda: [generator[0].clone()],
         "set_rng_state": set_generator,
+        "is_current_stream_capturing": lambda: False,
+        "Event": _Event,
     }
     with ExitStack() as stack:
         autocast, lists = torch.autocast, []
