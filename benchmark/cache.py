@@ -1,0 +1,100 @@
+"""The command that shows what derived files take on disk, and frees it."""
+
+import argparse
+import math
+import time
+from collections import defaultdict
+from typing import Any
+
+from tabulate import tabulate
+
+from dassl.errors import UserError
+from mocoop.command import Command
+
+GIB = 2**30
+DAY = 24 * 3600
+
+
+class Cache(Command):
+    """Show what is kept on disk of what runs compute, and free it.
+
+    Image features of frozen encoders are kept for all runs that need the same ones (docs/features.md); what was used
+    longest ago goes by itself when a run's FEATURES_LIMIT_GB is reached. All of it is safe to remove, at any time: what
+    is missing is computed again. The options free image features alone; of the other folders, data that was converted
+    or drawn, only the size is shown.
+    """
+
+    examples = ("cache", "cache --older-than 30", "cache --limit 5", "cache --free")
+
+    def add_arguments(self, add: Any) -> None:
+        add("--free", action="store_true", help="remove all image features")
+        add("--older-than", type=float, metavar="DAYS", help="remove those that no run has used for so long")
+        add("--limit", type=float, metavar="GB", help="remove those used longest ago, until no more GiB are left")
+
+    def run(self, args: argparse.Namespace) -> int:
+        from dassl.utils import cache_dir
+        from prompting.feature_store import LIMIT_GB, entries, remove, shrink
+        from prompting.image_features import FOLDER
+
+        days, limit = args.older_than, args.limit
+        if args.free and (days is not None or limit is not None):
+            raise UserError("--free removes all image features: give it alone, or --older-than and --limit without it")
+        if min(days or 0, limit or 0) < 0:
+            raise UserError("--older-than and --limit take a number that is not negative")
+        root = cache_dir()
+        folder = root / FOLDER
+        if days is not None or limit is not None or args.free:
+            before = time.time() - (days or 0) * DAY
+            old = [entry for entry in entries(folder) if args.free or days is not None and entry.used < before]
+            gone = [entry for entry in old if remove(entry)]
+            bytes_left = math.inf if limit is None else limit * GIB
+            gone += shrink(folder, bytes_left)
+            print(f"removed {len(gone)} entries, {_gib(gone)} GiB\n")
+            if any(entry.path.exists() for entry in old) or sum(e.size for e in entries(folder)) > bytes_left:
+                raise UserError(f"not all of it can be removed from {folder}: is it someone else's?")
+        found = entries(folder)
+        print(f"{folder}: {len(found)} entries, {_gib(found)} GiB; runs keep it below {LIMIT_GB:g} (FEATURES_LIMIT_GB)")
+        if found:
+            print(f"\n{tabulate(_kinds(found), KINDS)}")
+        if others := [_folder(path) for path in sorted(root.iterdir()) if path.is_dir() and path != folder]:
+            print(f"\n{tabulate(others, OTHERS, disable_numparse=True)}")
+        return 0
+
+
+KINDS = ("image features", "backbone", "precision", "seeds", "entries", "GiB", "last use")
+OTHERS = ("other folder", "files", "GiB", "last change")
+
+
+def _kinds(found):
+    """A row for each kind of entries, backbone and precision."""
+    from prompting.feature_store import EARLIER, about_of
+
+    kinds, seeds = defaultdict(list), defaultdict(set)
+    for entry in found:
+        about = about_of(entry.path)
+        if entry.path.suffix == EARLIER:
+            kind = "of earlier versions"
+        elif not about:
+            kind = "damaged"
+        else:
+            kind = "training views" if "seed" in about else "test, validation"
+        kinds[key := (kind, about.get("backbone", ""), about.get("precision", ""))].append(entry)
+        seeds[key] |= {about["seed"]} if "seed" in about else set()
+    for key, entries in sorted(kinds.items()):
+        used = max(entry.used for entry in entries)
+        yield *key, ", ".join(sorted(seeds[key], key=int)), len(entries), _gib(entries), _day(used)
+
+
+def _folder(path):
+    """The row of a folder that holds something else."""
+    files = [file.stat() for file in path.rglob("*") if file.is_file()]
+    size, used = sum(file.st_size for file in files), max((file.st_mtime for file in files), default=0)
+    return path.name, len(files), f"{size / GIB:.3f}", _day(used) if files else ""
+
+
+def _gib(entries):
+    return f"{sum(entry.size for entry in entries) / GIB:.3f}"
+
+
+def _day(seconds):
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
