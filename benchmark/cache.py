@@ -33,32 +33,38 @@ class Cache(Command):
 
     def run(self, args: argparse.Namespace) -> int:
         from dassl.utils import cache_dir
-        from prompting.feature_store import LIMIT_GB, entries, remove, shrink
+        from prompting.feature_store import LIMIT_GB, entries
         from prompting.image_features import FOLDER
 
-        days, limit = args.older_than, args.limit
-        if args.free and (days is not None or limit is not None):
-            raise UserError("--free removes all image features: give it alone, or --older-than and --limit without it")
-        if min(days or 0, limit or 0) < 0:
-            raise UserError("--older-than and --limit take a number that is not negative")
         root = cache_dir()
         folder = root / FOLDER
-        if days is not None or limit is not None or args.free:
-            before = time.time() - (days or 0) * DAY
-            old = [entry for entry in entries(folder) if args.free or days is not None and entry.used < before]
-            gone = [entry for entry in old if remove(entry)]
-            bytes_left = math.inf if limit is None else limit * GIB
-            gone += shrink(folder, bytes_left)
-            print(f"removed {len(gone)} entries, {_gib(gone)} GiB\n")
-            if any(entry.path.exists() for entry in old) or sum(e.size for e in entries(folder)) > bytes_left:
-                raise UserError(f"not all of it can be removed from {folder}: is it someone else's?")
+        if args.free or (args.older_than, args.limit) != (None, None):
+            _free(folder, args.free, args.older_than, args.limit)
         found = entries(folder)
-        print(f"{folder}: {len(found)} entries, {_gib(found)} GiB; runs keep it below {LIMIT_GB:g} (FEATURES_LIMIT_GB)")
+        bound = f"runs keep it below {LIMIT_GB:g} GiB (FEATURES_LIMIT_GB)"
+        print(f"{folder}: {len(found)} entries, {_gib(found)} GiB; {bound}")
         if found:
             print(f"\n{tabulate(_kinds(found), KINDS)}")
         if others := [_folder(path) for path in sorted(root.iterdir()) if path.is_dir() and path != folder]:
             print(f"\n{tabulate(others, OTHERS, disable_numparse=True)}")
         return 0
+
+
+def _free(folder, free, days, limit):
+    """Remove what the options name, and say how much that was."""
+    from prompting.feature_store import entries, remove, shrink
+
+    if free and (days, limit) != (None, None):
+        raise UserError("--free removes all image features: give it alone, or --older-than and --limit without it")
+    if not all(number is None or number >= 0 for number in (days, limit)):
+        raise UserError("--older-than and --limit take a number that is not negative")
+    before = math.inf if free else time.time() - (math.inf if days is None else days * DAY)
+    room = math.inf if limit is None else limit * GIB
+    old = [entry for entry in entries(folder) if entry.used < before]
+    gone = [entry for entry in old if remove(entry)] + shrink(folder, room)
+    print(f"removed {len(gone)} entries, {_gib(gone)} GiB\n")
+    if any(entry.path.exists() for entry in old) or sum(entry.size for entry in entries(folder)) > room:
+        raise UserError(f"not all of it can be removed from {folder}: is it someone else's?")
 
 
 KINDS = ("image features", "backbone", "precision", "seeds", "entries", "GiB", "last use")
