@@ -83,7 +83,7 @@ def _kinds(found):
         elif not about:
             kind = "damaged"
         else:
-            kind = "training views" if "seed" in about else "test, validation"
+            kind = "training views" if "seed" in about else "plain images"
         kinds[key := (kind, about.get("backbone", ""), about.get("precision", ""))].append(entry)
         seeds[key] |= {about["seed"]} if "seed" in about else set()
     for key, entries in sorted(kinds.items()):

@@ -75,24 +75,24 @@ def cached_image_features(
     Returns:
         (n, e) tensor on the CPU, or (n, M, e).
     """
-    told = settings(transform)
-    known = told is not None and (views is not None or is_deterministic(transform))
-    if not (enabled and known and limit_gb > 0):
+    told, plain = settings(transform), is_deterministic(transform)
+    if not enabled or limit_gb <= 0 or told is None or not (plain or views):
         return _compute(encode, loader)
+    of_epoch, views = views is not None, None if plain else views  # nothing is random: the same in every epoch
     try:
         folder = cache_dir(FOLDER)
     except UserError as error:
         log_once(logging.WARNING, f"Image features are not kept: {error}")
         return _compute(encode, loader)
     key = _key(weights, loader, paths, told, precision, views)
-    about = {"images": str(len(paths)), "precision": precision}
+    about = {"images": str(len(paths)), "precision": precision.strip()}
     about["backbone"] = getattr(getattr(weights, "backbone", None), "name", "")
     if views is not None:
         about["seed"], about["epoch"] = map(str, views)
     store = FeatureStore(folder, limit_gb)
     features, path = store.get(key, len(paths), lambda: _compute(encode, loader), about)
     if path is not None:
-        level = logging.INFO if views is None else logging.DEBUG  # of which there is one each epoch
+        level = logging.DEBUG if of_epoch else logging.INFO
         logger.log(level, "Image features of %d images from %s", len(paths), path)
     return features
 

@@ -60,10 +60,10 @@ def test_what_is_kept(folder, capsys):
     assert cells(head) == ["image features", "backbone", "precision", "seeds", "entries", "GiB", "last use"]
     today, day = (time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() - days * DAY)) for days in (0, 2))
     table = {row[0]: row[1:] for row in map(cells, rows[: rows.index("")])}
-    assert table.keys() == {"damaged", "of earlier versions", "test, validation", "training views"}
-    assert table["test, validation"][:4] == ["ViT-B/32", "fp32", "2", "0.002"]
+    assert table.keys() == {"damaged", "of earlier versions", "plain images", "training views"}
+    assert table["plain images"][:4] == ["ViT-B/32", "fp32", "2", "0.002"]
     assert table["training views"][:5] == ["RN50", "bf16", "1, 2", "4", "0.004"]
-    assert table["test, validation"][-1][:10] == today[:10] and table["training views"][-1][:10] == day[:10]
+    assert table["plain images"][-1][:10] == today[:10] and table["training views"][-1][:10] == day[:10]
     assert table["damaged"][0] == "1" and table["of earlier versions"][:2] == ["1", "0.001"]
     assert cells(rows[-1])[:3] == ["splits", "1", "0.000"]
 

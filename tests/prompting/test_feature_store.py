@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from dassl.config import get_cfg_default
 from prompting import feature_store
 from prompting.feature_store import DTYPES, FeatureStore, about_of, entries, read, write
 
@@ -187,6 +188,10 @@ def test_what_killed_processes_left_goes(store):
             touch(store.folder / name, 4000)
         keep(store, "a", 0)
         assert names(store.folder) == [f".{'1' * 32}.d.safetensors", held, "a.safetensors"]
+
+
+def test_the_bound_is_that_of_the_config():
+    assert get_cfg_default().FEATURES_LIMIT_GB == feature_store.LIMIT_GB
 
 
 # A disk that fails

@@ -149,6 +149,11 @@ def test_views_are_kept_by_seed_and_epoch(encoder, paths, tmp_cache):
     assert sorted((int(about["seed"]), int(about["epoch"])) for about in abouts) == asked
 
 
+def test_views_of_no_random_transform_are_one(encoder, paths):
+    features(encoder, paths, views=(1, 0))
+    assert not computes(encoder, paths, views=(2, 7)) and not computes(encoder, paths)
+
+
 def test_what_makes_views_is_in_the_key(encoder, paths, monkeypatch):
     features(encoder, paths)
     features(encoder, paths, transform=RANDOM, views=(1, 0))
