@@ -42,9 +42,9 @@ class Cache(Command):
             _free(folder, args.free, args.older_than, args.limit)
         found = entries(folder)
         bound = f"runs keep it below {LIMIT_GB:g} GiB (FEATURES_LIMIT_GB)"
-        print(f"{folder}: {len(found)} entries, {_gib(found)} GiB; {bound}")
+        print(f"{folder}: {len(found)} entries, {_of(found)}; {bound}")
         if found:
-            print(f"\n{tabulate(_kinds(found), KINDS)}")
+            print(f"\n{tabulate(_kinds(found), KINDS, disable_numparse=True)}")
         if others := [_folder(path) for path in sorted(root.iterdir()) if path.is_dir() and path != folder]:
             print(f"\n{tabulate(others, OTHERS, disable_numparse=True)}")
         return 0
@@ -62,13 +62,13 @@ def _free(folder, free, days, limit):
     room = math.inf if limit is None else limit * GIB
     old = [entry for entry in entries(folder) if entry.used < before]
     gone = [entry for entry in old if remove(entry)] + shrink(folder, room)
-    print(f"removed {len(gone)} entries, {_gib(gone)} GiB\n")
+    print(f"removed {len(gone)} entries, {_of(gone)}\n")
     if any(entry.path.exists() for entry in old) or sum(entry.size for entry in entries(folder)) > room:
         raise UserError(f"not all of it can be removed from {folder}: is it someone else's?")
 
 
-KINDS = ("image features", "backbone", "precision", "seeds", "entries", "GiB", "last use")
-OTHERS = ("other folder", "files", "GiB", "last change")
+KINDS = ("image features", "backbone", "precision", "seeds", "entries", "size", "last use")
+OTHERS = ("other folder", "files", "size", "last change")
 
 
 def _kinds(found):
@@ -88,18 +88,22 @@ def _kinds(found):
         seeds[key] |= {about["seed"]} if "seed" in about else set()
     for key, entries in sorted(kinds.items()):
         used = max(entry.used for entry in entries)
-        yield *key, ", ".join(sorted(seeds[key], key=int)), len(entries), _gib(entries), _day(used)
+        yield *key, ", ".join(sorted(seeds[key], key=int)), len(entries), _of(entries), _day(used)
 
 
 def _folder(path):
     """The row of a folder that holds something else."""
     files = [file.stat() for file in path.rglob("*") if file.is_file()]
     size, used = sum(file.st_size for file in files), max((file.st_mtime for file in files), default=0)
-    return path.name, len(files), f"{size / GIB:.3f}", _day(used) if files else ""
+    return path.name, len(files), _size(size), _day(used) if files else ""
 
 
-def _gib(entries):
-    return f"{sum(entry.size for entry in entries) / GIB:.3f}"
+def _of(entries):
+    return _size(sum(entry.size for entry in entries))
+
+
+def _size(size):
+    return f"{size / GIB:.2f} GiB" if size >= GIB else f"{size / 2**20:.2f} MiB"
 
 
 def _day(seconds):

@@ -212,6 +212,8 @@ def no_room():
 def read_only(folder):
     folder.chmod(0o500)
     try:
+        if os.access(folder, os.W_OK):
+            pytest.skip("root writes everywhere")
         yield
     finally:
         folder.chmod(0o700)
@@ -220,8 +222,6 @@ def read_only(folder):
 @pytest.mark.parametrize("how", ["full", "read-only", "gone"])
 def test_a_disk_that_takes_nothing_costs_one_line(tmp_path, how, caplog):
     folder = tmp_path / "store"
-    if how == "read-only" and not os.getuid():
-        pytest.skip("root writes everywhere")
     if how != "gone":
         folder.mkdir()
     store, make = FeatureStore(folder), Maker(torch.randn(1000, 4))
