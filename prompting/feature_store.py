@@ -112,7 +112,8 @@ class FeatureStore:
             reason = error.strerror or error
             log_once(logging.WARNING, f"Image features are not kept: cannot write in {path.parent} ({reason})")
             return False
-        shrink(self.folder, self.limit, spare=path)
+        with suppress(OSError):  # somebody removes the folder
+            shrink(self.folder, self.limit, spare=path)
         return True
 
 
@@ -263,7 +264,7 @@ def entries(folder: Path) -> list[Entry]:
     found = []
     for path in folder.iterdir() if folder.is_dir() else ():
         if path.suffix in (SUFFIX, EARLIER) and not path.name.startswith("."):
-            with suppress(FileNotFoundError):  # another process removed it just now
+            with suppress(OSError):  # another process removed it just now
                 stat = path.stat()
                 found.append(Entry(path, stat.st_size, stat.st_mtime))
     return sorted(found, key=lambda entry: entry.used)
