@@ -194,7 +194,7 @@ class Packing:
             seen = seen.reshape(rows * bins, 1, *seen.shape[2:])
             return Mask(seen if len(seen) == 1 else np.tile(seen, (batch // rows, 1, 1, 1)), device)
 
-        self.n_shared, self.bins = n_shared, bins
+        self.n_shared, self.bins = int(n_shared), int(bins)  # numpy's would stop torch.compile
         self.take = torch.from_numpy(take.reshape(rows, -1)).to(device)
         self.positions = torch.from_numpy(positions).to(device)
         self.prefix_mask = Mask(np.tri(n_shared, dtype=bool), device)

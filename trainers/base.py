@@ -25,6 +25,7 @@ from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import UserError, count_num_param, load_pretrained_weights
 from prompting.backbone import load_backbone
+from prompting.compiled import MODES, Loss, compiled
 from prompting.epochs import Epochs, FrozenEncoder
 from prompting.forms import Forms, with_form
 from prompting.image_features import cached_image_features, is_deterministic
@@ -70,6 +71,7 @@ class PromptTrainer(TrainerX):
     dm: Any  # its dataset may have more than DatasetBase says, such as pairs
 
     _batch: Mapping[str, Any] = {}  # the one under way
+    _compiled_loss: Loss | None = None
     _epochs: Epochs | None = None
     _foreign = False  # whether the prompt learner is one that `learner_for` made
 
@@ -137,6 +139,7 @@ class PromptTrainer(TrainerX):
         if self.section and "PREC" in cfg.TRAINER[self.section]:
             require(cfg, f"TRAINER.{self.section}.PREC", one_of=PRECISIONS)
             self.precision = cfg.TRAINER[self.section].PREC
+        require(cfg, "TRAIN.COMPILE", one_of=MODES)
         if "GRAD_CLIP" in self.options:
             self.require("GRAD_CLIP", at_least=0)
         if cfg.INPUT.NO_TRANSFORM or cfg.DATALOADER.K_TRANSFORMS != 1:
@@ -203,6 +206,8 @@ class PromptTrainer(TrainerX):
         self._epochs = None
         if self._foreign:
             raise UserError(f"the run to resume has {self.other_learner} than this config's")
+        if mode := self.cfg.TRAIN.COMPILE:
+            self._compiled_loss = compiled(self.loss, self.model.text_encoder, mode)
 
     def autocast(self) -> AbstractContextManager:
         return torch.autocast("cuda", dtype=torch.float16) if self.precision == "amp" else nullcontext()
@@ -250,7 +255,7 @@ class PromptTrainer(TrainerX):
         inputs, labels = self.parse_batch_train(batch)
         self._batch = batch
         with self.autocast():
-            loss, summary = self.loss(inputs, labels)
+            loss, summary = (self._compiled_loss or self.loss)(inputs, labels)
         self._batch = {}
         self.model_backward_and_update(loss)
         if (self.batch_idx + 1) == self.num_batches:

@@ -121,6 +121,7 @@ DEFAULTS = CfgNode(
             "PRINT_FREQ": 10,  # batches between log lines
             "COUNT_ITER": "train_x",  # whose batches make an epoch: train_x, train_u or smaller_one
             "FEATURE_CACHE": True,  # ours: keep frozen image features of training views on disk
+            "COMPILE": "",  # ours: the loss compiled: default, reduce-overhead (CUDA graphs) or max-autotune
             "FEATURES_GB": 2.0,  # ours: GiB for those of an epoch; a larger set is encoded batch by batch
         },
         "TEST": {
