@@ -1,4 +1,4 @@
-"""TRAIN.COMPILE: the compiled loss equals the plain one, value and gradient, and what cannot be compiled is one line."""
+"""TRAIN.COMPILE: the compiled loss equals the plain one, and what cannot be compiled is said in one line."""
 
 import pytest
 import torch
