@@ -19,8 +19,8 @@ from dassl.utils import UserError, atomic_path, mkdir_if_missing, read_image
 from learned.model import TrainedModel, build_for, load_run
 from mocoop.command import Command
 from prompting.backbone import known_tokens
+from prompting.mixture import Mixture
 from prompting.nearest_words import nearest_words
-from trainers.base import Mixture
 
 THUMBNAIL = 96  # pixels
 

@@ -22,8 +22,9 @@ from dassl.engine.trainer import SimpleTrainer
 from dassl.layout import ANY_CHECKPOINT, CLASSES, CONFIG, METRICS
 from dassl.utils import UserError, read_json, set_numerics
 from datasets.compositional import pairs_by_name
+from prompting.mixture import Mixture
 from prompting.prompted_clip import PromptedCLIP
-from trainers.base import Mixture, PromptTrainer
+from trainers.base import PromptTrainer
 
 
 class TrainedModel:

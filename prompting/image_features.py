@@ -35,6 +35,8 @@ def cached_image_features(
     transform: Callable[..., Any],
     precision: str,
     enabled: bool = True,
+    views: tuple[int, int] | None = None,
+    limit_gb: float = 20.0,
 ) -> torch.Tensor:
     """Features of all images of a loader, in order.
 
@@ -50,9 +52,9 @@ def cached_image_features(
     Returns:
         (n, e) tensor on the CPU.
     """
-    if not (enabled and is_deterministic(transform)):
+    if not (enabled and (views or is_deterministic(transform))):
         return _compute(encode, loader)
-    key = _key(weights, paths, transform, loader.batch_size, precision)
+    key = _key(weights, paths, transform, loader.batch_size, (precision, views))
     try:
         path = cache_dir("image_features") / f"{key}.pt"
         features = torch.load(path, map_location="cpu", weights_only=True)

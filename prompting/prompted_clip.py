@@ -39,6 +39,13 @@ class PromptedCLIP(nn.Module):
         """(B, 3, H, W) images -> (B, e) image features, not normalised."""
         return self.image_encoder(images.to(self.dtype))
 
+    @property
+    def encodes(self) -> str | None:
+        """What image features are, but for the image encoder's weights: kept ones are shared by models that say the
+        same. None, where a model with an `encode_image` of its own does not say: its features are not kept.
+        """
+        return "" if type(self).encode_image is PromptedCLIP.encode_image else None
+
     def image_encoding(self) -> Callable[[torch.Tensor], torch.Tensor]:
         """`encode_image` for many batches: what does not depend on images is computed now."""
         return self.encode_image
@@ -46,6 +53,10 @@ class PromptedCLIP(nn.Module):
     def prepare(self, image_features: torch.Tensor) -> torch.Tensor:
         """What `encode_image` gives, as `logits` takes it. Default: (..., e), normalised."""
         return F.normalize(image_features.float(), dim=-1)
+
+    def prepared(self, inputs: torch.Tensor) -> torch.Tensor:
+        """What `logits` takes of (B, 3, H, W) images, or of what `encode_image` gives of them."""
+        return self.prepare(self.encode_image(inputs) if inputs.dim() == 4 else inputs)
 
     def encode_prompts(self, *args: Any) -> torch.Tensor:
         """(B, N, e) normalised text features of what the prompt learner gives when called with `args`."""
@@ -62,8 +73,9 @@ class PromptedCLIP(nn.Module):
         logits = self.logit_scale * image_features @ text_features.t()
         return logits if self.logit_bias is None else logits + self.logit_bias
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.logits(self.prepare(self.encode_image(images)), self.encode_text())
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Images or image features, as `prepared` takes them -> (B, N) logits."""
+        return self.logits(self.prepared(inputs), self.encode_text())
 
 
 class DeepPromptedCLIP(PromptedCLIP):

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -19,15 +19,16 @@ from yacs.config import CfgNode
 
 from dassl.config import require
 from dassl.data import DatasetWrapper
-from dassl.engine import MisfitError, TrainerX
+from dassl.engine import TrainerX
 from dassl.layout import PROMPT_LEARNER
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import UserError, count_num_param, load_pretrained_weights
 from prompting.backbone import load_backbone
-from prompting.context import PromptLearner, check_context
+from prompting.epochs import Epochs, FrozenEncoder
 from prompting.forms import Forms, with_form
 from prompting.image_features import cached_image_features, is_deterministic
+from prompting.mixture import Mixture
 from prompting.prompted_clip import PromptedCLIP
 from prompting.prompts import encode_templates
 from prompting.templates import custom_template
@@ -36,20 +37,6 @@ from prompting.text_encoder import TextEncoder
 logger = logging.getLogger("dassl.trainers")
 
 PRECISIONS = ("fp16", "fp32", "amp", "bf16")
-
-
-class Mixture(NamedTuple):
-    """What each image's answer is made of, where a method mixes the answers of several parts.
-
-    Attributes:
-        names: of the K parts; "" where nothing is known of one.
-        weights: (n, K) on the CPU, of each part in each image's answer; 0 where a part has none in it.
-        named_by: what the names say, as the head of a column.
-    """
-
-    names: list[str]
-    weights: torch.Tensor
-    named_by: str = "name"
 
 
 class PromptTrainer(TrainerX):
@@ -65,8 +52,7 @@ class PromptTrainer(TrainerX):
         earlier_form: the form of runs whose configs have no FORM; "": the default one.
         options: the config block with the keys that FORM decides; there from `check_cfg` on. Empty without a section.
         class_axes, new_classes_as_started: as SimpleTrainer has them; to be set where something is learned per class.
-        frozen_image_encoder: whether image features are the same before and after training.
-        layernorms: those LayerNorms of the image encoder that are trained too (`tune_layernorms`), else None.
+        frozen_image_encoder: whether image features are the same before and after training; `loss` is then given them.
         other_learner: what weights are of that `learner_for` made a prompt learner for, to be said of a run that
             cannot be resumed.
         is_mixture: whether `mixture` says what answers are made of.
@@ -78,12 +64,13 @@ class PromptTrainer(TrainerX):
     earlier_form = ""
     options = CfgNode()
     frozen_image_encoder = True
-    layernorms: nn.ModuleList | None = None
     other_learner = "a prompt learner of another shape"
     is_mixture = False
     model: Any
     dm: Any  # its dataset may have more than DatasetBase says, such as pairs
 
+    _batch: Mapping[str, Any] = {}  # the one under way
+    _epochs: Epochs | None = None
     _foreign = False  # whether the prompt learner is one that `learner_for` made
 
     def build_prompted_clip(
@@ -109,11 +96,17 @@ class PromptTrainer(TrainerX):
         """
         return getattr(self.dm.dataset, "num_seen", self.num_classes)
 
-    def loss(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
-        """The loss and numbers to log of images (B, 3, H, W) and labels (B,). Default: `cross_entropy`."""
-        return self.cross_entropy(self.model(images), labels)
+    def loss(self, inputs: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, dict[str, Any]]:
+        """The loss and numbers to log of a batch. Default: `cross_entropy`.
 
-    def cross_entropy(self, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
+        Args:
+            inputs: the model's `prepared` takes them. With a frozen image encoder what `encode_image` gives of the
+                images, (B, e), computed once for all epochs and methods that see them; otherwise (B, 3, H, W) images.
+            labels: (B,).
+        """
+        return self.cross_entropy(self.model(inputs), labels)
+
+    def cross_entropy(self, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, dict[str, Any]]:
         """The loss and numbers to log of logits (B, N), of which `num_seen` count, and labels (B,)."""
         logits = logits[:, : self.num_seen]
         loss = F.cross_entropy(logits, labels)
@@ -133,30 +126,9 @@ class PromptTrainer(TrainerX):
         features = encode_templates(encoder, [template], self.dm.dataset.classnames[: self.num_seen])[0]
         return F.normalize(features.float(), dim=-1)
 
-    def tune_layernorms(self, clip_model: nn.Module, learner: nn.Module) -> None:
-        """Train the LayerNorms of the image encoder's blocks too, at a tenth of OPTIM.LR, as LASP's release does; not
-        ln_pre and ln_post. The prompt learner saves and loads them.
-
-        Raises:
-            UserError: it has none, as ResNets do not, or blocks of another kind.
-        """
-        modules = clip_model.visual.named_modules()
-        self.layernorms = nn.ModuleList(m for name, m in modules if name.endswith((".ln_1", ".ln_2")))
-        if not self.layernorms:
-            raise UserError(
-                f"TRAINER.{self.section}.TUNE_LAYERNORM: the image encoder of {self.cfg.MODEL.BACKBONE.NAME} has no "
-                "LayerNorms of OpenAI's kind; choose a ViT backbone, or set it False"
-            )
-        learner.layernorms = self.layernorms.requires_grad_(True)
-        self.frozen_image_encoder = False
-
     def param_groups(self) -> list[dict[str, Any]] | None:
-        """What build_optimizer is given for the prompt learner (None: all its parameters alike)."""
-        if self.layernorms is None:
-            return None
-        tuned = {id(p) for p in self.layernorms.parameters()}
-        rest = [p for p in self.model.prompt_learner.parameters() if id(p) not in tuned]
-        return [{"params": rest}, {"params": list(self.layernorms.parameters()), "lr": 0.1 * self.cfg.OPTIM.LR}]
+        """What build_optimizer is given for the prompt learner. Default, None: all its parameters alike."""
+        return None
 
     def check_cfg(self, cfg: CfgNode) -> None:
         self.precision = "fp32"
@@ -200,19 +172,15 @@ class PromptTrainer(TrainerX):
     def load_weights(self, name: str, state_dict: Mapping[str, torch.Tensor], source: str | Path) -> None:
         # CoOp's released checkpoints carry the frozen token embeddings of their own class names
         state_dict = {k: v for k, v in state_dict.items() if k not in ("token_prefix", "token_suffix")}
-        tuned = "TUNE_LAYERNORM" in self.options and any(key.startswith("layernorms.") for key in state_dict)
-        if tuned and self.layernorms is None:
-            raise MisfitError(
-                f"the weights in {source} were learned with the image encoder's LayerNorms: set "
-                f"TRAINER.{self.section}.TUNE_LAYERNORM True, as it was"
-            )
         learner = self.learner_for(state_dict, source) if name == PROMPT_LEARNER else None
         if learner is not None:
-            if self.layernorms is not None:
-                learner.layernorms = self.layernorms
+            self.adopt(learner)
             self.model.prompt_learner = self._models[name] = learner.to(self.device)
             self._foreign = True
         super().load_weights(name, state_dict, source)
+
+    def adopt(self, learner: nn.Module) -> None:
+        """Called before a prompt learner of `learner_for` takes the place of the model's own."""
 
     def learner_for(self, state_dict: Mapping[str, torch.Tensor], source: str | Path) -> nn.Module | None:
         """A prompt learner that takes these weights, where the model's own has another shape; it cannot be trained.
@@ -232,23 +200,66 @@ class PromptTrainer(TrainerX):
 
     def before_train(self) -> None:
         super().before_train()
+        self._epochs = None
         if self._foreign:
             raise UserError(f"the run to resume has {self.other_learner} than this config's")
 
     def autocast(self) -> AbstractContextManager:
         return torch.autocast("cuda", dtype=torch.float16) if self.precision == "amp" else nullcontext()
 
-    def forward_backward(self, batch: dict[str, Any]) -> dict[str, float]:
-        images, labels = self.parse_batch_train(batch)
+    def frozen_encoders(self) -> dict[str, FrozenEncoder]:
+        """Whose features of its images a step takes, {name: FrozenEncoder}. `loss` is given "features"; a method may
+        add others, such as a teacher's, and ask for them by `features_by`.
+        """
+        if not self.frozen_image_encoder:
+            return {}
+        if any(p.requires_grad for p in self.model.image_encoder.parameters()):
+            raise UserError(f"{self.cfg.TRAINER.NAME} trains its image encoder: set its frozen_image_encoder False")
+        return {"features": FrozenEncoder(self._encode, self.model.image_encoder, self.precision, self.model.encodes)}
+
+    def zero_shot_encoder(self) -> FrozenEncoder:
+        """The model's image encoder as zero-shot CLIP has it, where the model puts something learned into it."""
+
+        @torch.no_grad()
+        def encode(images: torch.Tensor) -> torch.Tensor:
+            with self.autocast():
+                return self.model.image_encoder(images.to(self.model.dtype))
+
+        return FrozenEncoder(encode, self.model.image_encoder, self.precision)
+
+    def features_by(self, name: str, images: torch.Tensor) -> torch.Tensor:
+        """What one of `frozen_encoders` makes of the images under way; they are encoded where it is not known yet."""
+        return self._batch[name] if name in self._batch else self.frozen_encoders()[name].encode(images)
+
+    @torch.no_grad()
+    def _encode(self, images):
         with self.autocast():
-            loss, summary = self.loss(images, labels)
+            return self.model.encode_image(images)
+
+    def training_batches(self) -> Any:
+        """Batches with features of frozen encoders. A trainer with steps of its own gets those of the loader."""
+        hooks = ("forward_backward", "parse_batch_train")
+        if any(getattr(type(self), hook) is not getattr(PromptTrainer, hook) for hook in hooks):
+            return super().training_batches()
+        if self._epochs is None:
+            images = not self.frozen_image_encoder
+            self._epochs = Epochs(self.cfg, self.train_loader_x, self.frozen_encoders(), self.device, images)
+        return self._epochs.batches(self.epoch)
+
+    def forward_backward(self, batch: dict[str, Any]) -> dict[str, Any]:
+        inputs, labels = self.parse_batch_train(batch)
+        self._batch = batch
+        with self.autocast():
+            loss, summary = self.loss(inputs, labels)
+        self._batch = {}
         self.model_backward_and_update(loss)
         if (self.batch_idx + 1) == self.num_batches:
             self.update_lr()
-        return {"loss": loss.item()} | summary
+        return {"loss": loss.detach()} | summary
 
     def parse_batch_train(self, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-        return batch["img"].to(self.device), batch["label"].to(self.device)
+        inputs = batch["features" if "features" in batch else "img"]
+        return inputs.to(self.device, non_blocking=True), batch["label"].to(self.device, non_blocking=True)
 
     def model_backward(self, loss: torch.Tensor) -> None:
         self.detect_anomaly(loss)
@@ -338,15 +349,16 @@ class PromptTrainer(TrainerX):
         features = self._image_features.get(loader)
         if features is None:
             keep = self.cfg.TEST.FEATURE_CACHE and self.frozen_image_encoder and is_deterministic(dataset.transform)
-            encode = self.model.image_encoding()
+            encode, encodes = self.model.image_encoding(), self.model.encodes
             features = cached_image_features(
                 lambda images: encode(images.to(self.device)),
                 self.model.image_encoder,
                 loader,
                 [item.impath for item in dataset.data_source],
                 dataset.transform,
-                self.precision,
-                enabled=keep,
+                f"{self.precision} {encodes}",
+                enabled=keep and encodes is not None,
+                limit_gb=self.cfg.FEATURES_LIMIT_GB,
             )
             if keep:
                 self._image_features[loader] = features
@@ -376,23 +388,3 @@ class PromptTrainer(TrainerX):
         every batch. Default: None, there are no parts. None too where there was no evaluation.
         """
         return None
-
-
-class ContextTrainer(PromptTrainer):
-    """Trains CoOp's prompts, as the block `section` describes their context vectors (prompting/context.py)."""
-
-    section: str
-
-    @property
-    def class_axes(self) -> dict[str, int]:  # type: ignore[override]
-        return {"ctx": 0} if self.cfg.TRAINER[self.section].CSC else {}
-
-    def check_cfg(self, cfg: CfgNode) -> None:
-        super().check_cfg(cfg)
-        check_context(cfg, self.section)
-
-    def build_prompted_clip(
-        self, clip_model: nn.Module, text_encoder: TextEncoder, classnames: Sequence[str]
-    ) -> PromptedCLIP:
-        learner = PromptLearner(self.cfg.TRAINER[self.section], classnames, text_encoder)
-        return PromptedCLIP(clip_model, learner, text_encoder)

@@ -11,7 +11,7 @@ from dassl.utils import UserError
 from prompting.context import PromptLearner as PromptLearner  # CoOp's readers look for it here
 from prompting.pairs import PairContext
 from prompting.text_encoder import TextEncoder
-from trainers.base import ContextTrainer
+from trainers.context import ContextTrainer
 from trainers.pairs import PairTrainer, pair_keys
 
 

@@ -11,14 +11,15 @@ equation is not known, and FORM paper takes it at its word; what is released is 
 are the release's. A difference from it: unused layers there take random numbers, so batches come in another order.
 """
 
+from typing import Any
+
 import torch
-import torch.nn.functional as F
 from yacs.config import CfgNode as CN
 
 from dassl.config import require
 from dassl.engine import TRAINER_REGISTRY
 from prompting.templates import check_templates
-from trainers.base import ContextTrainer
+from trainers.context import ContextTrainer
 
 
 def extend_cfg(cfg: CN) -> None:
@@ -66,9 +67,9 @@ class KgCoOp(ContextTrainer):
         super().before_train()
         self.frozen_features = self.zero_shot_features(self.options.TEMPLATE)
 
-    def loss(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
+    def loss(self, inputs: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, dict[str, Any]]:
         model = self.model
-        image_features = F.normalize(model.encode_image(images).float(), dim=-1)
+        image_features = model.prepared(inputs)
         text_features = model.encode_text()[: self.num_seen]
         ce, summary = self.cross_entropy(model.logits(image_features, text_features), labels)
         kg = LOSSES[self.options.FORM](text_features, self.frozen_features)

@@ -41,7 +41,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from yacs.config import CfgNode as CN
 
@@ -51,6 +50,7 @@ from dassl.layout import PROMPT_LEARNER
 from dassl.utils import UserError, load_checkpoint
 from prompting.context import check_context, initial_context
 from prompting.deep_prompts import CoupledPrompts, check_deep_context
+from prompting.epochs import FrozenEncoder
 from prompting.losses import distillation_loss, student_loss
 from prompting.named_vectors import NamedVectors, names_in
 from prompting.prompted_clip import DeepPromptedCLIP, PromptedCLIP
@@ -361,37 +361,40 @@ class LAMM(PromptTrainer):
         super().before_train()
         self.frozen_features = self.zero_shot_features(self.options.TEMPLATE)
 
-    def loss(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
+    def frozen_encoders(self) -> dict[str, FrozenEncoder]:
+        encoders, of_names = super().frozen_encoders(), self.model.prompt_learner.of_names
+        if not encoders and of_names is None and self.options.KD_WEIGHT > 0:
+            encoders["zero_shot"] = self.zero_shot_encoder()
+        return encoders
+
+    def loss(self, inputs: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, dict[str, Any]]:
         options, model = self.options, self.model
-        image_features = F.normalize(model.encode_image(images).float(), dim=-1)
+        image_features = model.prepared(inputs)
         text_features = model.encode_text()[: self.num_seen]
         logits = model.logits(image_features, text_features)
         loss, accuracy = self.cross_entropy(logits, labels)
         summary = {"loss_ce": loss.item()}
-
         learner, frozen_features, frozen_images = model.prompt_learner, self.frozen_features, image_features
         if learner.of_names is not None:
             frozen_features = model.encode_prompts(True)[0][: self.num_seen]
         elif not self.frozen_image_encoder and options.KD_WEIGHT > 0:  # MaPLe's features are not zero-shot CLIP's
-            frozen_images = F.normalize(model.image_encoder(images.to(model.dtype)).float(), dim=-1)
+            frozen_images = model.prepare(self.features_by("zero_shot", inputs))
 
         def wc() -> torch.Tensor:
             value = (learner.vectors.learned - learner.initial).square().sum()
-            return value if options.WC == "sum" else value / learner.vectors.n_learned
+            return value / (1 if options.WC == "sum" else learner.vectors.n_learned)
 
         def cos() -> torch.Tensor:
             return feature_loss(text_features, frozen_features, labels if options.COS == "batch" else None)
 
         def kd() -> torch.Tensor:
-            frozen_logits = model.logits(frozen_images, frozen_features)
+            frozen = model.logits(frozen_images, frozen_features)
             if options.KD_TARGET == "student":
-                return student_loss(logits, frozen_logits, options.KD_TEMPERATURE)
-            return distillation_loss(logits, frozen_logits.detach(), options.KD_TEMPERATURE)
+                return student_loss(logits, frozen, options.KD_TEMPERATURE)
+            return distillation_loss(logits, frozen.detach(), options.KD_TEMPERATURE)
 
         for term in (wc, cos, kd):
-            weight = options[f"{term.__name__.upper()}_WEIGHT"]
-            if weight > 0:
-                value = term()
-                loss = loss + weight * value
+            if (weight := options[f"{term.__name__.upper()}_WEIGHT"]) > 0:
+                loss = loss + weight * (value := term())
                 summary[f"loss_{term.__name__}"] = value.item()
         return loss, summary | accuracy

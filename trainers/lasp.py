@@ -24,6 +24,7 @@ Known differences from the release: PREC other than amp limits the gradient's no
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +38,7 @@ from prompting.prompted_clip import PromptedCLIP
 from prompting.prompts import Prompts, encode_templates, sequence, soft
 from prompting.templates import all_templates, check_templates
 from prompting.text_encoder import TextEncoder
-from trainers.base import PromptTrainer
+from trainers.layernorms import LayerNormTrainer
 
 logger = logging.getLogger("dassl.trainers")
 
@@ -173,7 +174,7 @@ class LASPCLIP(PromptedCLIP):
 
 
 @TRAINER_REGISTRY.register()
-class LASP(PromptTrainer):
+class LASP(LayerNormTrainer):
     """Language-Aware Soft Prompting: cross-entropy on images, and on hand-written templates."""
 
     section = "LASP"
@@ -211,9 +212,9 @@ class LASP(PromptTrainer):
         self.hard_features = [features[g::groups] for g in range(groups)]
         logger.info("L_TT: %d templates in %d groups, %d class names", len(templates), groups, len(names))
 
-    def loss(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
+    def loss(self, inputs: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, dict[str, Any]]:
         model = self.model
-        image_features = F.normalize(model.encode_image(images).float(), dim=-1)
+        image_features = model.prepared(inputs)
         text_features = model.encode_text()
         ce, summary = self.cross_entropy(model.logits(image_features, text_features), labels)
         towards = TEXT_LOSSES[self.options.TEXT_LOSS]

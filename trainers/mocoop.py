@@ -44,12 +44,13 @@ from dassl.engine import TRAINER_REGISTRY, run_folder
 from dassl.utils import UserError
 from prompting.experts import MoCoOpCLIP, PromptLearner, template_ids
 from prompting.losses import text_loss
+from prompting.mixture import Mixture
 from prompting.prompts import encode_templates
 from prompting.routing import entropy, router_loss, router_loss_class, routing
 from prompting.template_groups import auto_groups
 from prompting.templates import all_templates, check_templates
 from prompting.text_encoder import TextEncoder
-from trainers.base import Mixture, PromptTrainer
+from trainers.layernorms import LayerNormTrainer
 
 logger = logging.getLogger("dassl.trainers")
 
@@ -125,7 +126,7 @@ def check_top_k(cfg: CN, n_groups: int) -> None:
 
 
 @TRAINER_REGISTRY.register()
-class MoCoOp(PromptTrainer):
+class MoCoOp(LayerNormTrainer):
     """Mixture of Context Optimization."""
 
     section = "MOCOOP"
@@ -240,10 +241,10 @@ class MoCoOp(PromptTrainer):
         self.chosen = torch.zeros(len(self.groups), device=self.device)
         self.entropy, self.seen = 0.0, 0
 
-    def loss(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
+    def loss(self, inputs: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, dict[str, Any]]:
         options, model = self.options, self.model
         learner = model.prompt_learner
-        image_features = F.normalize(model.encode_image(images).float(), dim=-1)
+        image_features = model.prepared(inputs)
         router_logits, weights = learner.gates(image_features, model.top_k)
         experts = list(range(weights.shape[1]))
         if len(labels) < options.SPARSE_BELOW:

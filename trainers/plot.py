@@ -147,6 +147,10 @@ class PLOTCLIP(PromptedCLIP):
         super().__init__(clip_model, prompt_learner, text_encoder)
         self.sinkhorn, self.whole = sinkhorn, whole
 
+    @property
+    def encodes(self) -> str:
+        return "global and local" if self.whole else "local"
+
     def encode_image(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) images -> (B, M or 1 + M, e) image features, not normalised."""
         features, local = global_and_local_features(self.image_encoder, images.to(self.dtype))

@@ -15,6 +15,7 @@ gets no vector and stays, frozen, between vectors and class name; in a test, tha
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,11 +28,12 @@ from dassl.optim.prograd import prograd
 from dassl.utils import UserError
 from prompting.backbone import load_backbone
 from prompting.context import PromptLearner
+from prompting.epochs import FrozenEncoder
 from prompting.losses import distillation_loss
 from prompting.prompted_clip import PromptedCLIP
 from prompting.templates import check_templates, custom_template
 from prompting.text_encoder import TextEncoder
-from trainers.base import ContextTrainer
+from trainers.context import ContextTrainer
 
 STARTS = ("words", "template")
 
@@ -106,19 +108,29 @@ class ProGrad(ContextTrainer):
             self.teacher, text_encoder = clip_model.visual, TextEncoder(clip_model)
         self.frozen_features = self.zero_shot_features(self.options.TEMPLATE, text_encoder)
 
-    def zero_shot_logits(self, images: torch.Tensor, image_features: torch.Tensor) -> torch.Tensor:
-        """(B, num_seen) of zero-shot CLIP in float32; image_features are the model's, in its own precision."""
-        if self.precision == "fp32":
-            return self.model.logits(image_features, self.frozen_features)
-        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-            features = F.normalize(self.teacher(images.float()), dim=-1)
-            return self.model.logits(features, self.frozen_features)
+    def frozen_encoders(self) -> dict[str, FrozenEncoder]:
+        encoders = super().frozen_encoders()
+        if self.precision != "fp32":
+            encoders["teacher"] = FrozenEncoder(self._teach, self.teacher, "fp32")
+        return encoders
 
-    def loss(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
+    @torch.no_grad()
+    def _teach(self, images):
+        with torch.autocast(self.device.type, enabled=False):
+            return self.teacher(images.float())
+
+    def zero_shot_logits(self, inputs: torch.Tensor, image_features: torch.Tensor) -> torch.Tensor:
+        """(B, num_seen) of zero-shot CLIP in float32; image_features are the model's, in its own precision."""
+        if self.precision != "fp32":
+            image_features = F.normalize(self.features_by("teacher", inputs), dim=-1)
+        with torch.autocast(self.device.type, enabled=False):
+            return self.model.logits(image_features, self.frozen_features)
+
+    def loss(self, inputs: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, dict[str, Any]]:
         model = self.model
-        image_features = F.normalize(model.encode_image(images).float(), dim=-1)
+        image_features = model.prepared(inputs)
         logits = model.logits(image_features, model.encode_text()[: self.num_seen])
-        self.kl = distillation_loss(logits, self.zero_shot_logits(images, image_features), self.options.T)
+        self.kl = distillation_loss(logits, self.zero_shot_logits(inputs, image_features), self.options.T)
         loss, summary = self.cross_entropy(logits, labels)
         return loss, {"loss_kl": self.kl.item()} | summary
 

@@ -30,6 +30,7 @@ from dassl.config import require
 from dassl.engine import TRAINER_REGISTRY
 from prompting.backbone import HALF, load_backbone
 from prompting.deep_prompts import DeepContext, check_deep_context, check_vision_transformer, noise
+from prompting.epochs import FrozenEncoder
 from prompting.losses import distillation_loss
 from prompting.prompted_clip import DeepPromptedCLIP
 from prompting.prompts import Prompts, encode_templates, sequence
@@ -131,10 +132,13 @@ class PromptSRC(PromptTrainer):
         features = encode_templates(encoder, list(self.cfg.TRAINER.PROMPTSRC.TEMPLATES) or SIXTY, names)
         self.frozen_text_features = F.normalize(features.float().mean(dim=0), dim=-1)
 
-    def loss(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
+    def frozen_encoders(self) -> dict[str, FrozenEncoder]:
+        return {"zero_shot": self.zero_shot_encoder()}
+
+    def loss(self, inputs: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, dict[str, Any]]:
         options, model = self.cfg.TRAINER.PROMPTSRC, self.model
-        image_features = F.normalize(model.encode_image(images).float(), dim=-1)
-        frozen_image_features = F.normalize(model.image_encoder(images.to(model.dtype)).float(), dim=-1)
+        image_features = model.prepared(inputs)
+        frozen_image_features = model.prepare(self.features_by("zero_shot", inputs))
         text_features = model.encode_text()[: self.num_seen]
         logits = model.logits(image_features, text_features)
         frozen_logits = model.logits(frozen_image_features, self.frozen_text_features)

@@ -21,6 +21,7 @@ DEFAULTS = CfgNode(
             "INTERPOLATION": "bilinear",
             "TRANSFORMS": (),  # names of augmentations; see dassl.data.transforms
             "NO_TRANSFORM": False,
+            "VIEWS": 0,  # ours: epochs have so many views of each training image in turn; 0: each has its own
             "PIXEL_MEAN": [0.485, 0.456, 0.406],
             "PIXEL_STD": [0.229, 0.224, 0.225],
             "CROP_PADDING": 4,  # random_crop, in pixels
@@ -121,6 +122,8 @@ DEFAULTS = CfgNode(
             "CHECKPOINT_FREQ": 0,  # epochs between checkpoints that are kept; 0 keeps the last alone
             "PRINT_FREQ": 10,  # batches between log lines
             "COUNT_ITER": "train_x",  # whose batches make an epoch: train_x, train_u or smaller_one
+            "FEATURE_CACHE": True,  # ours: keep frozen image features of training views on disk
+            "FEATURES_GB": 2.0,  # ours: GiB for those of an epoch; a larger set is encoded batch by batch
         },
         "TEST": {
             "EVALUATOR": "Classification",
@@ -133,6 +136,7 @@ DEFAULTS = CfgNode(
             "FINAL_MODEL": "last_step",  # last_step or best_val
             "FEATURE_CACHE": True,  # ours: keep frozen image features of test sets on disk
         },
+        "FEATURES_LIMIT_GB": 20.0,  # ours: GiB on disk for image features; what was used least recently goes first
         "TRAINER": {
             "NAME": "",
             # Domain adaptation

@@ -1,7 +1,7 @@
 """The loaders of a run: which images, in which order, through which transform, in which batches.
 
-An epoch of training data depends on the states of the random number generators at its start and on nothing
-else: not on the number of worker processes, and not on the epochs that the loader gave before.
+An epoch of training data depends on the run's seed and the number of the epoch alone (see dassl.data.seeding): not on
+the method, the number of worker processes or the epochs that the loader gave before.
 """
 
 import logging
@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from tabulate import tabulate
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, SequentialSampler
 from torchvision.transforms import v2
 from yacs.config import CfgNode
 
@@ -93,6 +93,11 @@ class DatasetWrapper(Dataset):
 class _Loader(DataLoader):
     """Has a few-shot training set decoded when its first epoch begins, before there are worker processes."""
 
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch comes, counted from 0; for a loader of training data."""
+        if isinstance(self.sampler, SeededSampler):
+            self.sampler.set_epoch(epoch)
+
     def __iter__(self):
         if isinstance(self.dataset, DatasetWrapper):
             self.dataset.decode(shared=self.num_workers > 0)
@@ -146,7 +151,7 @@ def build_data_loader(
         return _Loader(
             dataset,
             batch_size=batch_size,
-            sampler=SeededSampler(sampler) if is_train else sampler,
+            sampler=SeededSampler(sampler, cfg.SEED, cfg.INPUT.VIEWS) if is_train else sampler,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
             drop_last=drop_last and is_train and len(data_source) >= batch_size,
@@ -155,6 +160,26 @@ def build_data_loader(
         )
     except ValueError as error:
         raise UserError(f"cannot make a loader from cfg.DATALOADER: {error}") from error
+
+
+def in_order(loader: DataLoader, batch_size: int) -> DataLoader | None:
+    """The views of a loader of training data in the order of its data, all of them, without decoding anything twice.
+
+    Returns:
+        A loader with `set_epoch`; None where the loader's views do not follow from its seed.
+    """
+    sampler = loader.sampler
+    if not isinstance(sampler, SeededSampler) or type(loader.dataset) is not DatasetWrapper:
+        return None
+    return _Loader(
+        loader.dataset,
+        batch_size=batch_size,
+        sampler=SeededSampler(SequentialSampler(loader.dataset), sampler.seed, sampler.views),
+        num_workers=loader.num_workers,
+        persistent_workers=loader.persistent_workers,
+        pin_memory=loader.pin_memory,
+        generator=torch.Generator(),
+    )
 
 
 class DataManager:

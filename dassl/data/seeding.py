@@ -1,13 +1,17 @@
-"""Why an epoch does not depend on the number of workers: every image of it has a seed of its own.
+"""Why an epoch depends on the run's seed and its number alone: every image of it has a seed of its own.
 
-An epoch's seeds follow from one draw of torch's global generator at its start. They travel, inside the
-indices, to whichever process loads the images, and each image's transform runs on generators seeded with its
-own.
+The view of image i in epoch e under seed s follows from (s, e, i), and the order of the epoch from (s, e). So neither
+depends on the method, the batch size, the number of workers or on what a model drew: methods under one seed see the
+same images in the same views and order. The seeds travel, inside the indices, to whichever process loads the images,
+and each image's transform runs on generators seeded with its own.
+
+Where no seed is set, or a loop of its own says no epoch, an epoch follows from one draw of torch's global generator.
 """
 
 import random
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -31,16 +35,42 @@ class SeededIndex(int):
         return int(self), self.seed
 
 
-class SeededSampler(Sampler):
-    """Yields another sampler's indices as SeededIndex."""
+def seed_of(*parts: int | str) -> int:
+    """A number below 2**32 that follows from some values."""
+    return int.from_bytes(blake2b(repr(parts).encode(), digest_size=4).digest(), "big")
 
-    def __init__(self, sampler: Sampler) -> None:
-        self.sampler = sampler
+
+class SeededSampler(Sampler):
+    """Yields another sampler's indices as SeededIndex.
+
+    Args:
+        sampler: draws from torch's global generator, if at all.
+        seed: of the run; negative: none.
+        views: epochs have so many views of an image in turn; 0: each has its own.
+    """
+
+    def __init__(self, sampler: Sampler, seed: int = -1, views: int = 0) -> None:
+        self.sampler, self.seed, self.views = sampler, seed, views
+        self.epoch: int | None = None
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch comes, counted from 0. Within one, every pass over the data after the first differs."""
+        self.epoch, self.passes = epoch, 0
+
+    def view_of(self, epoch: int) -> int:
+        """The first epoch that has the same views."""
+        return epoch % self.views if self.views else epoch
 
     def __iter__(self):
-        rng = random.Random(draw_seed())
-        for index in self.sampler:
-            yield SeededIndex(index, rng.getrandbits(32))
+        if self.epoch is None or self.seed < 0:
+            order = view = (draw_seed(),)
+        else:
+            order, view = ((self.seed, epoch, self.passes) for epoch in (self.epoch, self.view_of(self.epoch)))
+            self.passes += 1
+        with seeded(seed_of("order", *order)):
+            indices = list(self.sampler)
+        for index in indices:
+            yield SeededIndex(index, seed_of("view", *view, int(index)))
 
     def __len__(self):
         return len(self.sampler)

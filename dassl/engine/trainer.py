@@ -255,6 +255,8 @@ class TrainerBase:
         self.start_epoch, self.max_epoch = start_epoch, max_epoch
         self.before_train()
         for self.epoch in range(self.start_epoch, self.max_epoch):
+            for name in ("train_loader_x", "train_loader_u"):
+                getattr(getattr(self, name, None), "set_epoch", lambda epoch: None)(self.epoch)
             self.before_epoch()
             self.run_epoch()
             self.after_epoch()
@@ -640,7 +642,12 @@ class TrainerX(SimpleTrainer):
 
     def run_epoch(self) -> None:
         self.set_model_mode("train")
-        self._run_steps(self.train_loader_x, len(self.train_loader_x), self.forward_backward)
+        batches = self.training_batches()
+        self._run_steps(batches, len(batches), self.forward_backward)
+
+    def training_batches(self) -> Any:
+        """The batches of the epoch under way, with a len(). Default: those of train_loader_x."""
+        return self.train_loader_x
 
     def _run_steps(self, batches, num_batches, step):
         """One epoch of `step(batch) -> {name: value}`, with Dassl's log lines, scalars and a progress bar."""

@@ -12,8 +12,8 @@ from PIL import Image
 from benchmark.__main__ import main as benchmark
 from dassl.engine import TRAINER_REGISTRY
 from learned.explain import classes, confusions, experts, preferring
+from prompting.mixture import Mixture
 from tests.conftest import REPO, TOY_CLASSES
-from trainers.base import Mixture
 from trainers.coop import CoOp
 
 SHORT = ("OPTIM.MAX_EPOCH", 1, "DATALOADER.NUM_WORKERS", 0)
