@@ -13,6 +13,7 @@ from dassl import plugins
 from dassl.utils import UserError, nearest
 from prompting import backbones
 from prompting.backbones import Backbone, NotAtHand
+from prompting.shared_weights import converted
 from prompting.tokenizers import Tokenizer
 
 HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -119,9 +120,12 @@ def load_backbone(
         image_precision: of the image encoder, where it is not to be that of the rest.
 
     Raises:
-        UserError: as `find` does; or there is no network, a file is damaged, or its architecture is not known.
+        UserError: as `find` does; or there is no network, a file is damaged, or its architecture is not known; or an
+            image encoder is to compute in fp16 on the CPU.
     """
     record = find(name, family)
+    if image_precision == "fp16" and torch.device(device).type == "cpu":
+        raise UserError("MODEL.BACKBONE.IMAGE_PREC fp16 is meant for GPUs: on the CPU give bf16 or fp32")
     with _told_what_is_at_hand():
         model = record.load().requires_grad_(False).to(device).eval()
     text = HALF.get(precision, torch.float32)
@@ -132,20 +136,18 @@ def load_backbone(
 
 
 def _convert(model: nn.Module, text: torch.dtype, image: torch.dtype, whole_visual: bool) -> None:
-    """Give those weights a precision that OpenAI's models have in half, float32 to the others, one after the other.
+    """Give those weights a precision that OpenAI's models have in half, float32 to the others.
 
     Of an image encoder of another kind all have it (`whole_visual`).
     """
-    of_image = set(_tensors(model.visual))
+    of_image = {*model.visual.parameters(), *model.visual.buffers()}
     halved = {p for module in model.modules() for p in _halved(module)} | (of_image if whole_visual else set())
-    for tensor in _tensors(model):
-        if tensor.is_floating_point():
-            dtype = image if tensor in of_image else text
-            tensor.data = tensor.data.to(dtype if tensor in halved else torch.float32)
-
-
-def _tensors(module):
-    return [*module.parameters(), *module.buffers()]
+    tensors = {name: t for name, t in [*model.named_parameters(), *model.named_buffers()] if t.is_floating_point()}
+    wanted = {name: image if t in of_image else text for name, t in tensors.items() if t in halved}
+    due = {name: (t.data, wanted.get(name, torch.float32)) for name, t in tensors.items()}
+    due = {name: (t, dtype) for name, (t, dtype) in due.items() if t.dtype != dtype}
+    for name, value in converted(due).items():
+        tensors[name].data = value
 
 
 def _halved(module):

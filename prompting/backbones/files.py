@@ -17,7 +17,8 @@ from typing import Any
 import torch
 
 from dassl.utils import UserError, nearest
-from prompting.backbones import Backbone, Family, NotAtHand, archive, first_line, has_family
+from prompting import archive
+from prompting.backbones import Backbone, Family, NotAtHand, first_line, has_family
 from prompting.openai_clip import model as openai_model
 
 BACKBONES: tuple[Backbone, ...] = ()
