@@ -23,6 +23,8 @@ DTYPES = {
     "LongStorage": torch.int64,
 }
 
+LISTS = {"build_boollist", "build_doublelist", "build_intlist", "build_tensorlist"}
+
 
 def code_of(path: Path) -> bytes:
     """The code in a TorchScript archive; empty for other files, as state dicts hold none."""
@@ -45,7 +47,10 @@ def tensors_of(path: Path) -> dict[str, torch.Tensor]:
     with zipfile.ZipFile(path) as archive:
         (entry,) = [name for name in archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl")]
         with archive.open(entry) as file:
-            return dict(_named(_Reader(file, archive, path, entry.removesuffix(".pkl")).load()))
+            module = _Reader(file, archive, path, entry.removesuffix(".pkl")).load()
+    if not isinstance(module, _Module):
+        raise ValueError("it holds no module")
+    return dict(_named(module))
 
 
 class _Module:
@@ -67,6 +72,8 @@ class _Reader(pickle.Unpickler):
             return _tensor
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
+        if module == "torch.jit._pickle" and name in LISTS:
+            return list
         raise pickle.UnpicklingError(f"it names {module}.{name}, which no module needs")
 
     def persistent_load(self, pid: Any) -> torch.Tensor:

@@ -31,7 +31,8 @@ def converted(due: Mapping[str, tuple[torch.Tensor, torch.dtype]]) -> dict[str, 
 
     They may be written to: a process then has a page of its own.
     """
-    if sum(t.numel() * dtype.itemsize for t, dtype in due.values()) < FROM or any(t.device.type != "cpu" for t, _ in due.values()):
+    size = sum(tensor.numel() * dtype.itemsize for tensor, dtype in due.values())
+    if size < FROM or any(tensor.device.type != "cpu" for tensor, _ in due.values()):
         return _made(due)
     try:
         path = cache_dir("weights") / f"{_digest(due)}.pt"
@@ -39,8 +40,8 @@ def converted(due: Mapping[str, tuple[torch.Tensor, torch.dtype]]) -> dict[str, 
             fcntl.flock(lock, fcntl.LOCK_EX)  # of runs that begin together one makes it
             if (found := _read(path, due)) is not None:
                 return found
-            with atomic_path(path) as temporary:
-                torch.save(_made(due), temporary)
+            with atomic_path(path) as temporary, open(temporary, "wb") as file:
+                torch.save(_made(due), file)
             _drop_old(path.parent)
             return _read(path, due) or _made(due)
     except (OSError, RuntimeError, UserError) as error:

@@ -160,8 +160,8 @@ class PromptTrainer(TrainerX):
         self.model = self.build_prompted_clip(clip_model, text_encoder, self.dm.dataset.classnames).to(self.device)
         if options.IMAGE_PREC and not self.frozen_image_encoder:
             raise UserError(
-                f"MODEL.BACKBONE.IMAGE_PREC is of frozen image encoders, but {cfg.TRAINER.NAME} learns inside it: leave "
-                f"it out and set TRAINER.{self.section}.PREC"
+                f"MODEL.BACKBONE.IMAGE_PREC is of frozen image encoders, but {cfg.TRAINER.NAME} learns inside it: set "
+                f"TRAINER.{self.section}.PREC instead"
             )
         learner = self.model.prompt_learner
         if cfg.MODEL.INIT_WEIGHTS:

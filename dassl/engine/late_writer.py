@@ -1,4 +1,4 @@
-"""TensorBoard's writer, imported and opened when there is something to write: both take time, and some runs end before."""
+"""TensorBoard's writer, imported and opened when there is something to write: both take time."""
 
 from pathlib import Path
 from typing import Any
