@@ -39,6 +39,7 @@ def test_defaults_are_those_of_dassl():
         "SEED",
         "USE_CUDA",
         "DETERMINISTIC",
+        "TF32",
         "VERBOSE",
         "RELEASE",
         "FEATURES_LIMIT_GB",
