@@ -194,7 +194,7 @@ class Packing:
             seen = seen.reshape(rows * bins, 1, *seen.shape[2:])
             return Mask(seen if len(seen) == 1 else np.tile(seen, (batch // rows, 1, 1, 1)), device)
 
-        self.n_shared, self.bins = n_shared, bins
+        self.n_shared, self.bins = int(n_shared), int(bins)  # numpy's would stop torch.compile
         self.take = torch.from_numpy(take.reshape(rows, -1)).to(device)
         self.positions = torch.from_numpy(positions).to(device)
         self.prefix_mask = Mask(np.tri(n_shared, dtype=bool), device)
@@ -284,5 +284,10 @@ def _bin_attention(q, k, v, mask, plan, heads):
 def _attention(q, k, v, mask, heads):
     """Multi-head attention after the input projection: (B, Q, d), (B, K, d), (B, K, d) -> (B, Q, d)."""
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
-    x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask(q.dtype))  # autocast makes q half
+    mask = mask(q.dtype)  # autocast makes q half
+    if q.requires_grad and q.dtype == torch.bfloat16 and q.device.type == "cpu":
+        # the fused kernel's backward pass takes two to eight times as long as these products there
+        x = (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1) + mask).softmax(dim=-1) @ v
+    else:
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     return x.transpose(1, 2).flatten(2)

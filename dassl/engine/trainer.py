@@ -25,6 +25,7 @@ from dassl import layout
 from dassl.data import DataManager
 from dassl.data.datasets import build_dataset
 from dassl.engine import class_axes, run_folder
+from dassl.engine.late_writer import LateWriter
 from dassl.engine.simple_net import SimpleNet
 from dassl.engine.steps import NonFiniteLossError, Steps, progress
 from dassl.evaluation import build_evaluator
@@ -229,11 +230,9 @@ class TrainerBase:
     # TensorBoard
 
     def init_writer(self, log_dir: str | Path, purge_step: int | None = None) -> None:
-        """Open the TensorBoard writer; scalars at or after `purge_step` from an earlier try are hidden."""
+        """Have scalars written to TensorBoard; those at or after `purge_step` from an earlier try are hidden."""
         if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter  # slow to import, and a test run needs none
-
-            self._writer = SummaryWriter(log_dir=log_dir, purge_step=purge_step)
+            self._writer = LateWriter(log_dir, purge_step)
 
     def close_writer(self) -> None:
         """Close the TensorBoard writer, if there is one."""
@@ -242,7 +241,7 @@ class TrainerBase:
             self._writer = None
 
     def write_scalar(self, tag: str, scalar_value: float, global_step: int | None = None) -> None:
-        """Write a number to TensorBoard, if its writer is open."""
+        """Write a number to TensorBoard, if it has a writer."""
         if self._writer is not None:
             self._writer.add_scalar(tag, scalar_value, global_step)
 
