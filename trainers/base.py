@@ -23,7 +23,7 @@ from dassl.engine import TrainerX
 from dassl.layout import PROMPT_LEARNER
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
-from dassl.utils import UserError, count_num_param, load_pretrained_weights
+from dassl.utils import UserError, count_num_param, load_pretrained_weights, processes
 from prompting.backbone import load_backbone
 from prompting.epochs import Epochs, FrozenEncoder
 from prompting.forms import Forms, with_form
@@ -264,6 +264,7 @@ class PromptTrainer(TrainerX):
     def model_backward(self, loss: torch.Tensor) -> None:
         self.detect_anomaly(loss)
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+        processes.average(self._models.values())
 
     def clip_gradients(self) -> None:
         """Called between backward pass and step, with unscaled gradients: their norm is made at most GRAD_CLIP.

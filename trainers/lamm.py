@@ -47,7 +47,7 @@ from yacs.config import CfgNode as CN
 from dassl.config import require
 from dassl.engine import TRAINER_REGISTRY
 from dassl.layout import PROMPT_LEARNER
-from dassl.utils import UserError, load_checkpoint
+from dassl.utils import UserError, load_checkpoint, processes
 from prompting.context import check_context, initial_context
 from prompting.deep_prompts import CoupledPrompts, check_deep_context
 from prompting.epochs import FrozenEncoder
@@ -385,7 +385,8 @@ class LAMM(PromptTrainer):
             return value / (1 if options.WC == "sum" else learner.vectors.n_learned)
 
         def cos() -> torch.Tensor:
-            return feature_loss(text_features, frozen_features, labels if options.COS == "batch" else None)
+            of = processes.gathered(labels) if options.COS == "batch" else None
+            return feature_loss(text_features, frozen_features, of)
 
         def kd() -> torch.Tensor:
             frozen = model.logits(frozen_images, frozen_features)
