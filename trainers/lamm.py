@@ -28,7 +28,6 @@ vectors that MODEL.INIT_WEIGHTS brings are kept in this run's checkpoints (conti
 trained runs merge as dicts do, with BASE clip (with the others each run learns a context of its own):
 
     from dassl.utils import load_checkpoint  # on the CPU, wherever the runs computed
-
     base, new = (load_checkpoint(f"{run}/prompt_learner/model.pth.tar-50") for run in ("base", "new"))
     torch.save(base["state_dict"] | new["state_dict"], "both.pth.tar")
 
