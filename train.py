@@ -132,19 +132,22 @@ def do(args: argparse.Namespace) -> Any:
     from dassl.config import without_effect
     from dassl.data.datasets import DATASET_REGISTRY
     from dassl.engine import TRAINER_REGISTRY, build_trainer, run_folder
-    from dassl.utils import collect_env_info, set_numerics, set_random_seed, setup_logger
+    from dassl.utils import collect_env_info, processes, set_numerics, set_random_seed, setup_logger
 
     cfg = setup_cfg(args)
+    processes.join(cfg)
     if not cfg.TRAINER.NAME:
         print("trainers:", *_trainers(), sep="\n  ", file=sys.stderr)
         raise UserError("no trainer is named: give one of them with --trainer")
     TRAINER_REGISTRY.get(cfg.TRAINER.NAME)  # an unknown name must not claim the folder
     if args.overwrite and args.model_dir and os.path.realpath(args.model_dir) == os.path.realpath(cfg.OUTPUT_DIR):
         raise UserError("--overwrite would remove the model that --model-dir names: choose another --output-dir")
-    run_folder.claim(cfg, args.overwrite)
+    if args.eval_only and processes.count() > 1:
+        raise UserError("several processes train together, and test with one: start --eval-only by python train.py")
+    processes.from_first(lambda: run_folder.claim(cfg, args.overwrite))
     if cfg.SEED >= 0:
         set_random_seed(cfg.SEED)
-    setup_logger(cfg.OUTPUT_DIR)
+    setup_logger(cfg.OUTPUT_DIR if processes.first() else None)
     set_numerics(cfg)
     logger.info("***************\n** Arguments **\n***************")
     logger.info("\n".join(f"{key}: {value}" for key, value in sorted(vars(args).items())))

@@ -61,7 +61,7 @@ class Run(Command):
         add("--no-check", action="store_true", help="start even if data or weights are not found from here")
         add("--dry-run", action="store_true", help="print the commands, and why each has its config; do nothing")
         add("--launcher", choices=("local", *LAUNCHERS), default="local")
-        add("--workers", type=int, default=1, help="local: runs at a time (default: %(default)s)")
+        add("--workers", type=int, help="local: runs at a time (default: as many as there are GPUs, else 1)")
         add("--address", help="ray: address of a cluster (default: one on this machine)")
         add("--cpus", type=float, default=1, help="ray: processors for each run (default: %(default)s)")
         add(
@@ -259,8 +259,10 @@ def _launcher(args: argparse.Namespace, place: Place) -> Any:
     from benchmark import runner
 
     if args.launcher == "local":
-        choose = place.device != "cpu" and (args.gpus is not None or args.workers > 1)
-        return runner.Local(place, args.workers, quiet=True, gpus=runner.find_gpus(args.gpus) if choose else ())
+        if args.workers is not None and args.workers < 1:
+            raise UserError(f"--workers is {args.workers}: give a number from 1 on")
+        gpus = [] if place.device == "cpu" else runner.find_gpus(args.gpus)
+        return runner.Local(place, args.workers or max(1, len(gpus)), quiet=True, gpus=gpus)
     try:
         return import_module(LAUNCHERS[args.launcher]).launcher(args, place)
     except ModuleNotFoundError as error:

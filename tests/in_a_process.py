@@ -2,7 +2,10 @@
 
 import os
 import signal
+import socket
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -19,6 +22,40 @@ def status_of(function: Callable[..., None], *args: object) -> int:
     return process.exitcode
 
 
+def together(folder: Path, function: Callable[..., object], *args: object, count: int = 2) -> list[int]:
+    """The exit statuses of processes that call a module's function as torchrun would start them.
+
+    Args:
+        folder: gets what each of them prints, 0.txt, 1.txt, ...
+    """
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    folder.mkdir(exist_ok=True)
+    processes = []
+    for rank in range(count):
+        told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        told |= {"TORCHELASTIC_RUN_ID": "test", "MOCOOP_CACHE": os.environ["MOCOOP_CACHE"]}
+        environment = {name: str(value) for name, value in told.items()}
+        process = CONTEXT.Process(target=_one_of_them, args=(folder / f"{rank}.txt", environment, function, args))
+        process.start()
+        processes.append(process)
+    for process in processes:
+        process.join()
+    return [process.exitcode for process in processes]
+
+
+def _one_of_them(console, environment, function, args):
+    os.environ.update(environment)
+    with open(console, "wb") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    try:
+        sys.exit(function(*args))
+    finally:
+        sys.stdout.flush()
+
+
 def evaluate(argv: list[str], file: str) -> None:
     """Write what a run computes for the test images."""
     torch.save(outputs(train.main(argv)), file)
@@ -31,15 +68,15 @@ def outputs(trainer: TrainerX) -> torch.Tensor:
         return torch.cat([output for output, _ in trainer.predict(trainer.test_loader)])
 
 
-def train_until_killed(argv: list[str], trainer: str) -> None:
-    """Train till the second batch of the second epoch, and be killed there."""
+def train_until_killed(argv: list[str], trainer: str, rank: str = "") -> int:
+    """Train till the second batch of the second epoch, and be killed there; of several processes the one of a rank."""
     kind = TRAINER_REGISTRY.get(trainer)
     step = kind.model_backward_and_update
 
     def killed(self: TrainerX, *loss: object) -> None:
-        if (self.epoch, self.batch_idx) == (1, 1):
+        if (self.epoch, self.batch_idx) == (1, 1) and os.environ.get("RANK", rank) == rank:
             os.kill(os.getpid(), signal.SIGKILL)
         step(self, *loss)
 
     kind.model_backward_and_update = killed
-    train.main(argv)
+    return train.run(argv)

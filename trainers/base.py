@@ -23,7 +23,7 @@ from dassl.engine import TrainerX
 from dassl.layout import PROMPT_LEARNER
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
-from dassl.utils import UserError, count_num_param, load_pretrained_weights
+from dassl.utils import UserError, count_num_param, load_pretrained_weights, processes
 from prompting.backbone import load_backbone
 from prompting.compiled import MODES, Loss, compiled
 from prompting.epochs import Epochs, FrozenEncoder
@@ -111,8 +111,7 @@ class PromptTrainer(TrainerX):
     def cross_entropy(self, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, dict[str, Any]]:
         """The loss and numbers to log of logits (B, N), of which `num_seen` count, and labels (B,)."""
         logits = logits[:, : self.num_seen]
-        loss = F.cross_entropy(logits, labels)
-        return loss, {"acc": compute_accuracy(logits, labels)[0]}
+        return F.cross_entropy(logits, labels), {"acc": compute_accuracy(logits, labels)[0]}
 
     def virtual_classes(self) -> list[str]:
         """The names of classes of the dataset that this run (DATASET.SUBSAMPLE_CLASSES) does not have, in order."""
@@ -121,9 +120,7 @@ class PromptTrainer(TrainerX):
         return [name for name in known if name not in own]
 
     def zero_shot_features(self, template: str | None = None, text_encoder: TextEncoder | None = None) -> torch.Tensor:
-        """(num_seen, e) normalised text features of a hand-written template, by default the dataset's own; by another
-        text encoder than the model's, where one is given.
-        """
+        """(num_seen, e) normalised text features of a template, the dataset's own, by a text encoder, the model's."""
         template, encoder = template or custom_template(self.cfg.DATASET.NAME), text_encoder or self.model.text_encoder
         features = encode_templates(encoder, [template], self.dm.dataset.classnames[: self.num_seen])[0]
         return F.normalize(features.float(), dim=-1)
@@ -273,6 +270,7 @@ class PromptTrainer(TrainerX):
     def model_backward(self, loss: torch.Tensor) -> None:
         self.detect_anomaly(loss)
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+        processes.average(self._models.values())
 
     def clip_gradients(self) -> None:
         """Called between backward pass and step, with unscaled gradients: their norm is made at most GRAD_CLIP.

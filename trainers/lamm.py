@@ -28,7 +28,6 @@ vectors that MODEL.INIT_WEIGHTS brings are kept in this run's checkpoints (conti
 trained runs merge as dicts do, with BASE clip (with the others each run learns a context of its own):
 
     from dassl.utils import load_checkpoint  # on the CPU, wherever the runs computed
-
     base, new = (load_checkpoint(f"{run}/prompt_learner/model.pth.tar-50") for run in ("base", "new"))
     torch.save(base["state_dict"] | new["state_dict"], "both.pth.tar")
 
@@ -47,7 +46,7 @@ from yacs.config import CfgNode as CN
 from dassl.config import require
 from dassl.engine import TRAINER_REGISTRY
 from dassl.layout import PROMPT_LEARNER
-from dassl.utils import UserError, load_checkpoint
+from dassl.utils import UserError, load_checkpoint, processes
 from prompting.context import check_context, initial_context
 from prompting.deep_prompts import CoupledPrompts, check_deep_context
 from prompting.epochs import FrozenEncoder
@@ -385,7 +384,8 @@ class LAMM(PromptTrainer):
             return value / (1 if options.WC == "sum" else learner.vectors.n_learned)
 
         def cos() -> torch.Tensor:
-            return feature_loss(text_features, frozen_features, labels if options.COS == "batch" else None)
+            of = processes.gathered(labels) if options.COS == "batch" else None
+            return feature_loss(text_features, frozen_features, of)
 
         def kd() -> torch.Tensor:
             frozen = model.logits(frozen_images, frozen_features)

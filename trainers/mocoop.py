@@ -41,7 +41,7 @@ from yacs.config import CfgNode as CN
 
 from dassl.config import require
 from dassl.engine import TRAINER_REGISTRY, run_folder
-from dassl.utils import UserError
+from dassl.utils import UserError, processes
 from prompting.experts import MoCoOpCLIP, PromptLearner, template_ids
 from prompting.losses import text_loss
 from prompting.mixture import Mixture
@@ -246,9 +246,10 @@ class MoCoOp(LayerNormTrainer):
         learner = model.prompt_learner
         image_features = model.prepared(inputs)
         router_logits, weights = learner.gates(image_features, model.top_k)
+        all_weights = processes.gathered(weights)
         experts, gates = list(range(weights.shape[1])), weights
-        if len(labels) < options.SPARSE_BELOW:  # what is computed depends on the choice: the one look at each step
-            experts = [g for g, chosen in enumerate((weights > 0).any(dim=0).tolist()) if chosen]
+        if len(all_weights) < options.SPARSE_BELOW:  # what is computed depends on the choice: the one look at each step
+            experts = [g for g, chosen in enumerate((all_weights > 0).any(dim=0).tolist()) if chosen]
             gates = torch.stack([weights[:, g] for g in experts], dim=1)
         text_features = model.encode_text(options.TEXT_WEIGHT > 0 and learner.alike, experts)
         logits = model.mix(image_features, text_features[:, : self.num_seen], gates)
@@ -271,9 +272,9 @@ class MoCoOp(LayerNormTrainer):
             summary["loss_text"] = text.detach()
 
         with torch.no_grad():
-            self.chosen += (weights > 0).sum(dim=0)
-            self.entropy += math.log(2) * entropy(router_logits.softmax(dim=-1)).sum().double()
-            self.seen += len(labels)
+            self.chosen += (all_weights > 0).sum(dim=0)
+            self.entropy += math.log(2) * entropy(processes.gathered(router_logits).softmax(dim=-1)).sum().double()
+            self.seen += len(all_weights)
         return loss, summary | accuracy
 
     def _text_loss(self, text_features: torch.Tensor, experts: Sequence[int]) -> torch.Tensor:

@@ -25,7 +25,7 @@ from yacs.config import CfgNode as CN
 from dassl.config import require
 from dassl.engine import TRAINER_REGISTRY
 from dassl.optim.prograd import prograd
-from dassl.utils import UserError
+from dassl.utils import UserError, processes
 from prompting.backbone import load_backbone
 from prompting.context import PromptLearner
 from prompting.epochs import FrozenEncoder
@@ -138,6 +138,7 @@ class ProGrad(ContextTrainer):
     def model_backward(self, loss: torch.Tensor) -> None:
         # Under amp both gradients are scaled alike; the correction is linear in one and blind to the other's length.
         ctx, kl = self.model.prompt_learner.ctx, self.kl
-        general = torch.autograd.grad(kl if self.scaler is None else self.scaler.scale(kl), ctx, retain_graph=True)[0]
+        scaled = kl if self.scaler is None else self.scaler.scale(kl)
+        (general,) = processes.means(torch.autograd.grad(scaled, ctx, retain_graph=True), [ctx])
         super().model_backward(loss)
         ctx.grad = prograd(ctx.grad, general, self.options.LAMBDA)

@@ -17,11 +17,11 @@ from yacs.config import CfgNode
 
 from dassl.data.datasets import Datum, build_dataset
 from dassl.data.decoded_images import DecodedImages
-from dassl.data.samplers import build_sampler
+from dassl.data.samplers import Shares, build_sampler
 from dassl.data.seeding import Seeded, SeededSampler, seeded_items
 from dassl.data.transforms import build_transform
 from dassl.data.transforms.transforms import interpolation_mode, normalize, to_tensor
-from dassl.utils import UserError, read_image
+from dassl.utils import UserError, processes, read_image
 
 logger = logging.getLogger(__name__)
 
@@ -95,8 +95,9 @@ class _Loader(DataLoader):
 
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch comes, counted from 0; for a loader of training data."""
-        if isinstance(self.sampler, SeededSampler):
-            self.sampler.set_epoch(epoch)
+        sampler = getattr(self.batch_sampler, "sampler", None)
+        if isinstance(sampler, SeededSampler):
+            sampler.set_epoch(epoch)
 
     def __iter__(self):
         if isinstance(self.dataset, DatasetWrapper):
@@ -143,18 +144,22 @@ def build_data_loader(
     sampler = build_sampler(
         sampler_type, cfg=cfg, data_source=data_source, batch_size=batch_size, n_domain=n_domain, n_ins=n_ins
     )
+    if is_train:
+        sampler = SeededSampler(sampler, cfg.SEED, cfg.INPUT.VIEWS)
+    drop_last = drop_last and is_train and len(data_source) >= batch_size
+    batches: dict[str, Any] = {"batch_size": batch_size, "sampler": sampler, "drop_last": drop_last}
     num_workers = min(cfg.DATALOADER.NUM_WORKERS, os.cpu_count() or 1)
     dataset = (dataset_wrapper or DatasetWrapper)(cfg, data_source, transform=tfm, is_train=is_train)
     if is_train and not hasattr(dataset, "__getitems__"):
         dataset = Seeded(dataset)
     try:
+        if is_train and processes.count() > 1:
+            batches = {"batch_sampler": Shares(sampler, batch_size, drop_last)}
         return _Loader(
             dataset,
-            batch_size=batch_size,
-            sampler=SeededSampler(sampler, cfg.SEED, cfg.INPUT.VIEWS) if is_train else sampler,
+            **batches,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
-            drop_last=drop_last and is_train and len(data_source) >= batch_size,
             pin_memory=torch.cuda.is_available() and cfg.USE_CUDA,
             generator=torch.Generator(),  # starting workers must draw nothing from the global generator
         )
@@ -168,7 +173,7 @@ def in_order(loader: DataLoader, batch_size: int) -> DataLoader | None:
     Returns:
         A loader with `set_epoch`; None where the loader's views do not follow from its seed.
     """
-    sampler = loader.sampler
+    sampler = getattr(loader.batch_sampler, "sampler", None)
     if not isinstance(sampler, SeededSampler) or type(loader.dataset) is not DatasetWrapper:
         return None
     return _Loader(

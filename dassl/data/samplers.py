@@ -10,11 +10,11 @@ from functools import cached_property
 from itertools import chain, islice, repeat
 
 import torch
-from torch.utils.data.sampler import RandomSampler, Sampler, SequentialSampler
+from torch.utils.data.sampler import BatchSampler, RandomSampler, Sampler, SequentialSampler
 from yacs.config import CfgNode
 
 from dassl.data.datasets import Datum
-from dassl.utils import UserError, nearest
+from dassl.utils import UserError, nearest, processes
 
 __all__ = [
     "RandomClassSampler",
@@ -22,6 +22,7 @@ __all__ = [
     "RandomSampler",
     "SeqDomainSampler",
     "SequentialSampler",
+    "Shares",
     "build_sampler",
     "draw_seed",
 ]
@@ -160,6 +161,32 @@ class RandomClassSampler(_GroupedSampler):
         n = self.n_ins
         shuffled = rng.sample(indices, len(indices)) if len(indices) >= n else rng.choices(indices, k=n)
         return [shuffled[i : i + n] for i in range(0, len(shuffled) - n + 1, n)]
+
+
+class Shares(BatchSampler):
+    """This process's shares of batches: each batch is cut, in its order, into equal ones for a run's processes.
+
+    Args:
+        sampler: draws the same in all of them.
+        batch_size: images in a batch.
+        drop_last: whether a last, smaller batch is left out.
+
+    Raises:
+        UserError: a batch cannot be shared evenly.
+    """
+
+    def __init__(self, sampler: Sampler, batch_size: int, drop_last: bool) -> None:
+        super().__init__(sampler, batch_size, drop_last)
+        n, last = processes.count(), 0 if drop_last else len(sampler) % batch_size
+        if batch_size % n:
+            raise UserError(f"BATCH_SIZE is {batch_size}: choose a multiple of the {n} processes")
+        if last % n:
+            raise UserError(f"{n} processes cannot share an epoch's last batch of {last} evenly: set DROP_LAST True")
+
+    def __iter__(self):
+        for batch in super().__iter__():
+            size = len(batch) // processes.count()
+            yield batch[processes.rank() * size :][:size]
 
 
 def build_sampler(

@@ -15,7 +15,7 @@ from yacs.config import CfgNode
 
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase
 from dassl.layout import ANY_CHECKPOINT, CLASSES, CONFIG, CONFUSIONS, METRICS, POINTER, flat
-from dassl.utils import UserError, atomic_path, mkdir_if_missing, numerics, read_json, write_json
+from dassl.utils import UserError, atomic_path, mkdir_if_missing, numerics, processes, read_json, write_json
 
 NO_EFFECT = {
     "OUTPUT_DIR",
@@ -97,6 +97,7 @@ def read_config(folder: str | os.PathLike) -> dict[str, Any]:
         raise UserError(f"{path} is damaged: choose another folder, or remove that one") from error
 
 
+@processes.first_alone
 def write_classes(folder: str | os.PathLike, dataset: DatasetBase) -> None:
     """Write classes.json, from which the model can be built again without the dataset."""
     write_json(dataset.classes(), os.path.join(folder, CLASSES))
@@ -123,6 +124,7 @@ def is_finished(cfg: CfgNode) -> bool:
     return not _differing(held, flat(_tree(cfg)), _no_effect(cfg) - MORE_OUTPUT)
 
 
+@processes.first_alone
 def write_metrics(cfg: CfgNode, metrics: Mapping[str, Any]) -> None:
     """Write metrics.json: what was measured, then everything needed to tell which run it was."""
     record = {
@@ -140,6 +142,7 @@ def write_metrics(cfg: CfgNode, metrics: Mapping[str, Any]) -> None:
             "torch": torch.__version__,
             "torchvision": torchvision.__version__,
         },
+        "processes": processes.count(),
         "device": torch.cuda.get_device_name() if cfg.USE_CUDA and torch.cuda.is_available() else "cpu",
         "numerics": numerics(),
         "config": _tree(cfg),

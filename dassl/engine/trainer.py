@@ -41,6 +41,7 @@ from dassl.utils import (
     load_pretrained_weights,
     mkdir_if_missing,
     nearest,
+    processes,
     remove_half_written,
     save_checkpoint,
     set_rng_state,
@@ -110,6 +111,7 @@ class TrainerBase:
 
     # Checkpoints
 
+    @processes.first_alone
     def save_model(
         self,
         epoch: int,
@@ -229,6 +231,7 @@ class TrainerBase:
 
     # TensorBoard
 
+    @processes.first_alone
     def init_writer(self, log_dir: str | Path, purge_step: int | None = None) -> None:
         """Have scalars written to TensorBoard; those at or after `purge_step` from an earlier try are hidden."""
         if self._writer is None:
@@ -324,9 +327,10 @@ class TrainerBase:
                 self._optims[name].zero_grad()
 
     def model_backward(self, loss: torch.Tensor) -> None:
-        """Compute the gradients of a loss that is finite."""
+        """Compute the gradients of a loss that is finite; means over the processes, if the run has several."""
         self.detect_anomaly(loss)
         loss.backward()
+        processes.average(self._models.values())
 
     def model_update(self, names: str | list[str] | None = None) -> None:
         """Step the optimizers of the named models."""
@@ -357,6 +361,7 @@ class TrainerBase:
         parameters = [p for p in nn.ModuleList(models).parameters() if p.requires_grad]
         self.detect_anomaly(loss_b)
         general = torch.autograd.grad(loss_b, parameters, retain_graph=True, allow_unused=True)
+        general = processes.means(general, parameters)
         self.model_zero_grad(names)
         self.model_backward(loss_a)
         for p, gradient in zip(parameters, general, strict=True):
@@ -454,6 +459,7 @@ class SimpleTrainer(TrainerBase):
     def before_train(self) -> None:
         if self.train_loader_x is None:
             raise UserError(f"{self.cfg.DATASET.NAME} has no images to train on: give --eval-only and --model-dir")
+        processes.check_models(self._models.values())
         directory = self.output_dir
         if self.cfg.RESUME and not all(_last_epoch(os.path.join(directory, n)) for n in self.get_model_names()):
             directory = self.cfg.RESUME
@@ -467,6 +473,7 @@ class SimpleTrainer(TrainerBase):
         self.init_writer(os.path.join(self.output_dir, layout.TENSORBOARD), self.start_epoch * len(self.train_loader_x))
         self.time_start = time.time()
 
+    @processes.first_alone
     def _take_best(self, directory):
         """Copy the best models of the run to resume, so that this one may end with them."""
         for name in self.get_model_names():
@@ -479,7 +486,7 @@ class SimpleTrainer(TrainerBase):
     def after_epoch(self) -> None:
         self._detect_broken_weights()
         if self.cfg.TEST.FINAL_MODEL == "best_val" and not self.cfg.TEST.NO_TEST:
-            result = self.test(split="val")
+            result = processes.from_first(lambda: self.test(split="val"))
             if result > self.best_result:
                 self.best_result = result
                 self.save_model(self.epoch, self.output_dir, val_result=result, model_name=BEST)
@@ -496,6 +503,7 @@ class SimpleTrainer(TrainerBase):
                     f"compute in fp32; {kept}"
                 )
 
+    @processes.first_alone
     def _sweep(self, whole):
         """Remove what a kill left in the output folder: half-written files, and models of the epoch that was dropped.
 
@@ -507,6 +515,7 @@ class SimpleTrainer(TrainerBase):
         if whole and not os.path.isfile(os.path.join(self.output_dir, layout.METRICS)):
             self._drop_checkpoint(self.start_epoch - 1)
 
+    @processes.first_alone
     def _drop_checkpoint(self, epoch):
         """Remove the checkpoint of an epoch (counted from 1), unless CHECKPOINT_FREQ asked for it.
 
@@ -524,7 +533,8 @@ class SimpleTrainer(TrainerBase):
         self.train_seconds = self._elapsed()
         del self.time_start
         logger.info("Finish training")
-        if not self.cfg.TEST.NO_TEST:
+        processes.leave()
+        if processes.first() and not self.cfg.TEST.NO_TEST:
             if self.cfg.TEST.FINAL_MODEL == "best_val":
                 logger.info("Deploy the model with the best val performance")
                 self.load_model(self.output_dir)

@@ -6,12 +6,13 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from benchmark import runner
+from benchmark import commands, runner, worker
 from benchmark.place import Place, command
 from benchmark.protocol import Point
 from benchmark.protocols import runs_of
@@ -151,29 +152,58 @@ def test_runs_may_use_a_gpu():
     assert not torch.cuda.is_initialized(), "nor has this process begun"
 
 
-def test_each_run_goes_to_the_gpu_with_the_fewest(toy, monkeypatch):
-    """Processes are pipes here, which end when they are told to."""
-    told, ends = {}, {}
+def tell_the_gpu(run, place, quiet, environment):
+    """In the place of a run: its process leaves what GPUs it may see, and ends when it is told to."""
 
-    def process(target, args):
-        run, environment = args[0], args[3]
-        sentinel, ends[run] = os.pipe()
-        told[run] = environment["CUDA_VISIBLE_DEVICES"]
-        return SimpleNamespace(start=bool, join=bool, exitcode=0, sentinel=sentinel)
+    def perform(run, place, quiet):
+        Path(place, f"{run}.new").write_text(os.environ["CUDA_VISIBLE_DEVICES"])
+        os.rename(Path(place, f"{run}.new"), Path(place, run))
+        while not Path(place, f"{run}.end").exists():
+            time.sleep(0.005)
 
-    monkeypatch.setattr(runner, "CONTEXT", SimpleNamespace(Process=process))
-    launcher = runner.Local(None, workers=4, gpus=["3", "GPU-5e"])
-    for run in "abcd":
-        launcher.start(run)
-    assert told == {"a": "3", "b": "GPU-5e", "c": "3", "d": "GPU-5e"}
-    for run in "bd":
-        os.close(ends.pop(run))
-    assert launcher.wait() == {"b": 0, "d": 0}
-    for run in "efg":
-        launcher.start(run)
-    assert [told[run] for run in "efg"] == ["GPU-5e", "GPU-5e", "3"]
-    for end in ends.values():
-        os.close(end)
+    worker.perform = perform
+    PERFORM(run, place, quiet, environment)
+
+
+PERFORM = runner._perform
+
+
+def test_each_run_goes_to_the_gpu_with_the_fewest(tmp_path, monkeypatch):
+    """Seven runs in four slots on two pretended GPUs, and what their processes see."""
+    monkeypatch.setattr(runner, "_perform", tell_the_gpu)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")  # of this process
+    told, ends = {}, {4: "bd", 6: "a", 7: "cefg"}
+
+    class Watch(runner.Watch):
+        def tick(self):
+            told.update({path.name: path.read_text() for path in tmp_path.glob("?")})
+            for run in ends.get(len(told), ""):
+                (tmp_path / f"{run}.end").touch()
+
+    launcher = runner.Local(str(tmp_path), workers=4, gpus=["3", "GPU-5e"])
+    launcher.wait = lambda seconds, wait=launcher.wait: wait(0.01)
+    assert runner.execute([Named(name) for name in "abcdefg"], launcher, Watch()) == {}
+    assert [run for run in sorted(told) if told[run] == "GPU-5e"] == ["b", "d", "e", "f"]
+    assert [run for run in sorted(told) if told[run] == "3"] == ["a", "c", "g"]
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "7"
+
+
+class Named(str):
+    """A run that needs no other."""
+
+    needs = None
+
+
+@pytest.mark.parametrize(
+    ("words", "device", "here", "slots"),
+    [((), "", "01", 2), ((), "", "", 1), ((), "cpu", "01", 1), (("--workers", "4"), "", "01", 4)],
+)
+def test_a_run_for_each_gpu_unless_told_otherwise(words, device, here, slots, monkeypatch):
+    monkeypatch.setattr(runner, "find_gpus", lambda asked: list(here))
+    launcher = commands._launcher(commands.Run().parse(["demo", *words], "run"), Place(device=device))
+    assert (launcher.slots, launcher.gpus) == (slots, [] if device == "cpu" else list(here))
+    with pytest.raises(UserError, match="--workers is 0: give a number from 1 on"):
+        commands._launcher(commands.Run().parse(["demo", "--workers", "0"], "run"), Place(device=device))
 
 
 def test_the_gpus_to_choose_from(monkeypatch):
