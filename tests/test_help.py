@@ -38,7 +38,10 @@ def usage(tmp_path):
     ("command", "name"),
     [
         *((f"{name}.py", f"{name}.py") for name in ("train", "predict", "parse_test_res")),
-        *((words, f"python {words}") for words in ("-m benchmark", "-m benchmark run", "-m benchmark table")),
+        *(
+            (words, f"python {words}")
+            for words in ("-m benchmark", "-m benchmark run", "-m benchmark table", "-m benchmark cache")
+        ),
         ("-m datasets", "python -m datasets"),
     ],
 )

@@ -55,20 +55,21 @@ def test_a_file_each(tmp_path, fruit_root):
     shutil.copy(REPO / "train.py", repo)
     for name, place in PLACES.items():
         shutil.copy(EXAMPLES / f"{name}.py", repo / place)
+    shutil.copy(EXAMPLES / "trainer_inside.py", repo / "trainers" / "frame.py")
     (repo / "configs/datasets/fruit.yaml").write_text('DATASET:\n  NAME: "Fruit"\nTEST:\n  METRICS: ["ece"]\n')
 
-    words = ["protocol", "balance", "CoOp", "fruit", "2", "--beside", "Shift/default", "--seeds", "1"]
+    words = ["protocol", "balance", "CoOp", "fruit", "2", "--beside", "Shift/default", "Frame/default", "--seeds", "1"]
     keys = ["--device", "cpu", "OPTIM.MAX_EPOCH", "1", "DATALOADER.NUM_WORKERS", "0"]
     where = {"cwd": repo, "path": [repo]}
     log = python("-m", "benchmark", *words, "--root", fruit_root, "--backbone", "toy-clip", *keys, **where)
-    assert log.count("=> result") == len(re.findall(r"^\* ece: \d+\.\d%$", log, re.MULTILINE)) == 2
-    *_, means, head, _, coop, shift = log.rstrip().splitlines()
+    assert log.count("=> result") == len(re.findall(r"^\* ece: \d+\.\d%$", log, re.MULTILINE)) == 3
+    means, head, _, coop, *others = log.rstrip().splitlines()[-6:]
     assert means == "means" and head.split()[-4:] == ["accuracy", "per", "class", "gap"]
-    assert coop.split()[2] == "CoOp" and shift.split()[2] == "Shift"
+    assert coop.split()[2] == "CoOp" and {line.split()[2] for line in others} == {"Shift", "Frame"}
 
     script = "from report import results; print(results.read('output').to_csv(index=False))"
     runs = list(csv.DictReader(io.StringIO(python("-c", script, **where))))
-    assert [run["trainer"] for run in runs] == ["CoOp", "Shift"]
+    assert sorted(run["trainer"] for run in runs) == ["CoOp", "Frame", "Shift"]
     for run in runs:
         assert (run["protocol"], run["dataset"], run["backbone"]) == ("balance", "fruit", "toy-clip")
         assert 0 < float(run["ece"]) < 100
@@ -147,6 +148,10 @@ def test_the_pages_show_the_tested_files(name):
     page = PAGES[name].read_text()
     assert (EXAMPLES / f"{name}.py").read_text() in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     assert PLACES[name] in page and f"mocoop.{name}s" in page
+
+
+def test_the_page_of_trainers_shows_one_that_learns_inside_the_image_encoder():
+    assert (EXAMPLES / "trainer_inside.py").read_text() in PAGES["trainer"].read_text()
 
 
 def test_the_readme_shows_the_tested_trainer():

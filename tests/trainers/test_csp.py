@@ -152,7 +152,8 @@ def test_two_batches_make_a_step(tmp_path, run):
 
 
 def test_a_whole_run_saved_and_evaluated_elsewhere(tmp_path, run):
-    trained = run("CSP", tmp_path / "a", "OPTIM.LR", 0.01, "OPTIM.MAX_EPOCH", 10)
+    keys = ("OPTIM.LR", 0.05, "OPTIM.MAX_EPOCH", 20)
+    trained = run("CSP", tmp_path / "a", *keys)
     result = json.loads((tmp_path / "a" / "metrics.json").read_text())
     assert result["world"] == "closed" and result["total"] == 16 and result["trainable_parameters"] == 6 * 64
     names = {"auc", "best_harmonic", "best_seen", "best_unseen", "attribute_accuracy", "object_accuracy", "auc_20"}
@@ -160,12 +161,11 @@ def test_a_whole_run_saved_and_evaluated_elsewhere(tmp_path, run):
     with torch.no_grad():
         batches = [(batch["img"], batch["label"]) for batch in trained.train_loader_x]
         losses = [F.cross_entropy(trained.model(x)[:, :5], y).item() for x, y in batches]
-    assert sum(losses) / len(losses) < 1.45 < math.log(5)
+    assert sum(losses) / len(losses) < 1.5 < math.log(5)
     batch = next(iter(trained.test_loader))["img"]
     with torch.no_grad():
         assert trained.model(batch).shape == (16, 9)
 
-    keys = ("OPTIM.LR", 0.01, "OPTIM.MAX_EPOCH", 10)
     alone = run("CSP", tmp_path / "b", *keys, flags=["--eval-only", "--model-dir", str(tmp_path / "a")])
     again = json.loads((tmp_path / "b" / "metrics.json").read_text())
     assert {k: again[k] for k in (*names, "accuracy")} == {k: result[k] for k in (*names, "accuracy")}
