@@ -3,6 +3,7 @@
 import gc
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain, cycle
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ import train
 from benchmark.speed import ways
 from dassl.engine import build_trainer
 from dassl.utils import set_numerics, set_random_seed
+from prompting.epochs import FrozenEncoder
 
 SIZE = {"cpu": 2048, "cuda": 8192}
 """Rows of the matrices whose product tells what rate the machine reaches."""
@@ -62,13 +64,25 @@ class Steps:
             batches = self.trainer.training_batches()
             yield from cycle(batches) if isinstance(batches, Sequence) else batches
 
+    @torch.no_grad()
+    def leave_the_start(self) -> None:
+        """Move what is trained a little, the same way every time: at its start itself, where prompts may be those of a
+        teacher, a gradient can be nothing but rounding.
+        """
+        generator = torch.Generator().manual_seed(0)
+        for parameter in self._trained():
+            noise = torch.randn(parameter.shape, generator=generator).to(parameter)
+            parameter += 0.1 * noise * parameter.abs().mean().clamp_min(1e-3)
+
     def first_step(self) -> tuple[float, torch.Tensor]:
         """A step's floating point operations, and its gradient in a row."""
         torch.manual_seed(0)
         counted, _ = ways.flops(self)
+        return counted, torch.cat([p.grad.float().flatten() for p in self._trained() if p.grad is not None])
+
+    def _trained(self):
         models = (self.trainer._models[name] for name in self.trainer.get_model_names())
-        gradients = [p.grad for model in models for p in model.parameters() if p.requires_grad]
-        return counted, torch.cat([gradient.float().flatten() for gradient in gradients if gradient is not None])
+        return [parameter for model in models for parameter in model.parameters() if parameter.requires_grad]
 
     @torch.no_grad()
     def logits(self, images: int = 8) -> torch.Tensor:
@@ -84,9 +98,10 @@ class Steps:
         """What an image costs."""
         trainer = self.trainer
         nothing = torch.zeros(1, 3, *trainer.cfg.INPUT.SIZE, device=trainer.device)
-        encoders = getattr(trainer, "frozen_encoders", dict)().values()
-        different = {(id(encoder.weights), encoder.precision, encoder.encodes): encoder for encoder in encoders}
-        trained = sum(ways.flops(lambda encode=each.encode: encode(nothing))[0] for each in different.values())
+        encoders: dict[str, FrozenEncoder] = getattr(trainer, "frozen_encoders", dict)()
+        # two of the same weights share what they make
+        different = {(id(each.weights), each.precision, each.encodes): each.encode for each in encoders.values()}
+        trained = sum(ways.flops(partial(encode, nothing))[0] for encode in different.values())
         tested = ways.flops(lambda: trainer.model.encode_image(nothing))[0] if self.frozen else 0.0
         return Images(trained, tested)
 

@@ -80,8 +80,8 @@ def step(settings: Settings, method: str, seed: int, repeats: int, store: Path) 
         at_hand = Steps(settings.runs(method, seed, mine)[0])
         cold = Steps(settings.runs(method, seed, mine, ways.STREAMED)[0])
         plain = Steps(settings.runs(method, seed, others, ways.PLAIN)[0])
-        for name, model in at_hand.trainer._models.items():
-            plain.trainer._models[name].load_state_dict(model.state_dict())
+        for each in (at_hand, cold, plain):
+            each.leave_the_start()
         errors = {"logits": relative_error(at_hand.logits(), plain.logits())}
         (flops, gradient), (_, reference) = at_hand.first_step(), plain.first_step()
         errors["gradients"] = relative_error(gradient, reference)

@@ -6,6 +6,7 @@ all methods share, so no method has to be known.
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -63,7 +64,7 @@ class Measured:
         self._take("epoch", super().run_epoch)  # type: ignore[misc]
 
     def test(self, split: str | None = None) -> Any:
-        return self._take("test", lambda: super(Measured, self).test(split))  # type: ignore[misc]
+        return self._take("test", partial(super().test, split))  # type: ignore[misc]
 
     def _take(self, what, function):
         took, result = type(self).measure(function)
