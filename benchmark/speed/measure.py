@@ -145,18 +145,15 @@ class Took(NamedTuple):
 
 def take(runs: Sequence[Sequence[str]], measure: Callable[[Callable[[], Any]], tuple[float, Any]]) -> Took:
     """Do a protocol's runs, whose trainers are of ways.py, and tell what they took."""
-    took, trained, tested = [], [], []
-
-    def do() -> None:
-        for words in runs:
-            trainer = train.main(words)
-            took.append(trainer.took)
-            trained.append(len(trainer.train_loader_x.dataset) if trainer.train_loader_x else 0)
-            tested.append(len(trainer.test_loader.dataset))
-            del trainer
-            gc.collect()
-
-    total, _ = measure(do)
+    total, took, trained, tested = 0.0, [], [], []
+    for words in runs:
+        of_run, trainer = measure(partial(train.main, words))
+        total += of_run
+        took.append(trainer.took)
+        trained.append(len(trainer.train_loader_x.dataset) if trainer.train_loader_x else 0)
+        tested.append(len(trainer.test_loader.dataset))
+        del trainer
+        gc.collect()  # what a process leaves to its end
     epochs, tests = took[0]["epoch"], took[0]["test"]
     return Took(statistics.mean(epochs) if epochs else None, tests[-1], total, len(epochs), trained[0], tested)
 

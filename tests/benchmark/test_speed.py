@@ -3,15 +3,13 @@ and that what is printed and written holds together. No time is tested.
 """
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 import train
+from benchmark.__main__ import main
 from benchmark.speed import data, growth, ways
 from benchmark.speed.measure import Steps, race, relative_error, take
 from benchmark.speed.rows import Row
@@ -21,7 +19,6 @@ from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import read_image
 from prompting import whole_prompts
 from report.growth import chart
-from tests.conftest import REPO
 
 
 @pytest.fixture(autouse=True)
@@ -141,7 +138,7 @@ def test_race_takes_turns():
 
 
 def test_runs_of_a_method(tmp_path):
-    """Both runs of the protocol, the second on what the first learned, with the keys of configs/speed.yaml."""
+    """Both of the protocol's, the second on what the first learned, with the keys of configs/speed.yaml."""
     settings = Settings(tmp_path, "root", "caltech101", "base2new", 4, "icon-clip", "cpu", 3, 0, 1.0, ("SEED", "7"))
     base, new = settings.runs("MoCoOp", 1, "PlainMoCoOp", ways.PLAIN)
     for run, classes in ((base, "base"), (new, "new")):
@@ -178,28 +175,26 @@ def test_a_point_of_growth(tmp_path, monkeypatch):
     assert "classes" in (tmp_path / "growth.svg").read_text() and list(drawn.panels) == ["CoOp, step: classes"]
 
 
-def test_the_command(tmp_path):
-    words = ["speed", "--quick", "--methods", "CoOp", "--out", str(tmp_path / "out"), "--device", "cpu"]
-    environment = os.environ | {"PYTHONPATH": str(REPO)}
-    command = [sys.executable, "-m", "benchmark", *words]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+def test_the_command(tmp_path, tmp_cache, capsys):
+    words = ["speed", "--quick", "--methods", "CoOp", "--grid", "--seeds", "1", "--device", "cpu"]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
     found = json.loads((tmp_path / "out" / "speed.json").read_text())
-    assert [row["what"] for row in found["rows"]] == ["step", "epoch", "test", "run"]
-    for row in found["rows"]:
+    assert [row["what"] for row in found["rows"]] == ["step", "epoch", "test", "run", "grid"]
+    assert found["rows"][-1]["method"] == "1 methods x 1 seeds"
+    assert found["rows"][-1]["plain"] == found["rows"][-2]["plain"], "what is measured is not measured again"
+    for row in found["rows"][:-1]:
         assert row["at_hand_flops"] < row["cold_flops"] and row["rate"] > 1e9
         assert row["cold_ratio"] == pytest.approx(row["plain"] / row["cold"])
     step = found["rows"][0]
     assert step["logits_error"] < 1e-5 and step["gradients_error"] < 1e-4
-    lines = [line.split() for line in done.stdout.splitlines() if line.startswith("CoOp ")]
+    lines = [line.split() for line in printed.splitlines() if line.startswith("CoOp ")]
     table = (tmp_path / "out" / "speed.md").read_text()
     assert len(lines) == 4 and all(f" {line[2]} " in table for line in lines), "what is printed is what is written"
-    assert set(os.listdir(tmp_path)) == {"out"}
+    assert not any(tmp_cache.iterdir()), "it has a store of its own"
 
 
 def test_refusals(tmp_path, capsys):
-    from benchmark.__main__ import main
-
     assert main(["speed", "--classes", "0"]) == 1
     assert capsys.readouterr().err == "error: --classes 0: give 1 or more\n"
     assert main(["speed", "--quick", "--methods", "CoOpp", "--out", str(tmp_path)]) == 1
