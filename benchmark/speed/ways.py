@@ -80,7 +80,7 @@ class Plain:
     def build_prompted_clip(self, clip_model: nn.Module, text_encoder: TextEncoder, classnames: Sequence[str]) -> Any:
         # the very object, since prompt learners and losses keep it
         text_encoder.__class__ = WholeTextEncoder
-        text_encoder.memory_gb = self.memory_gb  # type: ignore[assignment]
+        text_encoder.memory_gb = self.memory_gb
         return super().build_prompted_clip(clip_model, text_encoder, classnames)  # type: ignore[misc]
 
     predict = SimpleTrainer.predict  # batch by batch, through model_inference
