@@ -136,7 +136,7 @@ def weights_file(name: str, folder: Path) -> tuple[Path, int | None]:
     fetched = record.fetch()
     if isinstance(fetched, Path):  # OpenAI's archive
         return fetched, record.image_size
-    torch.save(record.load().state_dict(), folder / "weights.pt")
+    torch.save(backbone.load_backbone(name).state_dict(), folder / "weights.pt")
     return folder / "weights.pt", record.image_size
 
 

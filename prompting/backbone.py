@@ -6,13 +6,14 @@ from functools import cache
 from types import ModuleType
 
 import torch
+from torch import nn
 from yacs.config import CfgNode
 
 from dassl import plugins
 from dassl.utils import UserError, nearest
 from prompting import backbones
 from prompting.backbones import Backbone, NotAtHand
-from prompting.openai_clip import model as openai_model
+from prompting.shared_weights import converted
 from prompting.tokenizers import Tokenizer
 
 HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -103,8 +104,12 @@ def fetch(name: str, family: str = "") -> None:
 
 
 def load_backbone(
-    name: str, precision: str = "fp32", device: torch.device | str = "cpu", family: str = ""
-) -> torch.nn.Module:
+    name: str,
+    precision: str = "fp32",
+    device: torch.device | str = "cpu",
+    family: str = "",
+    image_precision: str = "",
+) -> nn.Module:
     """A frozen CLIP model in evaluation mode; it and its image encoder have the record as `backbone`.
 
     Args:
@@ -112,31 +117,44 @@ def load_backbone(
         precision: "fp32" and "amp" give float32 weights; "fp16" and "bf16" give half-precision ones with float32
             normalisation layers, as OpenAI's models have them, but for image encoders of another kind, all of whose
             weights are halved.
+        image_precision: of the image encoder, where it is not to be that of the rest.
 
     Raises:
-        UserError: as `find` does; or there is no network, a file is damaged, or its architecture is not known.
+        UserError: as `find` does; or there is no network, a file is damaged, or its architecture is not known; or an
+            image encoder is to compute in fp16 on the CPU.
     """
     record = find(name, family)
+    if image_precision == "fp16" and torch.device(device).type == "cpu":
+        raise UserError("MODEL.BACKBONE.IMAGE_PREC fp16 is meant for GPUs: on the CPU give bf16 or fp32")
     with _told_what_is_at_hand():
-        model = record.load()
-    if precision in HALF:
-        _halve(model, HALF[precision], record.image_encoder == "other")
+        model = record.load().requires_grad_(False).to(device).eval()
+    text = HALF.get(precision, torch.float32)
+    image = HALF.get(image_precision, torch.float32) if image_precision else text
+    _convert(model, text, image, record.image_encoder == "other")
     model.backbone = model.visual.backbone = record
-    return model.requires_grad_(False).to(device).eval()
+    return model
 
 
-def _halve(model: torch.nn.Module, dtype: torch.dtype, whole_visual: bool) -> None:
-    """Round those weights that OpenAI's models have in half precision; all of an image encoder of another kind."""
-    visual = model.visual
-    if whole_visual:
-        model.visual = torch.nn.Identity()
-    exact = {key: value.clone() for key, value in model.state_dict().items()}
-    openai_model.convert_weights(model)
-    half = [p for p in model.parameters() if p.dtype == torch.float16]
-    model.float().load_state_dict(exact)
-    for parameter in half:
-        parameter.data = parameter.data.to(dtype)
-    model.visual = visual.to(dtype) if whole_visual else visual
+def _convert(model: nn.Module, text: torch.dtype, image: torch.dtype, whole_visual: bool) -> None:
+    """Give those weights a precision that OpenAI's models have in half, float32 to the others.
+
+    Of an image encoder of another kind all have it (`whole_visual`).
+    """
+    of_image = {*model.visual.parameters(), *model.visual.buffers()}
+    halved = {p for module in model.modules() for p in _halved(module)} | (of_image if whole_visual else set())
+    tensors = {name: t for name, t in [*model.named_parameters(), *model.named_buffers()] if t.is_floating_point()}
+    wanted = {name: image if t in of_image else text for name, t in tensors.items() if t in halved}
+    due = {name: (t.data, wanted.get(name, torch.float32)) for name, t in tensors.items()}
+    due = {name: (t, dtype) for name, (t, dtype) in due.items() if t.dtype != dtype}
+    for name, value in converted(due).items():
+        tensors[name].data = value
+
+
+def _halved(module):
+    """A module's own parameters of those that OpenAI's models have in half precision (clip's `convert_weights`)."""
+    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear | nn.MultiheadAttention):
+        yield from module.parameters(recurse=False)
+    yield from (p for name, p in module.named_parameters(recurse=False) if name in ("text_projection", "proj"))
 
 
 @contextmanager

@@ -35,9 +35,9 @@ def how_many_fit(memory_gb: float, bytes_each: int) -> int:
     return max(1, int(memory_gb * 2**30 / bytes_each))
 
 
-def encode_in_chunks(encode: Callable[[Any], torch.Tensor], chunks: Sequence[Any]) -> torch.Tensor:
+def encode_in_chunks(encode: Callable[[Any], torch.Tensor], chunks: Sequence[Any], dim: int = 0) -> torch.Tensor:
     """torch.cat of encode(chunk) for every chunk; encode may use tensors to be trained beside its argument."""
     if len(chunks) == 1 or not torch.is_grad_enabled():
-        return torch.cat([encode(chunk) for chunk in chunks])
+        return torch.cat([encode(chunk) for chunk in chunks], dim)
     # each chunk's activations are computed again for its backward pass, so that one chunk's are held at a time
-    return torch.cat([checkpoint(encode, chunk, use_reentrant=False) for chunk in chunks])
+    return torch.cat([checkpoint(encode, chunk, use_reentrant=False) for chunk in chunks], dim)

@@ -83,38 +83,47 @@ class Prompts(nn.Module):
             "shared", torch.tensor(shared, dtype=torch.long, device=embedding.device), persistent=False
         )
         self.register_buffer("own", torch.tensor(own, device=embedding.device), persistent=False)
+        self._learns = {  # to ask the device would be to wait for it
+            "shared": any(i >= len(frozen) for row in shared for i in row),
+            "own": any(i >= len(frozen) for row in own for tokens in row for i in tokens),
+        }
         self.eot = eot[0] if len(eot) == 1 else eot  # on the CPU: the encoder plans with it
         self.shared_lengths = n_shared
 
-    def forward(self, vectors: torch.Tensor | None = None, rows: Sequence[int] | None = None) -> Encoded:
+    def forward(
+        self, vectors: torch.Tensor | None = None, rows: Sequence[int] | None = None, columns: slice = slice(None)
+    ) -> Encoded:
         """The text encoder's arguments, with learnable vectors in place.
 
         Args:
             vectors: (K, d), or (R, K, d): R rows of the one row of prompts, each with vectors of its own.
             rows: of which of the B rows; None: of all. With (K, d) vectors alone.
+            columns: of which of the N prompts. With (R, K, d) vectors alone.
         """
         if vectors is not None and vectors.dim() == 3:
-            shared, own = self._in_rows(self.shared, vectors), self._in_rows(self.own, vectors)
-            return shared.expand(len(vectors), -1, -1), own, self.eot, self.shared_lengths * len(vectors)
+            shared = self._in_rows(self.shared, vectors, self._learns["shared"]).expand(len(vectors), -1, -1)
+            own = self._in_rows(self.own[:, columns], vectors, self._learns["own"])
+            return shared, own, self.eot[columns], self.shared_lengths * len(vectors)
         source = self.frozen
         if vectors is not None:
             source = torch.cat([source, vectors.to(source.dtype)])
-        if rows is None:
+        if rows is None or list(rows) == list(range(len(self.shared))):
             return F.embedding(self.shared, source), F.embedding(self.own, source), self.eot, self.shared_lengths
         rows = list(rows)
-        own = self.own if len(self.own) == 1 else self.own[rows]
+        own = self.own if len(self.own) == 1 else torch.stack([self.own[row] for row in rows])
         eot = self.eot if self.eot.dim() == 1 else self.eot[rows]
         lengths = [self.shared_lengths[row] for row in rows]
-        return F.embedding(self.shared[rows], source), F.embedding(own, source), eot, lengths
+        shared = torch.stack([self.shared[row] for row in rows])  # indexed by a list it would wait for the device
+        return F.embedding(shared, source), F.embedding(own, source), eot, lengths
 
-    def _in_rows(self, index, vectors):
+    def _in_rows(self, index, vectors, learns):
         """(1, *) indices -> (R, *, d) embeddings, or (1, *, d) where no learnable vector occurs."""
-        learnable = (index >= len(self.frozen))[0]
-        found = F.embedding(index.clamp(max=len(self.frozen) - 1), self.frozen)
-        if not learnable.any():
+        n = len(self.frozen)
+        found = F.embedding(index.clamp(max=n - 1), self.frozen)
+        if not learns:
             return found
-        placed = vectors.to(found.dtype)[:, (index[0] - len(self.frozen)).clamp(min=0)]
-        return torch.where(learnable[..., None], placed, found)
+        placed = vectors.to(found.dtype)[:, (index[0] - n).clamp(min=0)]
+        return torch.where((index[0] >= n)[..., None], placed, found)
 
 
 def _common_prefix(row):

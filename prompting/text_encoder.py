@@ -116,9 +116,9 @@ class TextEncoder(nn.Module):
         lengths = np.full(rows, n_shared) if shared_lengths is None else np.asarray(shared_lengths)
         if (lengths == lengths[0]).all() and len(eot) == 1:
             lengths = lengths[:1]  # rows are alike: plan one
-        key = (eot.tobytes(), eot.shape, lengths.tobytes(), n_shared, own_length, str(device), self.dtype)
+        key = (eot.tobytes(), eot.shape, lengths.tobytes(), rows, n_shared, own_length, str(device))
         if key not in self._packings:
-            self._packings[key] = Packing(eot, lengths, n_shared, own_length, self.dtype, device)
+            self._packings[key] = Packing(eot, lengths, rows, n_shared, own_length, device)
             if len(self._packings) > 16:
                 self._packings.popitem(last=False)
         self._packings.move_to_end(key)
@@ -128,15 +128,15 @@ class TextEncoder(nn.Module):
 class Packing:
     """Where each token of a ragged set of prompts goes, and what it may see.
 
-    A row of the packed sequence is [P shared tokens | C bins of M own tokens]. R is 1 where all rows are alike.
+    A row of the packed sequence is [P shared tokens | C bins of M own tokens]. R is 1 where all B rows are alike.
 
     Attributes:
         take: (R, C*M) index into the flattened (N*S) own tokens; padding repeats token 0.
         positions: (R, P + C*M) positions in the sequence, for the positional embedding.
-        prefix_mask: (P, P) additive causal mask of the shared tokens.
-        own_mask: (R*C, 1, M, P + M) additive mask: shared tokens, then the same prompt up to oneself.
+        prefix_mask: the causal Mask of the shared tokens, (P, P).
+        own_mask: Mask of (B*C, 1, M, P + M), or of one for all: shared tokens, then the same prompt up to oneself.
         ends: (R, C*E) index into the packed row of each bin's end-of-text tokens, E the most that a bin holds.
-        end_mask: (R*C, 1, E, P + M) the rows of own_mask at `ends`.
+        end_mask: own_mask at `ends`, with E for M.
         prompts: (R, N) where in C*E each prompt ended up.
     """
 
@@ -144,9 +144,9 @@ class Packing:
         self,
         eot: np.ndarray,
         shared_lengths: np.ndarray,
+        batch: int,
         n_shared: int,
         own_length: int,
-        dtype: torch.dtype,
         device: torch.device | str,
     ) -> None:
         rows = max(len(eot), len(shared_lengths))
@@ -190,18 +190,41 @@ class Packing:
         )
         starts = n_shared + size * np.arange(bins)[:, None]
 
-        def additive(seen):
-            mask = torch.zeros(seen.shape, dtype=dtype)
-            return mask.masked_fill_(~torch.from_numpy(seen), float("-inf")).to(device)
+        def of_bins(seen):
+            seen = seen.reshape(rows * bins, 1, *seen.shape[2:])
+            return Mask(seen if len(seen) == 1 else np.tile(seen, (batch // rows, 1, 1, 1)), device)
 
-        self.n_shared, self.bins = n_shared, bins
+        self.n_shared, self.bins = int(n_shared), int(bins)  # numpy's would stop torch.compile
         self.take = torch.from_numpy(take.reshape(rows, -1)).to(device)
         self.positions = torch.from_numpy(positions).to(device)
-        self.prefix_mask = additive(np.tri(n_shared, dtype=bool))
-        self.own_mask = additive(own_mask.reshape(rows * bins, 1, size, -1))
+        self.prefix_mask = Mask(np.tri(n_shared, dtype=bool), device)
+        self.own_mask = of_bins(own_mask)
         self.ends = torch.from_numpy((ends + starts).reshape(rows, -1)).to(device)
-        self.end_mask = additive(end_mask.reshape(rows * bins, 1, fullest, -1))
+        self.end_mask = of_bins(end_mask)
         self.prompts = torch.from_numpy(prompts).to(device)
+
+
+class Mask:
+    """What may be seen, as an additive mask that attention takes as it is; made once for each dtype that it runs in.
+
+    Rows lie a multiple of 8 entries apart: of others torch's memory-efficient kernel pads a copy at every call.
+
+    Args:
+        seen: (..., Q, K) booleans.
+    """
+
+    def __init__(self, seen: np.ndarray, device: torch.device | str) -> None:
+        self.seen, self.device = seen, device
+        self._made: dict[torch.dtype, torch.Tensor] = {}
+
+    def __call__(self, dtype: torch.dtype) -> torch.Tensor:
+        """(..., Q, K), 0 where seen and minus infinity elsewhere."""
+        if dtype not in self._made:
+            *shape, keys = self.seen.shape
+            mask = torch.zeros(*shape, -(-keys // 8) * 8, dtype=dtype)
+            mask[..., :keys].masked_fill_(~torch.from_numpy(self.seen), float("-inf"))
+            self._made[dtype] = mask.to(self.device)[..., :keys]
+        return self._made[dtype]
 
 
 def _fill_bins(lengths, size):
@@ -255,13 +278,16 @@ def _bin_attention(q, k, v, mask, plan, heads):
         return torch.cat([shared, x[:, p:].unflatten(1, (bins, -1))], dim=2).flatten(0, 1)
 
     q = q.reshape(rows * bins, -1, width)
-    if 1 < len(mask) < rows * bins:  # rows are alike, bins are not
-        mask = mask.repeat(rows, 1, 1, 1)
     return _attention(q, per_bin(k), per_bin(v), mask, heads).reshape(rows, n_queries, width)
 
 
 def _attention(q, k, v, mask, heads):
     """Multi-head attention after the input projection: (B, Q, d), (B, K, d), (B, K, d) -> (B, Q, d)."""
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
-    x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.to(q.dtype))  # autocast makes q half
+    mask = mask(q.dtype)  # autocast makes q half
+    if q.requires_grad and q.dtype == torch.bfloat16 and q.device.type == "cpu":
+        # the fused kernel's backward pass takes two to eight times as long as these products there
+        x = (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1) + mask).softmax(dim=-1) @ v
+    else:
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     return x.transpose(1, 2).flatten(2)

@@ -102,7 +102,8 @@ class CLIPModel(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.transformer.resblocks[0].mlp.c_fc.weight.dtype
+        """Of the images that it takes, as `clip.model.CLIP` has it."""
+        return next(m.weight.dtype for m in self.visual.modules() if isinstance(m, nn.Conv2d | nn.Linear))
 
     def encode_image(self, images: torch.Tensor) -> torch.Tensor:
         return self.visual(images.to(self.dtype))

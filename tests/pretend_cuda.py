@@ -21,7 +21,9 @@ from pathlib import Path
 from unittest import mock
 
 import torch
+from torch.optim import Optimizer
 from torch.overrides import TorchFunctionMode
+from torch.utils import _foreach_utils
 from torch.utils._pytree import tree_flatten, tree_map
 
 REPO = Path(__file__).parents[1]
@@ -48,7 +50,8 @@ class Gpu:
 
     Attributes:
         syncs: {kind: how often the program waited for the GPU}, kinds "item" (a number or truth value is asked for),
-            "to cpu", "tolist" and "size" (of a result that depends on the values).
+            "to cpu", "tolist", "size" (of a result that depends on the values) and "upload" (unless it is told that it
+            need not be waited for, which is taken for a copy from pinned memory).
         places: {(kind, "file:line" of the repository): how often}.
         operations, uploads: how many operations it did, and tensors it was given.
     """
@@ -58,6 +61,11 @@ class Gpu:
 
     def clear(self) -> None:
         self.syncs, self.places, self.operations, self.uploads = Counter(), Counter(), 0, 0
+
+    def upload(self, waits=True):
+        self.uploads += 1
+        if waits:
+            self.sync("upload")
 
     def sync(self, kind):
         self.syncs[kind] += 1
@@ -156,42 +164,48 @@ class _Functions(TorchFunctionMode):
                 return _backward(*args, **kwargs)
         if function is torch.Tensor.pin_memory:
             return args[0]
+        kwargs.pop("pin_memory", None)
         if function is torch.Tensor.cuda:
             return _moved(self.gpu, args[0], CUDA)
         if function is torch.Tensor.to:
             return _to(self.gpu, *args, **kwargs)
         if kwargs.get("device") is not None:  # a factory; told so, torch would start CUDA
             device, needs_grad = torch.device(kwargs.pop("device")), kwargs.pop("requires_grad", False)
-            return _moved(self.gpu, function(*args, **kwargs), device).requires_grad_(needs_grad)
+            made, has_data = function(*args, **kwargs), function in (torch.tensor, torch.as_tensor, torch.asarray)
+            if has_data or device.type != "cuda" or isinstance(made, CudaTensor):
+                return _moved(self.gpu, made, device).requires_grad_(needs_grad)
+            return CudaTensor(made).requires_grad_(needs_grad)
         return function(*args, **kwargs)
 
 
 def _to(gpu, tensor, *args, **kwargs):
-    device, dtype = _device_and_dtype(*args, **kwargs)
+    device, dtype, waits = _what_to(*args, **kwargs)
     if dtype is not None:
         tensor = torch.Tensor.to(tensor, dtype)
-    return tensor if device is None else _moved(gpu, tensor, torch.device(device))
+    return tensor if device is None else _moved(gpu, tensor, torch.device(device), waits)
 
 
-def _device_and_dtype(*args, device=None, dtype=None, **how):
-    """What the arguments of Tensor.to ask for."""
+def _what_to(*args, device=None, dtype=None, non_blocking=False, **how):
+    """What the arguments of Tensor.to ask for: device, dtype, and to wait for it."""
     for argument in args:
         if isinstance(argument, torch.Tensor):
             device, dtype = argument.device, argument.dtype
         elif isinstance(argument, torch.dtype):
             dtype = argument
-        elif isinstance(argument, str | int | torch.device) and not isinstance(argument, bool):
+        elif isinstance(argument, bool):
+            non_blocking = argument
+        elif isinstance(argument, str | int | torch.device):
             device = f"cuda:{argument}" if isinstance(argument, int) else argument
-    return device, dtype
+    return device, dtype, not non_blocking
 
 
-def _moved(gpu, tensor, device):
+def _moved(gpu, tensor, device, waits=True):
     if isinstance(tensor, CudaTensor) == (device.type == "cuda"):
         return tensor
     if tensor.requires_grad and torch.is_grad_enabled():
         raise NotImplementedError(f"a gradient across devices, at {_place()}")
     if device.type == "cuda":
-        gpu.uploads += 1
+        gpu.upload(waits)
         return CudaTensor(tensor.detach().clone())
     gpu.sync("to cpu")
     return tensor.detach().held.clone()
@@ -218,8 +232,14 @@ def compute(gpu, function, args, kwargs):
         and any(x is not None and x.dtype == torch.bool for x in args[1])
     ):
         gpu.sync("size")
-    elif function is aten.copy_.default and not isinstance(args[0], CudaTensor):
-        gpu.sync("to cpu")
+    elif function is aten.copy_.default and not (isinstance(args[0], CudaTensor) and isinstance(args[1], CudaTensor)):
+        waits = not (len(args) > 2 and args[2])
+        if isinstance(args[0], CudaTensor):
+            gpu.upload(waits)
+        elif waits:
+            gpu.sync("to cpu")
+    elif function in ACROSS and any(x.dim() for x in tensors if not isinstance(x, CudaTensor)):
+        gpu.upload()  # an index on the CPU
     held = {id(x.held): x for x in on_gpu}
     args, kwargs = tree_map(lambda x: x.held if isinstance(x, CudaTensor) else x, (args, kwargs))
     result = function(*args, **kwargs)
@@ -264,6 +284,22 @@ def _cuda_autocast_lists() -> Iterator[None]:
         library._destroy()
 
 
+class _Event:
+    """Of a GPU that is never behind, though nobody may count on it."""
+
+    def record(self) -> None:
+        pass
+
+    def query(self) -> bool:
+        return True
+
+
+def _groups(tensors, with_indices=False):
+    """How optimizers and clip_grad_norm_ group tensors, by device and dtype; torch's C++ says cpu."""
+    found = _foreach_utils._group_tensors_by_device_and_dtype(tensors, with_indices)
+    return {(lists[0][0].device, dtype): (lists, indices) for (_, dtype), (lists, indices) in found.items()}
+
+
 @contextmanager
 def pretend_cuda() -> Iterator[Gpu]:
     """The context in which there is a GPU, see above; gives the Gpu."""
@@ -288,6 +324,8 @@ def pretend_cuda() -> Iterator[Gpu]:
         "get_rng_state": lambda *args: generator[0].clone(),
         "get_rng_state_all": lambda: [generator[0].clone()],
         "set_rng_state": set_generator,
+        "is_current_stream_capturing": lambda: False,
+        "Event": _Event,
     }
     with ExitStack() as stack:
         autocast, lists = torch.autocast, []
@@ -301,6 +339,8 @@ def pretend_cuda() -> Iterator[Gpu]:
             stack.enter_context(mock.patch.object(torch.cuda, name, stand_in))
         stack.enter_context(mock.patch.object(torch, "autocast", cuda_autocast))
         stack.enter_context(mock.patch.object(torch.accelerator, "current_accelerator", lambda *args, **kwargs: None))
+        for module in (sys.modules[Optimizer.__module__], torch.nn.utils.clip_grad):
+            stack.enter_context(mock.patch.object(module, "_group_tensors_by_device_and_dtype", _groups))
         # else torch leaves the function mode for the backward pass, in which checkpointing computes again
         stack.enter_context(mock.patch.object(torch.autograd, "has_torch_function", lambda *args: False))
         stack.enter_context(mock.patch.object(CudaTensor, "gpu", gpu))

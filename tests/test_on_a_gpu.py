@@ -2,6 +2,7 @@
 
 import json
 import re
+from itertools import islice
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ import trainers
 from benchmark.__main__ import main as benchmark
 from benchmark.facts import config_names
 from dassl.config import get_cfg_default
-from dassl.engine import TRAINER_REGISTRY
+from dassl.engine import TRAINER_REGISTRY, TrainerX
 from learned.model import load_run
 from tests.conftest import REPO
 from tests.pretend_cuda import CudaTensor, pretend_cuda
@@ -124,6 +125,62 @@ def test_options(trainer, options, do):
     with pretend_cuda():
         run = do(trainer, "run", f"TRAINER.{section}.PREC", "amp", *keys, *auto, *evaluation)
         assert all(isinstance(p, CudaTensor) for p in run.model.parameters())
+
+
+IN_STEPS = [name for name, method in methods().items() if has_precision(method) and method.train is TrainerX.train]
+OTHER_STEPS = [
+    ("CoCoOp", ("COCOOP.MEMORY_GB", 1e-6)),
+    ("CSP", ("CSP.MEMORY_GB", 1e-6)),
+    ("LAMM", ("LAMM.BASE", "maple")),
+    ("LASP", ("LASP.FORM", "paper")),
+    ("MoCoOp", ("MOCOOP.FORM", "paper")),
+    ("PLOT", ("PLOT.CSC", True, "PLOT.MEMORY_GB", 1e-6)),
+    ("PLOT", ("PLOT.FORM", "paper")),
+]
+
+
+@pytest.fixture
+def waits(do, monkeypatch):
+    """waits(trainer, *keys): (of half an epoch, of a whole one), where the program waited for the GPU; all is warm."""
+
+    def waits(trainer, *keys):
+        found, run_steps = [], TrainerX._run_steps
+
+        def counted(self, batches, num_batches, step):
+            number = num_batches // 2 if self.epoch == 1 else num_batches
+            gpu.clear()
+            run_steps(self, islice(batches, number), number, step)
+            found.append(dict(gpu.places))
+
+        monkeypatch.setattr(TrainerX, "_run_steps", counted)
+        # no log line in an epoch of two or of four batches, five or ten of pairs
+        few = ("TRAIN.PRINT_FREQ", 0, "TEST.NO_TEST", True, "DATASET.NUM_SHOTS", 4, "DATALOADER.TRAIN_X.BATCH_SIZE", 4)
+        with pretend_cuda() as gpu:
+            do(trainer, "run", *few, *keys, epochs=3)
+        return found[1:]
+
+    return waits
+
+
+@pytest.mark.parametrize(
+    ("trainer", "precision", "options"),
+    [*((t, p, ()) for t in IN_STEPS for p in ("fp32", "amp")), *((t, "amp", options) for t, options in OTHER_STEPS)],
+)
+def test_steps_do_not_wait(trainer, precision, options, waits):
+    """Once, for an epoch without log lines, however many steps it has."""
+    keys = [x if i % 2 else f"TRAINER.{x}" for i, x in enumerate(options)]
+    half, whole = waits(trainer, f"TRAINER.{TRAINER_REGISTRY.get(trainer).section}.PREC", precision, *keys)
+    ((place, times),) = whole.items()
+    assert half == whole and times == 1 and place[1].startswith("dassl/engine/steps.py:")
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_small_batches_of_mocoop_wait_once_a_step(size, waits):
+    """The released form then encodes only experts that one of the images chose, and has to know which."""
+    half, whole = waits("MoCoOp", "TRAINER.MOCOOP.PREC", "amp", "DATALOADER.TRAIN_X.BATCH_SIZE", size)
+    steps = 16 // size
+    chosen = [sum(n for (kind, at), n in found.items() if at.startswith("trainers/")) for found in (half, whole)]
+    assert chosen == [steps // 2, steps]
 
 
 def test_what_uses_a_run(do, tmp_path, toy_root, capsys):

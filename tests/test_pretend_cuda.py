@@ -75,12 +75,14 @@ def test_what_waits_is_counted():
     with pretend_cuda() as gpu:
         x = torch.tensor([1.0, 2.0, 3.0], device="cuda")
         y = (x * 2).sum()
-        assert not gpu.syncs and gpu.uploads == 1 and gpu.operations >= 2
+        assert gpu.syncs == {"upload": 1} and gpu.uploads == 1 and gpu.operations >= 2
         for expected, wait in (
             ({"item": 3}, lambda: (y.item(), bool(y > 1), float(y))),
             ({"to cpu": 2}, lambda: (y.cpu(), x.to("cpu"))),
             ({"tolist": 1}, lambda: x.tolist()),
             ({"size": 2}, lambda: (x.nonzero(), x[x > 1])),
+            ({"upload": 3}, lambda: (torch.ones(2).to("cuda"), x[[0, 2]], x.copy_(torch.ones(3)))),
+            ({}, lambda: (torch.ones(2).to("cuda", non_blocking=True), torch.zeros(2, device="cuda"), x + 1.5)),
             ({}, lambda: torch.where(x > 1, x, 0).max(dim=0)),
         ):
             gpu.clear()

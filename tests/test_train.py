@@ -175,6 +175,26 @@ def test_any_order_of_test_images_gives_the_same_result(sampler, tmp_path, toy_r
     assert found["plain"]["correct"] == found["other"]["correct"] == found["again"]["correct"]
 
 
+IMPORTS = """
+import sys
+import train
+def late(*more):
+    return {"matplotlib", "open_clip", "pandas", "scipy", "sklearn", "timm", "transformers", *more} & {*sys.modules}
+trainer = train.main([*sys.argv[1:], "DATALOADER.NUM_WORKERS", "0"])
+assert not late("tensorboard"), late("tensorboard")
+trainer.train()
+assert not late() and "tensorboard" in sys.modules, late()
+"""
+
+
+def test_a_run_imports_what_it_uses(tmp_path, toy_args):
+    """Nothing for other methods, other backbones or reports; TensorBoard with the first number that it is given."""
+    arguments = toy_args("CoOp", tmp_path / "run", flags=["--no-train"])
+    done = subprocess.run([sys.executable, "-c", IMPORTS, *arguments], cwd=REPO, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "run" / "tensorboard").iterdir())
+
+
 def test_evaluation_from_the_cache_is_the_engines(tmp_path, toy_run):
     """A trainer with inference of its own is evaluated through it."""
     trainer = toy_run("MoCoOp", tmp_path, "OPTIM.MAX_EPOCH", 1)

@@ -25,6 +25,7 @@ from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import UserError, count_num_param, load_pretrained_weights
 from prompting.backbone import load_backbone
+from prompting.compiled import MODES, Loss, compiled
 from prompting.epochs import Epochs, FrozenEncoder
 from prompting.forms import Forms, with_form
 from prompting.image_features import cached_image_features, is_deterministic
@@ -70,6 +71,7 @@ class PromptTrainer(TrainerX):
     dm: Any  # its dataset may have more than DatasetBase says, such as pairs
 
     _batch: Mapping[str, Any] = {}  # the one under way
+    _compiled_loss: Loss | None = None
     _epochs: Epochs | None = None
     _foreign = False  # whether the prompt learner is one that `learner_for` made
 
@@ -110,7 +112,7 @@ class PromptTrainer(TrainerX):
         """The loss and numbers to log of logits (B, N), of which `num_seen` count, and labels (B,)."""
         logits = logits[:, : self.num_seen]
         loss = F.cross_entropy(logits, labels)
-        return loss, {"acc": compute_accuracy(logits, labels)[0].item()}
+        return loss, {"acc": compute_accuracy(logits, labels)[0]}
 
     def virtual_classes(self) -> list[str]:
         """The names of classes of the dataset that this run (DATASET.SUBSAMPLE_CLASSES) does not have, in order."""
@@ -137,6 +139,8 @@ class PromptTrainer(TrainerX):
         if self.section and "PREC" in cfg.TRAINER[self.section]:
             require(cfg, f"TRAINER.{self.section}.PREC", one_of=PRECISIONS)
             self.precision = cfg.TRAINER[self.section].PREC
+        require(cfg, "TRAIN.COMPILE", one_of=MODES)
+        require(cfg, "MODEL.BACKBONE.IMAGE_PREC", one_of=("", "fp32", "fp16", "bf16"))
         if "GRAD_CLIP" in self.options:
             self.require("GRAD_CLIP", at_least=0)
         if cfg.INPUT.NO_TRANSFORM or cfg.DATALOADER.K_TRANSFORMS != 1:
@@ -153,9 +157,15 @@ class PromptTrainer(TrainerX):
             self.precision = "fp32"
         logger.info("Loading CLIP (backbone: %s)", cfg.MODEL.BACKBONE.NAME)
         options = cfg.MODEL.BACKBONE
-        clip_model = load_backbone(options.NAME, self.precision, self.device, options.FAMILY)
+        self.image_precision = options.IMAGE_PREC or self.precision
+        clip_model = load_backbone(options.NAME, self.precision, self.device, options.FAMILY, self.image_precision)
         text_encoder = TextEncoder(clip_model)
         self.model = self.build_prompted_clip(clip_model, text_encoder, self.dm.dataset.classnames).to(self.device)
+        if options.IMAGE_PREC and not self.frozen_image_encoder:
+            raise UserError(
+                f"MODEL.BACKBONE.IMAGE_PREC is of frozen image encoders, but {cfg.TRAINER.NAME} learns inside it: set "
+                f"TRAINER.{self.section}.PREC instead"
+            )
         learner = self.model.prompt_learner
         if cfg.MODEL.INIT_WEIGHTS:
             path = cfg.MODEL.INIT_WEIGHTS
@@ -203,9 +213,13 @@ class PromptTrainer(TrainerX):
         self._epochs = None
         if self._foreign:
             raise UserError(f"the run to resume has {self.other_learner} than this config's")
+        if mode := self.cfg.TRAIN.COMPILE:
+            self._compiled_loss = compiled(self.loss, self.model.text_encoder, mode)
 
-    def autocast(self) -> AbstractContextManager:
-        return torch.autocast("cuda", dtype=torch.float16) if self.precision == "amp" else nullcontext()
+    def autocast(self, precision: str | None = None) -> AbstractContextManager:
+        """What a step, or another part of another precision, computes in."""
+        amp = (precision or self.precision) == "amp"
+        return torch.autocast("cuda", dtype=torch.float16) if amp else nullcontext()
 
     def frozen_encoders(self) -> dict[str, FrozenEncoder]:
         """Whose features of its images a step takes, {name: FrozenEncoder}. `loss` is given "features"; a method may
@@ -215,26 +229,23 @@ class PromptTrainer(TrainerX):
             return {}
         if any(p.requires_grad for p in self.model.image_encoder.parameters()):
             raise UserError(f"{self.cfg.TRAINER.NAME} trains its image encoder: set its frozen_image_encoder False")
-        return {"features": FrozenEncoder(self._encode, self.model.image_encoder, self.precision, self.model.encodes)}
+        return {"features": self._frozen(self.model.encode_image, self.model.encodes)}
 
     def zero_shot_encoder(self) -> FrozenEncoder:
         """The model's image encoder as zero-shot CLIP has it, where the model puts something learned into it."""
+        return self._frozen(lambda images: self.model.image_encoder(images.to(self.model.dtype)))
 
+    def _frozen(self, encode, encodes=""):
         @torch.no_grad()
-        def encode(images: torch.Tensor) -> torch.Tensor:
-            with self.autocast():
-                return self.model.image_encoder(images.to(self.model.dtype))
+        def without_gradient(images: torch.Tensor) -> torch.Tensor:
+            with self.autocast(self.image_precision):
+                return encode(images)
 
-        return FrozenEncoder(encode, self.model.image_encoder, self.precision)
+        return FrozenEncoder(without_gradient, self.model.image_encoder, self.image_precision, encodes)
 
     def features_by(self, name: str, images: torch.Tensor) -> torch.Tensor:
         """What one of `frozen_encoders` makes of the images under way; they are encoded where it is not known yet."""
         return self._batch[name] if name in self._batch else self.frozen_encoders()[name].encode(images)
-
-    @torch.no_grad()
-    def _encode(self, images):
-        with self.autocast():
-            return self.model.encode_image(images)
 
     def training_batches(self) -> Any:
         """Batches with features of frozen encoders. A trainer with steps of its own gets those of the loader."""
@@ -250,7 +261,7 @@ class PromptTrainer(TrainerX):
         inputs, labels = self.parse_batch_train(batch)
         self._batch = batch
         with self.autocast():
-            loss, summary = self.loss(inputs, labels)
+            loss, summary = (self._compiled_loss or self.loss)(inputs, labels)
         self._batch = {}
         self.model_backward_and_update(loss)
         if (self.batch_idx + 1) == self.num_batches:
@@ -356,7 +367,7 @@ class PromptTrainer(TrainerX):
                 loader,
                 [item.impath for item in dataset.data_source],
                 dataset.transform,
-                f"{self.precision} {encodes}",
+                f"{self.image_precision} {encodes}",
                 enabled=keep and encodes is not None,
                 limit_gb=self.cfg.FEATURES_LIMIT_GB,
             )

@@ -74,4 +74,4 @@ class KgCoOp(ContextTrainer):
         ce, summary = self.cross_entropy(model.logits(image_features, text_features), labels)
         kg = LOSSES[self.options.FORM](text_features, self.frozen_features)
         loss = ce + self.options.W * kg
-        return loss, {"loss_ce": ce.item(), "loss_kg": kg.item()} | summary
+        return loss, {"loss_ce": ce.detach(), "loss_kg": kg.detach()} | summary

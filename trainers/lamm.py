@@ -373,7 +373,7 @@ class LAMM(PromptTrainer):
         text_features = model.encode_text()[: self.num_seen]
         logits = model.logits(image_features, text_features)
         loss, accuracy = self.cross_entropy(logits, labels)
-        summary = {"loss_ce": loss.item()}
+        summary = {"loss_ce": loss.detach()}
         learner, frozen_features, frozen_images = model.prompt_learner, self.frozen_features, image_features
         if learner.of_names is not None:
             frozen_features = model.encode_prompts(True)[0][: self.num_seen]
@@ -396,5 +396,5 @@ class LAMM(PromptTrainer):
         for term in (wc, cos, kd):
             if (weight := options[f"{term.__name__.upper()}_WEIGHT"]) > 0:
                 loss = loss + weight * (value := term())
-                summary[f"loss_{term.__name__}"] = value.item()
+                summary[f"loss_{term.__name__}"] = value.detach()
         return loss, summary | accuracy

@@ -220,7 +220,7 @@ class LASP(LayerNormTrainer):
         towards = TEXT_LOSSES[self.options.TEXT_LOSS]
         text = towards(text_features[:, : self.num_text], self._noisy(self.hard_features), model.logit_scale)
         loss = ce + self.options.TEXT_WEIGHT * text
-        return loss, {"loss_ce": ce.item(), "loss_text": text.item()} | summary
+        return loss, {"loss_ce": ce.detach(), "loss_text": text.detach()} | summary
 
     def _noisy(self, features):
         """Fresh noise in half of the steps; not normalised again. Run states keep torch's generator, which it uses."""

@@ -17,13 +17,11 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from threadpoolctl import threadpool_limits
 from torch import nn
 from yacs.config import CfgNode as CN
 
@@ -35,6 +33,9 @@ from dassl.utils import UserError
 from prompting.prompted_clip import PromptedCLIP
 from prompting.text_encoder import TextEncoder
 from trainers.base import PromptTrainer
+
+if TYPE_CHECKING:  # slow to import, and every run imports this file
+    from sklearn.linear_model import LogisticRegression
 
 logger = logging.getLogger("dassl.trainers")
 
@@ -158,8 +159,12 @@ class LinearProbe(PromptTrainer):
         return 10.0 ** search(score, self.cfg.TRAINER.LINEARPROBE.STEPS)
 
 
-def fit(x: np.ndarray, y: np.ndarray, c: float) -> LogisticRegression:
+def fit(x: np.ndarray, y: np.ndarray, c: float) -> "LogisticRegression":
     """Logistic regression of (n, e) features and (n,) labels with inverse regularisation strength c."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
+
     # One thread: the products are small, and on a busy machine several wait for one another at each of them.
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # c at the ends of the search need not converge

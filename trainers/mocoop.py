@@ -239,21 +239,22 @@ class MoCoOp(LayerNormTrainer):
     def before_epoch(self) -> None:
         super().before_epoch()
         self.chosen = torch.zeros(len(self.groups), device=self.device)
-        self.entropy, self.seen = 0.0, 0
+        self.entropy, self.seen = torch.zeros((), dtype=torch.double, device=self.device), 0
 
     def loss(self, inputs: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, dict[str, Any]]:
         options, model = self.options, self.model
         learner = model.prompt_learner
         image_features = model.prepared(inputs)
         router_logits, weights = learner.gates(image_features, model.top_k)
-        experts = list(range(weights.shape[1]))
-        if len(labels) < options.SPARSE_BELOW:
-            experts = (weights > 0).any(dim=0).nonzero().flatten().tolist()
+        experts, gates = list(range(weights.shape[1])), weights
+        if len(labels) < options.SPARSE_BELOW:  # what is computed depends on the choice: the one look at each step
+            experts = [g for g, chosen in enumerate((weights > 0).any(dim=0).tolist()) if chosen]
+            gates = torch.stack([weights[:, g] for g in experts], dim=1)
         text_features = model.encode_text(options.TEXT_WEIGHT > 0 and learner.alike, experts)
-        logits = model.mix(image_features, text_features[:, : self.num_seen], weights[:, experts])
+        logits = model.mix(image_features, text_features[:, : self.num_seen], gates)
 
         loss, accuracy = self.cross_entropy(logits, labels)
-        summary = {"loss_ce": loss.item()}
+        summary = {"loss_ce": loss.detach()}
         if options.ROUTER_WEIGHT > 0:
             if options.ROUTER_TARGET == "paper":
                 temperature = options.ROUTER_TEMPERATURE or TEMPERATURE
@@ -261,17 +262,17 @@ class MoCoOp(LayerNormTrainer):
             else:
                 router = router_loss_class(router_logits, image_features, self.class_features, labels)
             loss = loss + options.ROUTER_WEIGHT * router
-            summary["loss_router"] = router.item()
+            summary["loss_router"] = router.detach()
         if options.TEXT_WEIGHT > 0:
             if not learner.alike:
                 text_features = model.encode_text(True, experts)
             text = self._text_loss(text_features, experts)
             loss = loss + options.TEXT_WEIGHT * text
-            summary["loss_text"] = text.item()
+            summary["loss_text"] = text.detach()
 
         with torch.no_grad():
             self.chosen += (weights > 0).sum(dim=0)
-            self.entropy += math.log(2) * entropy(router_logits.softmax(dim=-1)).sum().item()
+            self.entropy += math.log(2) * entropy(router_logits.softmax(dim=-1)).sum().double()
             self.seen += len(labels)
         return loss, summary | accuracy
 
@@ -284,7 +285,7 @@ class MoCoOp(LayerNormTrainer):
 
     def after_epoch(self) -> None:
         load = (self.chosen / self.seen).tolist()
-        entropy = self.entropy / self.seen
+        entropy = self.entropy.item() / self.seen
         logger.info("router: load %s entropy %.3f", " ".join(f"{x:.3f}" for x in load), entropy)
         for g, share in enumerate(load):
             self.write_scalar(f"router/load_{g}", share, self.epoch)

@@ -19,7 +19,6 @@ on its neighbours, here each plan ends by itself, at the same rule; the iteratio
 on u and v in half precision.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -31,13 +30,12 @@ from yacs.config import CfgNode as CN
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.trainer import progress
 from prompting import context
+from prompting.chunks import bytes_per_token, encode_in_chunks, how_many_fit
 from prompting.local_features import global_and_local_features
 from prompting.prompted_clip import PromptedCLIP
 from prompting.text_encoder import TextEncoder
+from prompting.transport import transport_plan
 from trainers.base import PromptTrainer
-
-CHECK_EVERY = 10
-"""Sinkhorn's iterations from one look at who has converged to the next; each look waits for the device."""
 
 FORMS = {
     "released": {"STOP": "u", "THRESH": 0.01, "MAX_ITER": 100},
@@ -58,6 +56,7 @@ def extend_cfg(cfg: CN) -> None:
     cfg.TRAINER.PLOT.CTX_INIT = ""  # words that the first prompt starts from; their number then replaces N_CTX
     cfg.TRAINER.PLOT.PREC = "fp16"  # fp16, fp32, amp, bf16
     cfg.TRAINER.PLOT.CLASS_TOKEN_POSITION = "end"  # end, middle or front
+    cfg.TRAINER.PLOT.MEMORY_GB = 4.0  # GiB of text activations; more classes than fit are encoded in chunks
     cfg.TRAINER.PLOT.EPS = 0.1  # weight of the plan's entropy
     cfg.TRAINER.PLOT.MAX_ITER = None  # of Sinkhorn's iterations
     cfg.TRAINER.PLOT.STOP = None  # what has to move less than THRESH for them to end: u on average, or every log v
@@ -82,47 +81,16 @@ class PromptLearner(context.PromptLearner):
         others = nn.init.normal_(self.ctx.new_empty(options.N - 1, *self.ctx.shape), std=0.02)
         self.ctx = nn.Parameter(torch.cat([self.ctx.detach()[None], others]))
 
-    def forward(self) -> tuple:
-        """The text encoder's arguments for N rows of K prompts."""
-        return self.prompts(self.ctx.flatten(1, -2))
+    def forward(self, classes: slice = slice(None)) -> tuple:
+        """The text encoder's arguments for N rows of K prompts, or of those of some classes."""
+        return self.prompts(self.ctx.flatten(1, -2), columns=classes)
 
-
-@torch.no_grad()
-def transport_plan(cost: torch.Tensor, eps: float, max_iter: int, thresh: float, stop: str) -> torch.Tensor:
-    """The plans T = diag(u) exp(-cost / eps) diag(v) with uniform marginals, by Sinkhorn's iterations from u = v = 1.
-
-    Each problem ends by itself: its plan does not depend on the others, which go on without it. The last step fits v,
-    so that columns always sum to 1 / N; rows sum to 1 / M as far as it has converged.
-
-    Args:
-        cost: (..., M, N).
-        stop: "u": after the iteration that moves u by less than thresh on average over its M entries; "log_v": at the
-            first multiple of CHECK_EVERY iterations of which the last has moved every log v by less than thresh.
-
-    Returns:
-        (..., M, N) float32.
-    """
-    m, n = cost.shape[-2:]
-    log_kernel = (-cost.float() / eps).reshape(-1, m, n)
-    plan, going = torch.empty_like(log_kernel), torch.arange(len(log_kernel), device=cost.device)
-    log_u, log_v = log_kernel.new_zeros(len(log_kernel), m), log_kernel.new_zeros(len(log_kernel), n)
-    moving = log_kernel.new_ones(len(log_kernel), dtype=torch.bool)
-    for done in range(0, max_iter, CHECK_EVERY):
-        for _ in range(min(CHECK_EVERY, max_iter - done)):
-            before_u, before_v = log_u, log_v
-            log_u = -math.log(m) - (log_kernel + log_v[:, None]).logsumexp(dim=2)
-            log_v = -math.log(n) - (log_kernel + log_u[:, :, None]).logsumexp(dim=1)
-            if stop == "u":  # what has ended waits for the next look as it is
-                log_u, log_v = log_u.where(moving[:, None], before_u), log_v.where(moving[:, None], before_v)
-                moving = moving & ~((log_u.exp() - before_u.exp()).abs().mean(dim=1) < thresh)
-        if stop == "log_v":
-            moving = (log_v - before_v).abs().amax(dim=1) >= thresh
-        plan[going] = (log_kernel + log_u[:, :, None] + log_v[:, None]).exp()
-        if not moving.any():
-            break
-        going, log_kernel, log_u, log_v = going[moving], log_kernel[moving], log_u[moving], log_v[moving]
-        moving = moving[moving]
-    return plan.reshape(cost.shape)
+    def chunks(self, tokens: int) -> list[slice]:
+        """The classes in as many parts as it takes for no more than so many tokens in each, of one class at least."""
+        n, count = len(self.ctx), len(self.prompts.eot)
+        own = n * (int(self.prompts.eot.max()) + 1)
+        size = max(1, (tokens - n * self.prompts.shared.shape[1]) // own)
+        return [slice(start, start + size) for start in range(0, count, size)]
 
 
 class PLOTCLIP(PromptedCLIP):
@@ -133,6 +101,7 @@ class PLOTCLIP(PromptedCLIP):
     Args:
         clip_model, prompt_learner, text_encoder: as PromptedCLIP takes them.
         sinkhorn: the arguments of `transport_plan` after the cost.
+        tokens: how many tokens of prompts are encoded at a time.
         whole: whether their cosine joins the logits.
     """
 
@@ -142,10 +111,11 @@ class PLOTCLIP(PromptedCLIP):
         prompt_learner: nn.Module,
         text_encoder: TextEncoder,
         sinkhorn: tuple,
+        tokens: int,
         whole: bool = False,
     ) -> None:
         super().__init__(clip_model, prompt_learner, text_encoder)
-        self.sinkhorn, self.whole = sinkhorn, whole
+        self.sinkhorn, self.whole, self.chunks = sinkhorn, whole, prompt_learner.chunks(tokens)
 
     @property
     def encodes(self) -> str:
@@ -158,10 +128,13 @@ class PLOTCLIP(PromptedCLIP):
 
     def encode_text(self) -> torch.Tensor:
         """(N or 1 + N, K, e) normalised text features."""
-        features = self.text_encoder(*self.prompt_learner()).float()
+        features = encode_in_chunks(self._encode, self.chunks, dim=1).float()
         if self.whole:
             features = torch.cat([features.mean(dim=0, keepdim=True), features])
         return F.normalize(features, dim=-1)
+
+    def _encode(self, classes):
+        return self.text_encoder(*self.prompt_learner(classes))
 
     def logits(self, image_features: torch.Tensor, text_features: torch.Tensor) -> torch.Tensor:
         """(B, M or 1 + M, e) normalised image features, (N or 1 + N, K, e) text features -> (B, K) logits."""
@@ -206,7 +179,8 @@ class PLOT(PromptTrainer):
         learner = PromptLearner(options, classnames, text_encoder)
         sinkhorn = (options.EPS, options.MAX_ITER, options.THRESH, options.STOP)
         whole = options.GLOBAL and options.FORM == "released"
-        return PLOTCLIP(clip_model, learner, text_encoder, sinkhorn, whole)
+        tokens = how_many_fit(options.MEMORY_GB, bytes_per_token(text_encoder))
+        return PLOTCLIP(clip_model, learner, text_encoder, sinkhorn, tokens, whole)
 
     @torch.no_grad()
     def predict(self, loader: DataLoader) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

@@ -103,14 +103,15 @@ class ProGrad(ContextTrainer):
         super().before_train()
         backbone = self.cfg.MODEL.BACKBONE
         self.teacher, text_encoder = self.model.image_encoder, self.model.text_encoder
-        if self.precision in ("fp16", "bf16"):
+        self.exact = self.precision == self.image_precision == "fp32"
+        if {"fp16", "bf16"} & {self.precision, self.image_precision}:
             clip_model = load_backbone(backbone.NAME, "fp32", self.device, backbone.FAMILY)
             self.teacher, text_encoder = clip_model.visual, TextEncoder(clip_model)
         self.frozen_features = self.zero_shot_features(self.options.TEMPLATE, text_encoder)
 
     def frozen_encoders(self) -> dict[str, FrozenEncoder]:
         encoders = super().frozen_encoders()
-        if self.precision != "fp32":
+        if not self.exact:
             encoders["teacher"] = FrozenEncoder(self._teach, self.teacher, "fp32")
         return encoders
 
@@ -121,7 +122,7 @@ class ProGrad(ContextTrainer):
 
     def zero_shot_logits(self, inputs: torch.Tensor, image_features: torch.Tensor) -> torch.Tensor:
         """(B, num_seen) of zero-shot CLIP in float32; image_features are the model's, in its own precision."""
-        if self.precision != "fp32":
+        if not self.exact:
             image_features = F.normalize(self.features_by("teacher", inputs), dim=-1)
         with torch.autocast(self.device.type, enabled=False):
             return self.model.logits(image_features, self.frozen_features)
@@ -132,7 +133,7 @@ class ProGrad(ContextTrainer):
         logits = model.logits(image_features, model.encode_text()[: self.num_seen])
         self.kl = distillation_loss(logits, self.zero_shot_logits(inputs, image_features), self.options.T)
         loss, summary = self.cross_entropy(logits, labels)
-        return loss, {"loss_kl": self.kl.item()} | summary
+        return loss, {"loss_kl": self.kl.detach()} | summary
 
     def model_backward(self, loss: torch.Tensor) -> None:
         # Under amp both gradients are scaled alike; the correction is linear in one and blind to the other's length.

@@ -148,7 +148,7 @@ class PromptSRC(PromptTrainer):
         image = options.IMAGE_LOSS_WEIGHT * F.l1_loss(image_features, frozen_image_features)
         kl = distillation_loss(logits, frozen_logits, temperature=1.0) / logits.shape[1]
         terms = {"loss_ce": ce, "loss_text": text, "loss_image": image, "loss_logits": kl}
-        return sum(terms.values()), {name: term.item() for name, term in terms.items()} | summary
+        return sum(terms.values()), {name: term.detach() for name, term in terms.items()} | summary
 
     def after_epoch(self) -> None:
         options, learner = self.cfg.TRAINER.PROMPTSRC, self.model.prompt_learner

@@ -13,6 +13,7 @@ DEFAULTS = CfgNode(
         "SEED": -1,  # negative: not seeded
         "USE_CUDA": True,  # where there is a GPU
         "DETERMINISTIC": False,  # ours: the same bits every time on a GPU too; see dassl.utils.numerics
+        "TF32": False,  # ours: faster float32 on a GPU, with 10 bits of mantissa for 23
         "VERBOSE": True,
         "RELEASE": {"NAME": "", "WEIGHTS": ""},  # ours: whose code this run is, and the weights it was given instead
         "INPUT": {
@@ -89,6 +90,7 @@ DEFAULTS = CfgNode(
                 "NAME": "",
                 "PRETRAINED": True,
                 "FAMILY": "",  # ours: whose architecture a file's weights are of, where it does not say
+                "IMAGE_PREC": "",  # ours: fp32, fp16 or bf16, of a frozen image encoder alone; "" follows the trainer
             },
             "HEAD": {"NAME": "", "HIDDEN_LAYERS": (), "ACTIVATION": "relu", "BN": True, "DROPOUT": 0.0},
         },
@@ -121,6 +123,7 @@ DEFAULTS = CfgNode(
             "PRINT_FREQ": 10,  # batches between log lines
             "COUNT_ITER": "train_x",  # whose batches make an epoch: train_x, train_u or smaller_one
             "FEATURE_CACHE": True,  # ours: keep frozen image features of training views on disk
+            "COMPILE": "",  # ours: the loss compiled: default, reduce-overhead (CUDA graphs) or max-autotune
             "FEATURES_GB": 2.0,  # ours: GiB for those of an epoch; a larger set is encoded batch by batch
         },
         "TEST": {

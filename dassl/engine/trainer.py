@@ -10,7 +10,6 @@ import glob
 import logging
 import os
 import shutil
-import sys
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,21 +19,20 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 from yacs.config import CfgNode
 
 from dassl import layout
 from dassl.data import DataManager
 from dassl.data.datasets import build_dataset
 from dassl.engine import class_axes, run_folder
+from dassl.engine.late_writer import LateWriter
 from dassl.engine.simple_net import SimpleNet
+from dassl.engine.steps import NonFiniteLossError, Steps, progress
 from dassl.evaluation import build_evaluator
 from dassl.layout import BEST
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.optim.prograd import prograd
 from dassl.utils import (
-    AverageMeter,
-    MetricMeter,
     UserError,
     atomic_path,
     count_num_param,
@@ -61,16 +59,14 @@ def __getattr__(name):
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-class NonFiniteLossError(UserError, FloatingPointError):
-    """The loss became infinite or NaN."""
-
-
 class MisfitError(UserError):
     """Weights belong to a different model from the one they are loaded into."""
 
 
 class TrainerBase:
     """Registered models and what every loop does with them: train, save, load, resume, log scalars."""
+
+    _steps: Steps | None = None  # those under way
 
     def __init__(self) -> None:
         self._models: OrderedDict[str, nn.Module] = OrderedDict()
@@ -123,6 +119,8 @@ class TrainerBase:
         model_name: str = "",
     ) -> None:
         """Write <directory>/<name>/model.pth.tar-<epoch + 1> for every registered model."""
+        if self._steps is not None:
+            self._steps.look()
         for name, model in self._models.items():
             optim, sched = self._optims[name], self._scheds[name]
             state = {
@@ -232,11 +230,9 @@ class TrainerBase:
     # TensorBoard
 
     def init_writer(self, log_dir: str | Path, purge_step: int | None = None) -> None:
-        """Open the TensorBoard writer; scalars at or after `purge_step` from an earlier try are hidden."""
+        """Have scalars written to TensorBoard; those at or after `purge_step` from an earlier try are hidden."""
         if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter  # slow to import, and a test run needs none
-
-            self._writer = SummaryWriter(log_dir=log_dir, purge_step=purge_step)
+            self._writer = LateWriter(log_dir, purge_step)
 
     def close_writer(self) -> None:
         """Close the TensorBoard writer, if there is one."""
@@ -245,7 +241,7 @@ class TrainerBase:
             self._writer = None
 
     def write_scalar(self, tag: str, scalar_value: float, global_step: int | None = None) -> None:
-        """Write a number to TensorBoard, if its writer is open."""
+        """Write a number to TensorBoard, if it has a writer."""
         if self._writer is not None:
             self._writer.add_scalar(tag, scalar_value, global_step)
 
@@ -302,17 +298,24 @@ class TrainerBase:
     # One step
 
     def detect_anomaly(self, loss: torch.Tensor) -> None:
-        """Raises NonFiniteLossError, naming epoch and batch, where the loss is infinite or NaN."""
-        if torch.isfinite(loss).all():
+        """Raises NonFiniteLossError, naming epoch and batch, where the loss is infinite or NaN.
+
+        In `run_epoch` a loss on a GPU is looked at with the next log line, at the latest before a checkpoint.
+        """
+        steps = None if loss.is_cpu else self._steps
+        if steps is None and torch.isfinite(loss).all():
             return
         where = "the first batch"
         if hasattr(self, "batch_idx"):
             where = f"epoch {self.epoch + 1}, batch {self.batch_idx + 1}"
         kept = "the last checkpoint is kept" if getattr(self, "epoch", 0) else "no checkpoint was written yet"
-        raise NonFiniteLossError(
+        error = NonFiniteLossError(
             f"the loss is infinite or NaN at {where} (learning rate {self.get_current_lr():.3g}): lower OPTIM.LR or "
             f"compute in fp32; {kept}"
         )
+        if steps is None:
+            raise error
+        steps.check(loss, error)
 
     def model_zero_grad(self, names: str | list[str] | None = None) -> None:
         """Forget the gradients of the named models, of all by default."""
@@ -635,11 +638,23 @@ class SimpleTrainer(TrainerBase):
         return self.model(input)
 
     def parse_batch_test(self, batch: Any) -> Any:
-        return batch["img"].to(self.device), batch["label"].to(self.device)
+        return self._on_device(batch["img"], batch["label"])
+
+    def _on_device(self, *tensors):
+        """Copies from a loader's pinned memory, which the device makes when it gets there."""
+        return tuple(tensor.to(self.device, non_blocking=True) for tensor in tensors)
 
 
 class TrainerX(SimpleTrainer):
-    """Training on labelled data."""
+    """Training on labelled data.
+
+    Attributes:
+        batch_idx: the batch under way, counted from 0.
+        num_batches: of an epoch.
+    """
+
+    batch_idx: int
+    num_batches: int
 
     def run_epoch(self) -> None:
         self.set_model_mode("train")
@@ -651,39 +666,16 @@ class TrainerX(SimpleTrainer):
         return self.train_loader_x
 
     def _run_steps(self, batches, num_batches, step):
-        """One epoch of `step(batch) -> {name: value}`, with Dassl's log lines, scalars and a progress bar."""
-        losses, batch_time, data_time = MetricMeter(), AverageMeter(), AverageMeter()
+        """One epoch of `step(batch) -> {name: value}`."""
         self.num_batches = num_batches
-        frequency = self.cfg.TRAIN.PRINT_FREQ
-        bar = progress(total=num_batches, desc=f"epoch {self.epoch + 1}/{self.max_epoch}")
-        end = time.time()
-        for self.batch_idx, batch in enumerate(batches):
-            data_time.update(time.time() - end)
-            summary = step(batch)
-            batch_time.update(time.time() - end)
-            losses.update(summary)
-
-            left = num_batches - self.batch_idx - 1 + (self.max_epoch - self.epoch - 1) * num_batches
-            eta = datetime.timedelta(seconds=int(batch_time.avg * left))
-            lr = self.get_current_lr()
-            shown = {k: f"{losses.meters[k].avg:.3f}" for k in ("loss", "acc") if k in losses.meters}
-            bar.set_postfix(shown | {"lr": f"{lr:.2e}", "left": str(eta)}, refresh=False)
-            bar.update()
-            if frequency > 0 and ((self.batch_idx + 1) % frequency == 0 or num_batches < frequency):
-                logger.info(
-                    f"epoch [{self.epoch + 1}/{self.max_epoch}] batch [{self.batch_idx + 1}/{num_batches}] "
-                    f"time {batch_time.val:.3f} ({batch_time.avg:.3f}) data {data_time.val:.3f} ({data_time.avg:.3f}) "
-                    f"{losses} lr {lr:.4e} eta {eta}"
-                )
-            n_iter = self.epoch * num_batches + self.batch_idx
-            for name, meter in losses.meters.items():
-                self.write_scalar("train/" + name, meter.avg, n_iter)
-            self.write_scalar("train/lr", lr, n_iter)
-            end = time.time()
-        bar.close()
+        self._steps = Steps(self)
+        try:
+            self._steps.run(batches, step)
+        finally:
+            self._steps = None
 
     def parse_batch_train(self, batch: Any) -> Any:
-        return batch["img"].to(self.device), batch["label"].to(self.device), batch["domain"].to(self.device)
+        return self._on_device(batch["img"], batch["label"], batch["domain"])
 
 
 class TrainerXU(TrainerX):
@@ -701,12 +693,7 @@ class TrainerXU(TrainerX):
         self._run_steps(pairs, n, lambda pair: self.forward_backward(*pair))
 
     def parse_batch_train(self, batch_x: Any, batch_u: Any) -> Any:  # type: ignore[override]
-        return batch_x["img"].to(self.device), batch_x["label"].to(self.device), batch_u["img"].to(self.device)
-
-
-def progress(iterable: Iterable[Any] | None = None, **kwargs: Any) -> tqdm:
-    """A progress bar on the terminal's stderr; nothing where stderr is a file or a pipe."""
-    return tqdm(iterable, disable=None, leave=False, dynamic_ncols=True, file=sys.stderr, **kwargs)
+        return self._on_device(batch_x["img"], batch_x["label"], batch_u["img"])
 
 
 def _run_of(path):

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import nn, optim
 from yacs.config import CfgNode
 
@@ -12,15 +13,15 @@ from dassl.utils import UserError, nearest
 
 logger = logging.getLogger(__name__)
 
-BUILDERS = {
-    "adam": lambda p, cfg: optim.Adam(p, **_adam(cfg)),
-    "amsgrad": lambda p, cfg: optim.Adam(p, **_adam(cfg), amsgrad=True),
-    "sgd": lambda p, cfg: optim.SGD(
-        p, **_common(cfg), momentum=cfg.MOMENTUM, dampening=cfg.SGD_DAMPNING, nesterov=cfg.SGD_NESTEROV
+BUILDERS: dict[str, Any] = {
+    "adam": lambda p, cfg, **how: optim.Adam(p, **_adam(cfg), **how),
+    "amsgrad": lambda p, cfg, **how: optim.Adam(p, **_adam(cfg), amsgrad=True, **how),
+    "sgd": lambda p, cfg, **how: optim.SGD(
+        p, **_common(cfg), momentum=cfg.MOMENTUM, dampening=cfg.SGD_DAMPNING, nesterov=cfg.SGD_NESTEROV, **how
     ),
     "rmsprop": lambda p, cfg: optim.RMSprop(p, **_common(cfg), momentum=cfg.MOMENTUM, alpha=cfg.RMSPROP_ALPHA),
     "radam": lambda p, cfg: RAdam(p, **_adam(cfg)),
-    "adamw": lambda p, cfg: optim.AdamW(p, **_adam(cfg)),
+    "adamw": lambda p, cfg, **how: optim.AdamW(p, **_adam(cfg), **how),
 }
 AVAI_OPTIMS = list(BUILDERS)
 
@@ -47,10 +48,40 @@ def build_optimizer(model: Any, optim_cfg: CfgNode, param_groups: Iterable[Any] 
             param_groups = model.parameters() if isinstance(model, nn.Module) else model
     elif optim_cfg.STAGED_LR:
         logger.warning("OPTIM.STAGED_LR is ignored: the trainer brings parameter groups of its own")
+    build = BUILDERS[name]
     try:
-        return BUILDERS[name](param_groups, optim_cfg)
+        optimizer = build(param_groups, optim_cfg)
     except ValueError as error:
         raise UserError(f"the optimizer {name} cannot be built from OPTIM: {error}") from error
+    if _fuses(name, optim_cfg, optimizer):
+        groups = [group | {"fused": True} for group in optimizer.param_groups]
+        optimizer = build(groups, optim_cfg, fused=True)
+        if name == "sgd" and optim_cfg.MOMENTUM:
+            optimizer.register_step_pre_hook(_start_momentum)
+    if "fused" in optimizer.defaults:
+        optimizer.register_load_state_dict_pre_hook(_stay_fused_or_not)
+    return optimizer
+
+
+def _fuses(name, cfg, optimizer):
+    """Whether to make the step one kernel, on a GPU; there a GradScaler leaves out a step without waiting to know."""
+    # a first step with dampening is no step from a momentum of zeros
+    has_kernel = name in ("adam", "amsgrad", "adamw") or (name == "sgd" and not cfg.SGD_DAMPNING)
+    return has_kernel and all(p.is_cuda and p.is_floating_point() for g in optimizer.param_groups for p in g["params"])
+
+
+def _stay_fused_or_not(optimizer, state):
+    """Checkpoints of a GPU load on a CPU and the other way round, and say how their optimizer was."""
+    fused = optimizer.defaults["fused"]
+    return state | {"param_groups": [group | {"fused": fused} for group in state["param_groups"]]}
+
+
+def _start_momentum(optimizer, args, kwargs):
+    """From zeros: torch starts from whatever is in memory where a GradScaler skips the first step of a fused SGD."""
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            if p.grad is not None and optimizer.state[p].get("momentum_buffer") is None:
+                optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
 
 
 def _common(cfg):

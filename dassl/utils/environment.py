@@ -7,7 +7,7 @@ import torch
 
 from dassl.utils.numerics import numerics
 
-PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "pillow")
+PACKAGES = ("torch", "torchvision", "numpy", "pillow")
 
 
 def collect_env_info() -> str:

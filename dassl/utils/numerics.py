@@ -12,12 +12,12 @@ from yacs.config import CfgNode
 def set_numerics(cfg: CfgNode) -> None:
     """Set torch's flags, the same ones wherever a model computes. It asks nothing of a GPU.
 
-    - TF32, with 10 bits of mantissa for float32's 23, is off: torch leaves it on for convolutions.
+    - TF32, with 10 bits of mantissa for float32's 23, is off but for cfg.TF32: torch leaves it on for convolutions.
     - cuDNN takes deterministic algorithms. Of cuBLAS and torch's own kernels some still add in any order.
     - cfg.DETERMINISTIC rules these out too. A kernel of which there is no such version is then a RuntimeError.
     """
-    torch.backends.cudnn.allow_tf32 = False
-    torch.set_float32_matmul_precision("highest")
+    torch.set_float32_matmul_precision("highest")  # of CPUs too, which then stay as they are
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = cfg.TF32
     torch.backends.cudnn.deterministic = True
     if cfg.DETERMINISTIC:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS begins
@@ -29,6 +29,6 @@ def numerics() -> dict:
     matmul = torch.get_float32_matmul_precision()
     return {
         "convolutions": "tf32" if torch.backends.cudnn.allow_tf32 else "fp32",
-        "matrix products": "fp32" if matmul == "highest" else matmul,
+        "matrix products": {"highest": "fp32", "high": "tf32"}.get(matmul, matmul),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
     }

@@ -70,10 +70,10 @@ class Backbone:
         family: what it shares with others.
         image_size: pixels per side of the square images that it takes.
         image_encoder: "vit", blocks of tokens as OpenAI's, which prompts can join; "resnet" as OpenAI's; or "other".
-        load: gives the model in float32, with the parts that `clip.model.CLIP` has: visual, transformer (with
-            resblocks), token_embedding, positional_embedding, ln_final, text_projection, logit_scale, context_length
-            and dtype. It may have a text_bias, (e,), and a logit_bias as well; prompting/towers.py builds one from
-            parts.
+        load: gives the model, in float32 or as its file has it, with the parts that `clip.model.CLIP` has: visual,
+            transformer (with resblocks), token_embedding, positional_embedding, ln_final, text_projection, logit_scale,
+            context_length and dtype. It may have a text_bias, (e,), and a logit_bias as well; prompting/towers.py
+            builds one from parts.
         fetch: makes the weights available, downloading them if need be.
         at_hand: whether that needs no network.
         tokens: gives the ids of the tokens whose embeddings were trained; None: all of them.

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from dassl.utils import UserError, nearest
+from prompting import archive
 from prompting.backbones import Backbone, Family, NotAtHand, first_line, has_family
 from prompting.openai_clip import model as openai_model
 
@@ -79,16 +80,24 @@ def in_file(name: str, path: Path, family: Family, image_size: int, image_encode
 
 
 def load(path: Path, family: Family) -> Any:
-    """The model in a file, in float32. Raises UserError where it holds none of the family's."""
+    """The model in a file, in the file's precision. Raises UserError where it holds none of the family's.
+
+    Its weights are the file's pages: they are read when they are used, and copied when they are written to.
+    """
     try:
         with _of_openais_architecture(path):
-            weights = {key: value for key, value in _read(path).items() if key not in (KNOWN_TOKENS, FAMILY)}
+            weights = {k: v for k, v in _read(path).items() if k not in OPENAI_MARKS | {KNOWN_TOKENS, FAMILY}}
             _check_widths(weights, family, path)
-            model = openai_model.build_model(weights)
-            model.float().load_state_dict(weights)  # build_model has rounded them
+            with torch.device("meta"), warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # of copies into nothing: the weights come next
+                model = openai_model.build_model(dict(weights))
+            model.load_state_dict(weights, assign=True)
+            mask = model.build_attention_mask()
+            for block in model.transformer.resblocks:
+                block.attn_mask = mask
             return model
     finally:
-        _read_once.cache_clear()  # the model has its own copy
+        _read_once.cache_clear()  # the model has them
 
 
 def known_tokens(path: Path) -> list[int]:
@@ -144,15 +153,13 @@ def _read(path: Path) -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def _read_once(path: Path, written: int) -> dict[str, Any]:
-    code = _torchscript(path)
+    code = archive.code_of(path)
     if code and (b"torch.gelu(" in code or b"torch.sigmoid(" not in code):
         raise UserError(f"{path} is not a model of OpenAI's: its code does not compute {OPENAI.activation}")
     try:
         if code:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # OpenAI's archives are what they are
-                return torch.jit.load(path, map_location="cpu").state_dict()
-        weights = torch.load(path, map_location="cpu", weights_only=True)
+            return archive.tensors_of(path)
+        weights = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:
         raise UserError(f"{path} is neither a TorchScript archive nor a state dict: {first_line(error)}") from error
     weights = weights if isinstance(weights, dict) else {}
@@ -174,11 +181,3 @@ def _read_once(path: Path, written: int) -> dict[str, Any]:
         if not any(key in weights for key in keys):
             raise UserError(f"{path} does not hold a CLIP model of OpenAI's architecture: it has no {keys[0]}")
     return weights
-
-
-def _torchscript(path):
-    """The code in a TorchScript archive; empty for other files, as state dicts hold none."""
-    if not zipfile.is_zipfile(path):
-        return b""
-    with zipfile.ZipFile(path) as archive:
-        return b"".join(archive.read(n) for n in archive.namelist() if "/code/" in n and n.endswith(".py"))

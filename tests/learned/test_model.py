@@ -177,7 +177,7 @@ def test_groups_found_by_themselves_are_found_again(tmp_path, run):
 
 
 def test_a_run_and_its_model_compute_with_the_same_flags(tmp_path, run, monkeypatch):
-    """float32 is float32; DETERMINISTIC turns on what torch and cuBLAS have."""
+    """float32 is float32 but for TF32; DETERMINISTIC turns on what torch and cuBLAS have."""
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that it is as before in the end
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
 
@@ -191,8 +191,13 @@ def test_a_run_and_its_model_compute_with_the_same_flags(tmp_path, run, monkeypa
 
     exact = {"convolutions": "fp32", "matrix products": "fp32", "deterministic": False, "cuDNN": True}
     try:
-        for name, keys in (("plain", ()), ("same", ("DETERMINISTIC", True))):
-            expected = exact | {"deterministic": bool(keys)}
+        tf32 = {"convolutions": "tf32", "matrix products": "tf32"}
+        for name, keys, others in (
+            ("plain", (), {}),
+            ("fast", ("TF32", True), tf32),
+            ("same", ("DETERMINISTIC", True), {"deterministic": True}),
+        ):
+            expected = exact | others
             loosen()
             run("ZeroshotCLIP", name, *keys, config="vit_b16")
             assert flags() == expected

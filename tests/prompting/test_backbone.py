@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from clip.model import convert_weights
 
 from dassl.utils import UserError
 from prompting import backbone
-from prompting.backbone import find, image_size, known_names, load_backbone
+from prompting.backbone import HALF, find, image_size, known_names, load_backbone
 from prompting.backbones.files import OPENAI, in_file
 from prompting.deep_prompts import check_vision_transformer
 from prompting.local_features import global_and_local_features
@@ -135,6 +136,26 @@ def test_precision(precision, dtype, toy_backbone):
     model = load_backbone(toy_backbone, precision)
     assert model.dtype == model.transformer.resblocks[0].mlp.c_fc.weight.dtype == dtype
     assert model.ln_final.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("kind", ["vit", "resnet"])
+@pytest.mark.parametrize(("precision", "image"), [("fp16", ""), ("fp32", "bf16"), ("bf16", "fp32"), ("amp", "")])
+def test_weights_of_each_precision_are_openais(kind, precision, image, tmp_path):
+    """Those that clip's own code halves are rounded, each tower's to its precision; the others are as they were."""
+    torch.save(openai_weights(tiny_clip(kind)), tmp_path / "model.pt")
+    expected = tiny_clip(kind)
+    convert_weights(expected)
+    halves = {name for name, p in expected.named_parameters() if p.dtype == torch.float16}
+    exact, state = tiny_clip(kind).state_dict(), torch.get_rng_state()
+    found = load_backbone(str(tmp_path / "model.pt"), precision, image_precision=image)
+    assert torch.equal(torch.get_rng_state(), state), "to load draws nothing"
+    assert found.state_dict().keys() == exact.keys()
+    for name, value in found.state_dict().items():
+        said = image or precision if name.startswith("visual.") else precision
+        dtype = HALF.get(said, torch.float32) if name in halves else exact[name].dtype
+        assert value.dtype == dtype and torch.equal(value, exact[name].to(dtype)), name
+    masks = {block.attn_mask.data_ptr() for block in found.transformer.resblocks}
+    assert len(masks) == 1 and torch.equal(found.transformer.resblocks[0].attn_mask, expected.build_attention_mask())
 
 
 def test_sizes_of_openai_need_no_weights(home):

@@ -131,3 +131,28 @@ def test_packing_is_reused_and_bounded():
     for n_shared in range(1, 30):
         encoder(shared[:, :1].expand(-1, n_shared, -1), own, eot)
     assert len(encoder._packings) <= 16
+
+
+@pytest.mark.parametrize(("rows", "bin_tokens"), [(1, 256), (3, 256), (3, 8)])
+@pytest.mark.parametrize("half", [False, True])
+def test_masks_are_made_once_as_the_kernels_take_them(monkeypatch, rows, bin_tokens, half):
+    """Of every layer and step the same three, in attention's dtype; rows, bins and queries a multiple of 8 apart."""
+    monkeypatch.setattr(prompting.text_encoder, "BIN_TOKENS", bin_tokens)
+    attention, seen = torch.nn.functional.scaled_dot_product_attention, []
+
+    def noting(q, k, v, attn_mask):
+        seen.append((q, k, attn_mask))
+        return attention(q, k, v, attn_mask=attn_mask)
+
+    monkeypatch.setattr(prompting.text_encoder.F, "scaled_dot_product_attention", noting)
+    encoder = TextEncoder(tiny_clip(layers=3))
+    shared, own, eot = make_prompts(encoder, rows, 5, [1, 8, 3, 2, 5, 4, 7, 6])
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+        for _ in range(2):
+            encoder(shared, own, eot)
+    assert len(seen) == 2 * 5 and len({mask.data_ptr() for _, _, mask in seen}) == 3
+    for q, k, mask in seen:
+        assert mask.dtype == q.dtype == (torch.bfloat16 if half else torch.float32)
+        assert mask.stride(-1) == 1 and all(stride % 8 == 0 for stride in mask.stride()[:-1])
+        assert mask.shape[-2:] == (q.shape[2], k.shape[2]) and (mask.dim() == 2 or len(mask) in (1, len(q)))
+    assert any(k.shape[2] % 8 for _, k, _ in seen), "else nothing is tested"

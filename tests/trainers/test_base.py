@@ -25,6 +25,37 @@ def test_a_trainer_imports_no_other(path):
     assert {name for name in found if name.startswith("trainers.")} <= shared
 
 
+# Precision
+
+
+@pytest.mark.parametrize("trainer", ["CoOp", "ProGrad"])
+def test_a_frozen_image_encoder_may_have_a_precision_of_its_own(trainer, tmp_path, toy_run, tmp_cache):
+    keys = (f"TRAINER.{trainer.upper()}.PREC", "fp32", "OPTIM.MAX_EPOCH", 1)
+    config = {"CoOp": "vit_b16_ep50", "ProGrad": "vit_b16_ep50_ctxv1"}[trainer]
+    found = {}
+    for prec in ("", "bf16"):
+        run = toy_run(trainer, tmp_path / f"run{prec}", *keys, "MODEL.BACKBONE.IMAGE_PREC", prec, config=config)
+        found[prec] = run.image_features(run.test_loader)
+        assert {p.dtype for p in run.model.prompt_learner.parameters()} == {torch.float32}
+        assert run.model.text_encoder.dtype == torch.float32
+    assert (found[""].dtype, found["bf16"].dtype) == (torch.float32, torch.bfloat16), "each has an entry of its own"
+    similar = torch.cosine_similarity(found[""], found["bf16"].float())
+    assert 0.999 < similar.min() and similar.max() < 1
+
+
+@pytest.mark.parametrize(
+    ("trainer", "config", "prec", "message"),
+    [
+        ("MaPLe", "vit_b16_c2_ep5_batch4_2ctx", "bf16", "IMAGE_PREC is of frozen .*MaPLe learns.*MAPLE.PREC"),
+        ("CoOp", "vit_b16_ep50", "fp16", "IMAGE_PREC fp16 is meant for GPUs: on the CPU give bf16 or fp32"),
+        ("CoOp", "vit_b16_ep50", "fp8", "unknown MODEL.BACKBONE.IMAGE_PREC"),
+    ],
+)
+def test_precisions_that_an_image_encoder_cannot_have(trainer, config, prec, message, tmp_path, toy_run):
+    with pytest.raises(UserError, match=message):
+        toy_run(trainer, tmp_path, "MODEL.BACKBONE.IMAGE_PREC", prec, config=config)
+
+
 # Pairs
 
 PAIRS = ["--dataset-config-file", str(REPO / "configs/datasets/mit_states.yaml")]

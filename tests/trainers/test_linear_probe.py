@@ -186,7 +186,7 @@ def test_a_fit_takes_one_thread(monkeypatch):
             seen.extend(pool["num_threads"] for pool in threadpool_info())
             return super().fit(*data)
 
-    monkeypatch.setattr(linear_probe, "LogisticRegression", Watched)
+    monkeypatch.setattr("sklearn.linear_model.LogisticRegression", Watched)
     with threadpool_limits(2):
         linear_probe.fit(np.eye(4), np.arange(4) % 2, 1.0)
         assert seen and set(seen) == {1} and {pool["num_threads"] for pool in threadpool_info()} != {1}

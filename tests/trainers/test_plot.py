@@ -12,9 +12,11 @@ from dassl.config import get_cfg_default
 from dassl.utils import UserError
 from prompting.local_features import global_and_local_features
 from prompting.text_encoder import TextEncoder
+from prompting.transport import transport_plan
+from tests.pretend_cuda import pretend_cuda
 from tests.reference import encode_in_full, in_double, learned_in_full, relative_error, tiny_clip
 from trainers import extend_cfg, plot
-from trainers.plot import PLOTCLIP, PromptLearner, transport_plan
+from trainers.plot import PLOTCLIP, PromptLearner
 
 NAMES = ["cat", "yin_yang", "flamingo head"]
 SINKHORN = (0.1, 1000, 1e-5, "log_v")
@@ -115,6 +117,23 @@ def test_plans_converge(kind, places):
     assert (distance - at_limit).abs().max() < (5e-7 if kind == "CLIP's" else 5e-6)
 
 
+@pytest.mark.parametrize("rule", [RELEASED, SINKHORN, (0.1, 13, 0.0, "u"), (0.1, 13, 1e-3, "log_v")])
+def test_plans_on_a_gpu_wait_for_nothing_and_are_the_same(rule, monkeypatch):
+    """Whether it comes to be known that all have ended, or never: then iterations go on for nothing."""
+    cost = torch.cat([spread * costs(4, 5, 2, seed=1) for spread in (0.05, 0.3, 1)])
+    operations = []
+    with pretend_cuda() as gpu:
+        on_gpu = cost.to("cuda")
+        for arrived in (True, False):
+            monkeypatch.setattr(torch.cuda.Event, "query", lambda event, arrived=arrived: arrived)
+            gpu.clear()
+            plans = transport_plan(on_gpu, *rule)
+            assert not gpu.syncs
+            operations.append(gpu.operations)
+            assert torch.equal(plans.cpu(), transport_plan(cost, *rule))
+    assert rule[1] == 13 or operations[0] < operations[1] / 1.5
+
+
 @pytest.mark.parametrize("limit", [3, 10, 13])
 def test_iterations_end_at_the_limit(limit):
     cost = costs(4, 3)
@@ -149,13 +168,13 @@ def test_small_eps_gives_the_cheapest_assignment():
 # Model
 
 
-def plot_clip(kind="vit", sinkhorn=SINKHORN, whole=False, **values):
+def plot_clip(kind="vit", sinkhorn=SINKHORN, whole=False, tokens=10**6, **values):
     model = tiny_clip(kind)
     encoder = TextEncoder(model)
     torch.manual_seed(1)
     learner = PromptLearner(options(**values), NAMES, encoder)
     torch.nn.init.normal_(learner.ctx, std=0.2)
-    return model, PLOTCLIP(model, learner, encoder, sinkhorn, whole)
+    return model, PLOTCLIP(model, learner, encoder, sinkhorn, tokens, whole)
 
 
 def one_by_one(prompted, image_features, text_features, plan_of=lambda cost: plan_by_loops(cost, 0.1, 5000)):
@@ -254,6 +273,25 @@ def test_prompts_equal_whole_ones(csc, position):
     (plain * target).sum().backward()
     assert relative_error(prompted.text_encoder(*learner()), plain) < 1e-5
     assert relative_error(learner.ctx.grad, ctx.grad) < 1e-5
+
+
+@pytest.mark.parametrize("csc", [False, True])
+@pytest.mark.parametrize(("fit", "sizes"), [(0.5, [1, 1, 1]), (1, [1, 1, 1]), (2, [2, 1]), (2.9, [2, 1]), (3, [3])])
+def test_chunks_of_classes_equal_all_at_once(csc, fit, sizes, monkeypatch):
+    _, whole = plot_clip(CSC=csc, sinkhorn=RELEASED, whole=True)
+    prompts = whole.prompt_learner.prompts
+    tokens = int(2 * (prompts.shared.shape[1] + fit * (int(prompts.eot.max()) + 1)))  # of two prompts a class
+    _, chunked = plot_clip(CSC=csc, sinkhorn=RELEASED, whole=True, tokens=tokens)
+    encode, held = chunked.text_encoder.forward, []
+    monkeypatch.setattr(chunked.text_encoder, "forward", lambda *x: (held.append(x[1].shape[1]), encode(*x))[1])
+    found, target = [], torch.randn(3, len(NAMES), 32)
+    for model in (whole, chunked):
+        features = model.encode_text()
+        (features * target).sum().backward()
+        found.append((features, model.prompt_learner.ctx.grad))
+    for at_once, in_parts in zip(*found, strict=True):
+        assert relative_error(in_parts, at_once) < 1e-5
+    assert held == (sizes if len(sizes) == 1 else [*sizes, *reversed(sizes)]), "again for the backward pass"
 
 
 def test_prompts_start_from_words_and_apart():

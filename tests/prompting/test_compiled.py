@@ -1,0 +1,31 @@
+"""TRAIN.COMPILE: the compiled loss equals the plain one, and what cannot be compiled is said in one line."""
+
+import pytest
+import torch
+
+import train
+from dassl.utils import UserError
+from prompting.compiled import compiled
+from tests.reference import relative_error
+
+
+def test_compiled_steps_equal_plain_ones(toy_args, tmp_path, closing_logger):
+    if not torch._inductor.cpp_builder.is_gcc() and not torch._inductor.cpp_builder.is_clang():
+        pytest.skip("no C++ compiler")
+    learned = []
+    for mode in ("", "default"):
+        keys = ("OPTIM.MAX_EPOCH", 1, "TEST.NO_TEST", True, "TRAIN.COMPILE", mode, "TRAINER.COOP.PREC", "fp32")
+        torch._dynamo.utils.counters.clear()
+        run = train.main(toy_args("CoOp", tmp_path / f"run {mode}", *keys))
+        assert bool(torch._dynamo.utils.counters["frames"]) == bool(mode)
+        learned.append(torch.cat([p.detach().flatten() for p in run.model.prompt_learner.parameters()]))
+    assert relative_error(learned[1], learned[0]) < 1e-5 and not torch.equal(learned[0], torch.zeros_like(learned[0]))
+
+
+def test_what_cannot_be_compiled_is_said_in_a_line(toy_args, tmp_path, closing_logger):
+    run = train.main(toy_args("CoOp", tmp_path, "OPTIM.MAX_EPOCH", 1, "TEST.NO_TEST", True))
+    width = run.model.text_encoder.text_projection.shape[1]
+    with pytest.raises(UserError, match="TRAIN.COMPILE default: torch cannot compile this loss here .*; leave it out"):
+        compiled(run.loss, run.model.text_encoder, "default")(torch.randn(4, width + 1), torch.tensor([0, 1, 2, 3]))
+    with pytest.raises(UserError, match='unknown TRAIN.COMPILE "fast"'):
+        train.main(toy_args("CoOp", tmp_path / "no", "TRAIN.COMPILE", "fast"))
