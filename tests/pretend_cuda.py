@@ -318,6 +318,7 @@ def pretend_cuda() -> Iterator[Gpu]:
         "device_count": lambda: 1,
         "current_device": lambda: 0,
         "get_device_name": lambda *args: "pretended GPU",
+        "get_device_capability": lambda *args: (9, 0),
         "max_memory_allocated": lambda *args: 2**20,
         "manual_seed": lambda seed: None,
         "manual_seed_all": lambda seed: None,

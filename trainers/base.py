@@ -217,14 +217,12 @@ class PromptTrainer(TrainerX):
             self._compiled_loss = compiled(self.loss, self.model.text_encoder, mode)
 
     def autocast(self, precision: str | None = None) -> AbstractContextManager:
-        """What a step, or another part of another precision, computes in."""
+        """What a step computes in; a part of another precision names it."""
         amp = (precision or self.precision) == "amp"
         return torch.autocast("cuda", dtype=torch.float16) if amp else nullcontext()
 
     def frozen_encoders(self) -> dict[str, FrozenEncoder]:
-        """Whose features of its images a step takes, {name: FrozenEncoder}. `loss` is given "features"; a method may
-        add others, such as a teacher's, and ask for them by `features_by`.
-        """
+        """Whose features a step takes, by name. `loss` is given "features"; others are asked for by `features_by`."""
         if not self.frozen_image_encoder:
             return {}
         if any(p.requires_grad for p in self.model.image_encoder.parameters()):
