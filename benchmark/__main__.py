@@ -10,6 +10,7 @@ COMMANDS = {
     "status": ("benchmark.commands:Status", "the progress of a grid's runs"),
     "backbones": ("benchmark.backbones:Backbones", "the backbones there are, and what is at hand"),
     "cost": ("benchmark.cost:CostOf", "what a grid costs, counted before it runs"),
+    "speed": ("report.commands:Speed", "how fast the methods are here, against the plain way"),
     "cache": ("benchmark.cache:Cache", "what is kept on disk of what runs computed, and freeing it"),
     "protocol": ("report.commands:ProtocolRuns", "the runs of a protocol, then its table"),
     "table": ("report.commands:Tables", "the tables of the runs found"),

@@ -23,14 +23,16 @@ def encode_whole(
     eot: torch.Tensor,
     shared_lengths: Sequence[int] | None,
     deep: Sequence[torch.Tensor],
+    memory_gb: float | None = None,
 ) -> torch.Tensor:
-    """What `TextEncoder.forward` gives, of the same arguments."""
+    """What `TextEncoder.forward` gives, of the same arguments; memory_gb: in place of MEMORY_GB."""
     rows, n = shared.shape[0], own.shape[1]
     dtype, device, length = encoder.dtype, shared.device, encoder.context_length
     source, index, end = _layout(encoder, shared.to(dtype), own.to(dtype), eot, shared_lengths)
     end = end if encoder.read_at == "end" else torch.full_like(end, length - 1)
     each = torch.arange(rows, device=device).repeat_interleave(n)
-    chunk = how_many_fit(MEMORY_GB, length * bytes_per_token(encoder, torch.is_grad_enabled()))
+    memory_gb = MEMORY_GB if memory_gb is None else memory_gb
+    chunk = how_many_fit(memory_gb, length * bytes_per_token(encoder, torch.is_grad_enabled()))
 
     def encode(prompts):
         x = source[each[prompts, None], index[prompts]] + encoder.positional_embedding.to(dtype)

@@ -71,11 +71,11 @@ class Chart:
         rows = -(-len(self.panels) // columns)
         with matplotlib.rc_context(STYLE):
             figure = Figure(figsize=(PANEL[0] * columns, PANEL[1] * rows + 0.4))
-            grid = figure.subplots(rows, columns, squeeze=False).flat
+            grid = list(figure.subplots(rows, columns, squeeze=False).flat)
             for axes, (title, draw) in zip(grid, self.panels.items(), strict=False):
                 draw(axes)
                 axes.set_title(title)
-            for axes in list(grid)[len(self.panels) :]:
+            for axes in grid[len(self.panels) :]:
                 axes.remove()
             if self.legend:
                 handles = [matplotlib.lines.Line2D([], [], **style) for style in self.legend.values()]

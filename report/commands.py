@@ -3,6 +3,7 @@
 import argparse
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from benchmark import commands
@@ -10,6 +11,7 @@ from benchmark.grid import Grid
 from benchmark.place import Place
 from benchmark.protocol import Run as OneRun
 from benchmark.protocols import PROTOCOLS
+from benchmark.speed import command as speed
 from dassl.errors import UserError
 from mocoop.command import Command
 
@@ -32,6 +34,15 @@ class ProtocolRuns(commands.ProtocolRuns):
 
         found = results.read(place.output)
         print(tables.text(found[found.folder.isin([str(place.folder(run)) for run in runs])], name))
+
+
+class Speed(speed.Speed):
+    __doc__ = speed.Speed.__doc__
+
+    def draw(self, points: Sequence[Any], folder: Path) -> None:
+        from report import growth
+
+        growth.chart(points).save(folder)
 
 
 class Results(Command):

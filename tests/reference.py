@@ -1,4 +1,4 @@
-"""Slow, obvious references that the tests and benchmarks hold the fast paths against."""
+"""Slow, obvious references that the tests hold the fast paths against."""
 
 import clip
 import torch
@@ -90,15 +90,3 @@ def written_in_full(model, template, names):
 def relative_error(value, reference):
     """Largest difference over the reference's largest magnitude."""
     return ((value - reference).abs().max() / reference.abs().max()).item()
-
-
-def whole_prompts(shared, own, eot, shared_lengths):
-    """What `Prompts` gives the text encoder, laid out whole: (B, N, 77, d) embeddings and (B, N) end positions."""
-    rows, n, width = shared.shape[0], own.shape[1], shared.shape[2]
-    own, eot = own.expand(rows, -1, -1, -1), eot.expand(rows, -1)
-    laid_out = []
-    for b, length in enumerate(shared_lengths):
-        parts = [shared[b, :length].expand(n, -1, -1), own[b]]
-        parts.append(own.new_zeros(n, 77 - length - own.shape[2], width))
-        laid_out.append(torch.cat(parts, dim=1))
-    return torch.stack(laid_out), eot + torch.tensor(shared_lengths)[:, None]
