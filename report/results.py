@@ -21,6 +21,7 @@ Columns, in this order:
                 <NA> where the evaluator does not give it
     total, correct              test images
     trainable_parameters
+    processes                   that the run was trained by, under torchrun
     train_seconds, test_seconds
     peak_memory_mb              of the process, on a GPU of its allocator
     backbone, release, device, python, torch, torchvision
@@ -51,7 +52,7 @@ FIGURES = [
     *("accuracy", "macro_f1", "error_rate", "best_seen", "best_unseen", "best_harmonic", "auc"),
     *("attribute_accuracy", "object_accuracy", "best_harmonic_20", "auc_20"),
 ]
-COUNTS = ["total", "correct", "trainable_parameters"]
+COUNTS = ["total", "correct", "trainable_parameters", "processes"]
 COSTS = ["train_seconds", "test_seconds", "peak_memory_mb"]
 FACTS = ["backbone", "release", "device", "python", "torch", "torchvision", "split", "folder", "source"]
 ON = " on "
