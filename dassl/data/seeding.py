@@ -47,11 +47,10 @@ class SeededSampler(Sampler):
         sampler: draws from torch's global generator, if at all.
         seed: of the run; negative: none.
         views: epochs have so many views of an image in turn; 0: each has its own.
-        stream: of loaders that are drawn from side by side, one that is not to draw as the others do.
     """
 
-    def __init__(self, sampler: Sampler, seed: int = -1, views: int = 0, stream: str = "") -> None:
-        self.sampler, self.seed, self.views, self.stream = sampler, seed, views, stream
+    def __init__(self, sampler: Sampler, seed: int = -1, views: int = 0) -> None:
+        self.sampler, self.seed, self.views = sampler, seed, views
         self.epoch: int | None = None
 
     def set_epoch(self, epoch: int) -> None:
@@ -66,8 +65,7 @@ class SeededSampler(Sampler):
         if self.epoch is None or self.seed < 0:
             order = view = (draw_seed(),)
         else:
-            more = (self.passes, self.stream) if self.stream else (self.passes,)
-            order, view = ((self.seed, epoch, *more) for epoch in (self.epoch, self.view_of(self.epoch)))
+            order, view = ((self.seed, epoch, self.passes) for epoch in (self.epoch, self.view_of(self.epoch)))
             self.passes += 1
         with seeded(seed_of("order", *order)):
             indices = list(self.sampler)
