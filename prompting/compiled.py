@@ -20,7 +20,18 @@ def compiled(loss: Loss, text_encoder: TextEncoder, mode: str) -> Loss:
     Raises:
         UserError: at that call, where torch cannot compile: it finds no C++ compiler, or the loss does what it cannot.
     """
-    plan = torch.compiler.disable(text_encoder._packing)  # numpy's work, done once
+    packing = text_encoder._packing
+
+    @torch.compiler.disable  # numpy's work, done once
+    def plan(*lengths):
+        made = packing(*lengths)
+        dtype, device = text_encoder.dtype, made.take.device.type
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+        for mask in (made.prefix_mask, made.own_mask, made.end_mask):
+            mask(dtype)  # here: a program that made it would be compiled again without, and own its memory
+        return made
+
     text_encoder._packing = plan  # type: ignore[method-assign]
     program = torch.compile(loss, mode=mode, dynamic=False)
     failures = torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError
@@ -35,6 +46,6 @@ def compiled(loss: Loss, text_encoder: TextEncoder, mode: str) -> Loss:
                 f"TRAIN.COMPILE {mode}: torch cannot compile this loss here ({reason}); leave it out"
             ) from error
         # a graph's outputs are overwritten by its next replay, and the log looks at several steps at once
-        return value, {k: v.detach().clone() if isinstance(v, torch.Tensor) else v for k, v in summary.items()}
+        return value.clone(), {k: v.detach().clone() if isinstance(v, torch.Tensor) else v for k, v in summary.items()}
 
     return run

@@ -47,8 +47,8 @@ class Epochs:
 
     Args:
         cfg: the whole config.
-        loader: of training data; where it is not of dassl's making, or an epoch's features would take more than
-            TRAIN.FEATURES_GB, images are encoded batch by batch.
+        loader: of training data; where it is not of dassl's making or the run has no seed, or an epoch's features would
+            take more than TRAIN.FEATURES_GB, images are encoded batch by batch.
         encoders: {what their features are called in a batch: FrozenEncoder}.
         device: where the model computes.
         with_images: whether batches have "img" too.
@@ -71,9 +71,8 @@ class Epochs:
             logger.info("Image features of an epoch take %.1f GiB: images are encoded batch by batch", size)
             self.views = None
             return
-        seeded = self.views.sampler.seed >= 0
         epochs = min(cfg.OPTIM.MAX_EPOCH, cfg.INPUT.VIEWS or cfg.OPTIM.MAX_EPOCH)
-        self.keeps = cfg.TRAIN.FEATURE_CACHE and seeded and KEPT * epochs * size <= cfg.FEATURES_LIMIT_GB
+        self.keeps = cfg.TRAIN.FEATURE_CACHE and KEPT * epochs * size <= cfg.FEATURES_LIMIT_GB
 
     def batches(self, epoch: int) -> "Sequence[dict[str, Any]] | Encoded":
         """The batches of an epoch, counted from 0; the loader has been told which one it is."""

@@ -6,7 +6,6 @@ of its own, under the digest of what it was made from, and that is mapped. It is
 have it keep it. Its bytes are not read again to verify them, only what they should be.
 """
 
-import fcntl
 import hashlib
 import logging
 import os
@@ -16,6 +15,11 @@ from pathlib import Path
 import torch
 
 from dassl.utils import UserError, atomic_path, cache_dir
+
+try:
+    import fcntl
+except ImportError:  # not on Windows: runs there each have a copy
+    fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger("dassl.prompting")
 
@@ -32,7 +36,7 @@ def converted(due: Mapping[str, tuple[torch.Tensor, torch.dtype]]) -> dict[str, 
     They may be written to: a process then has a page of its own.
     """
     size = sum(tensor.numel() * dtype.itemsize for tensor, dtype in due.values())
-    if size < FROM or any(tensor.device.type != "cpu" for tensor, _ in due.values()):
+    if fcntl is None or size < FROM or any(tensor.device.type != "cpu" for tensor, _ in due.values()):
         return _made(due)
     try:
         path = cache_dir("weights") / f"{_digest(due)}.pt"

@@ -357,13 +357,14 @@ class PromptTrainer(TrainerX):
         if features is None:
             keep = self.cfg.TEST.FEATURE_CACHE and self.frozen_image_encoder and is_deterministic(dataset.transform)
             encode, encodes = self.model.image_encoding(), self.model.encodes
+            precision = "fp32" if self.image_precision == "amp" else self.image_precision  # there is no autocast here
             features = cached_image_features(
                 lambda images: encode(images.to(self.device)),
                 self.model.image_encoder,
                 loader,
                 [item.impath for item in dataset.data_source],
                 dataset.transform,
-                f"{self.image_precision} {encodes}",
+                f"{precision} {encodes}",
                 enabled=keep and encodes is not None,
                 limit_gb=self.cfg.FEATURES_LIMIT_GB,
             )

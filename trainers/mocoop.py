@@ -239,7 +239,7 @@ class MoCoOp(LayerNormTrainer):
     def before_epoch(self) -> None:
         super().before_epoch()
         self.chosen = torch.zeros(len(self.groups), device=self.device)
-        self.entropy, self.seen = torch.zeros((), dtype=torch.double, device=self.device), 0
+        self.entropy, self.seen = (torch.zeros((), dtype=torch.double, device=self.device) for _ in range(2))
 
     def loss(self, inputs: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, dict[str, Any]]:
         options, model = self.options, self.model
@@ -286,7 +286,7 @@ class MoCoOp(LayerNormTrainer):
 
     def after_epoch(self) -> None:
         load = (self.chosen / self.seen).tolist()
-        entropy = self.entropy.item() / self.seen
+        entropy = (self.entropy / self.seen).item()
         logger.info("router: load %s entropy %.3f", " ".join(f"{x:.3f}" for x in load), entropy)
         for g, share in enumerate(load):
             self.write_scalar(f"router/load_{g}", share, self.epoch)

@@ -18,7 +18,7 @@ from yacs.config import CfgNode
 from dassl.data.datasets import Datum, build_dataset
 from dassl.data.decoded_images import DecodedImages
 from dassl.data.samplers import Shares, build_sampler
-from dassl.data.seeding import Seeded, SeededSampler, seeded_items
+from dassl.data.seeding import Seeded, SeededSampler, seed_of, seeded_items
 from dassl.data.transforms import build_transform
 from dassl.data.transforms.transforms import interpolation_mode, normalize, to_tensor
 from dassl.utils import UserError, processes, read_image
@@ -121,6 +121,7 @@ def build_data_loader(
     is_train: bool = True,
     dataset_wrapper: Callable[..., Dataset] | None = None,
     drop_last: bool = True,
+    seed: int | None = None,
 ) -> DataLoader:
     """A DataLoader over a list of Datum.
 
@@ -135,6 +136,7 @@ def build_data_loader(
         is_train: whether the images are for training.
         dataset_wrapper: a class to take the place of DatasetWrapper, with its signature.
         drop_last: in training a last, smaller batch is dropped if it is not the only one.
+        seed: in training, of order and views, negative: none; None: cfg.SEED.
 
     Raises:
         UserError: there are no images, or cfg.DATALOADER does not suit them.
@@ -145,7 +147,7 @@ def build_data_loader(
         sampler_type, cfg=cfg, data_source=data_source, batch_size=batch_size, n_domain=n_domain, n_ins=n_ins
     )
     if is_train:
-        sampler = SeededSampler(sampler, cfg.SEED, cfg.INPUT.VIEWS)
+        sampler = SeededSampler(sampler, cfg.SEED if seed is None else seed, cfg.INPUT.VIEWS)
     drop_last = drop_last and is_train and len(data_source) >= batch_size
     batches: dict[str, Any] = {"batch_size": batch_size, "sampler": sampler, "drop_last": drop_last}
     num_workers = min(cfg.DATALOADER.NUM_WORKERS, os.cpu_count() or 1)
@@ -174,7 +176,7 @@ def in_order(loader: DataLoader, batch_size: int) -> DataLoader | None:
         A loader with `set_epoch`; None where the loader's views do not follow from its seed.
     """
     sampler = getattr(loader.batch_sampler, "sampler", None)
-    if not isinstance(sampler, SeededSampler) or type(loader.dataset) is not DatasetWrapper:
+    if not isinstance(sampler, SeededSampler) or sampler.seed < 0 or type(loader.dataset) is not DatasetWrapper:
         return None
     return _Loader(
         loader.dataset,
@@ -217,7 +219,7 @@ class DataManager:
         tfm_train = build_transform(cfg, is_train=True) if custom_tfm_train is None else custom_tfm_train
         tfm_test = build_transform(cfg, is_train=False) if custom_tfm_test is None else custom_tfm_test
 
-        def train_loader(data_source, options):
+        def train_loader(data_source, options, seed=cfg.SEED):
             return build_data_loader(
                 cfg,
                 sampler_type=options.SAMPLER,
@@ -229,6 +231,7 @@ class DataManager:
                 is_train=True,
                 dataset_wrapper=dataset_wrapper,
                 drop_last=options.DROP_LAST,
+                seed=seed,
             )
 
         def test_loader(data_source):
@@ -245,8 +248,10 @@ class DataManager:
         options_x, options_u = cfg.DATALOADER.TRAIN_X, cfg.DATALOADER.TRAIN_U
         if options_u.SAME_AS_X:
             options_u = options_x
+        # of its own, or images that are in both would come side by side, in the same views
+        seed_u = seed_of("train_u", cfg.SEED) if cfg.SEED >= 0 else cfg.SEED
         self.train_loader_x = train_loader(dataset.train_x, options_x) if dataset.train_x else None
-        self.train_loader_u = train_loader(dataset.train_u, options_u) if dataset.train_u else None
+        self.train_loader_u = train_loader(dataset.train_u, options_u, seed_u) if dataset.train_u else None
         self.val_loader = test_loader(dataset.val) if dataset.val else None
         self.test_loader = test_loader(dataset.test)
         self.dataset = dataset

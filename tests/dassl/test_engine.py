@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from dassl.data import DataManager
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase
 from dassl.engine import TRAINER_REGISTRY, SimpleNet, SimpleTrainer, TrainerBase, TrainerX, TrainerXU, build_trainer
 from dassl.engine import trainer as engine
@@ -180,6 +181,22 @@ def test_labelled_beside_unlabelled(cfg, count, batches):
     cfg.TRAIN.COUNT_ITER, cfg.OPTIM.MAX_EPOCH = count, 1
     Both(cfg).train()
     assert seen == [(4, 4, 4)] * batches
+
+
+def test_unlabelled_images_come_in_an_order_of_their_own(cfg):
+    """Also where they are as many, or the same ones."""
+    found = {"train_loader_x": [], "train_loader_u": []}
+    dataset = DATASET_REGISTRY.get("Toy")(cfg)
+    dataset._train_u = dataset.train_x
+    dm = DataManager(cfg, dataset=dataset)
+    for name, given in found.items():
+        loader = getattr(dm, name)
+        for epoch in (0, 1, 0):
+            loader.set_epoch(epoch)
+            given.append({int(i): i.seed for i in loader.batch_sampler.sampler})
+    for x, u in zip(*found.values(), strict=True):
+        assert sorted(x) == sorted(u) and list(x) != list(u) and not set(x.values()) & set(u.values())
+    assert all(given[0] == given[2] != given[1] for given in found.values())
 
 
 def test_scalars_and_log_lines(cfg, caplog):

@@ -17,7 +17,9 @@ CONFIGS = {
     "KgCoOp": "vit_b16_ep100_ctxv1",
     "LAMM": "vit_b16_ep50",
     "ProGrad": "vit_b16_ep50_ctxv1",
+    "PromptSRC": "vit_b16_c2_ep20_batch4_4+4ctx",
 }
+FROZEN = [trainer for trainer in CONFIGS if trainer != "PromptSRC"]
 AUGMENTED = ("INPUT.TRANSFORMS", ["random_resized_crop", "random_flip", "colorjitter", "normalize"])
 
 
@@ -94,6 +96,32 @@ def test_batches_hold_the_features_of_their_views(run, precision):
     assert sorted(trainer.frozen_encoders()) == (["features"] if precision == "fp32" else ["features", "teacher"])
 
 
+@pytest.mark.parametrize("seed", [1, -1])
+def test_images_and_features_of_a_batch_are_of_the_same_views(run, seed):
+    """Without a seed, too, where views are drawn."""
+    keys = ("OPTIM.MAX_EPOCH", 1, "TRAINER.PROMPTSRC.TEMPLATES", ["a {}."])
+    trainer = run("run", *keys, trainer="PromptSRC", flags=["--seed", str(seed)])
+    trainer.train_loader_x.set_epoch(1)
+    trainer.epoch = 1
+    encoder = trainer.frozen_encoders()["zero_shot"]
+    for batch in trainer.training_batches():
+        assert torch.allclose(encoder.encode(batch["img"]), batch["zero_shot"], atol=1e-5)
+
+
+def test_an_evaluation_under_amp_is_in_float32_and_shares_its_features(run, tmp_cache):
+    """Autocast is for training: features of its half precision have another name."""
+
+    def entries():
+        return sorted(path.name for path in (tmp_cache / "image_features").glob("[!.]*"))
+
+    trainer = run("run", "OPTIM.MAX_EPOCH", 1)
+    before = entries()
+    trainer.image_precision = "amp"
+    trainer._image_features.clear()
+    trainer.image_features(trainer.test_loader)
+    assert entries() == before
+
+
 def test_found_made_or_not_kept_gives_the_same_bits(run, tmp_path, toy_args):
     made = run("made")
     found = run("found")
@@ -114,7 +142,7 @@ def test_methods_share_what_is_kept(run, tmp_cache):
     run("first", "TEST.NO_TEST", True)
     first = entries()
     assert len(first) == 3, "one for each epoch"
-    for method in CONFIGS:
+    for method in FROZEN:
         run(method, "TEST.NO_TEST", True, "OPTIM.LR", 0.1, trainer=method)
     assert entries().items() >= first.items() and len(entries()) == 3
     run("turns", "TEST.NO_TEST", True, "INPUT.VIEWS", 2)
