@@ -128,6 +128,15 @@ class CudaTensor(torch.Tensor):
     def get_device(self):
         return 0
 
+    @property
+    def data(self):
+        return torch.Tensor.data.__get__(self)
+
+    @data.setter
+    def data(self, value):
+        torch.Tensor.data.__set__(self, value)
+        self.held = value.held
+
     def to(self, *args, **kwargs):
         return _to(self.gpu, self, *args, **kwargs)
 
@@ -169,7 +178,8 @@ class _Functions(TorchFunctionMode):
             return _moved(self.gpu, args[0], CUDA)
         if function is torch.Tensor.to:
             return _to(self.gpu, *args, **kwargs)
-        if kwargs.get("device") is not None:  # a factory; told so, torch would start CUDA
+        if kwargs.get("device") is not None and torch.device(kwargs["device"]).type != "meta":
+            # a factory; told so, torch would start CUDA
             device, needs_grad = torch.device(kwargs.pop("device")), kwargs.pop("requires_grad", False)
             made, has_data = function(*args, **kwargs), function in (torch.tensor, torch.as_tensor, torch.asarray)
             if has_data or device.type != "cuda" or isinstance(made, CudaTensor):
