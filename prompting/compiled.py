@@ -8,8 +8,9 @@ import torch
 from dassl.utils import UserError
 from prompting.text_encoder import TextEncoder
 
-MODES = ("", "default", "reduce-overhead", "max-autotune")
-"""torch.compile's, of which reduce-overhead replays CUDA graphs; "": nothing is compiled."""
+GRAPHS = ("reduce-overhead", "max-autotune")
+MODES = ("", "default", *GRAPHS)
+"""torch.compile's, of which GRAPHS replay CUDA graphs on a GPU; "": nothing is compiled."""
 
 Loss = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, dict[str, Any]]]
 

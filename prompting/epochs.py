@@ -75,7 +75,9 @@ class Epochs:
         self.keeps = cfg.TRAIN.FEATURE_CACHE and KEPT * epochs * size <= cfg.FEATURES_LIMIT_GB
 
     def batches(self, epoch: int) -> "Sequence[dict[str, Any]] | Encoded":
-        """The batches of an epoch, counted from 0; the loader has been told which one it is."""
+        """The batches of an epoch, counted from 0."""
+        if hasattr(self.loader, "set_epoch"):
+            self.loader.set_epoch(epoch)  # a loop of one's own may not have said it
         if self.views is None:
             return Encoded(self.loader, self._encoded())
         found = {name: self._features(encoder, epoch).to(self.device) for name, encoder in self.encoders.items()}

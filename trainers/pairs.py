@@ -23,6 +23,7 @@ from dassl.evaluation import BestPairs
 from dassl.evaluation.compositional import outcomes, twenty_point_curve
 from dassl.utils import UserError
 from prompting.chunks import bytes_per_token, how_many_fit
+from prompting.compiled import GRAPHS
 from prompting.feasibility import feasibility, word_vectors
 from prompting.pairs import PairCLIP, PairPrompts
 from prompting.prompted_clip import PromptedCLIP
@@ -81,6 +82,8 @@ class PairTrainer(PromptTrainer):
         if "OPEN_WORLD" not in options:
             return
         require(cfg, f"{section}.ACCUMULATE", at_least=1)
+        if options.ACCUMULATE > 1 and cfg.TRAIN.COMPILE in GRAPHS:  # the next replay overwrites what is to be added to
+            raise UserError(f"TRAIN.COMPILE {cfg.TRAIN.COMPILE} replays CUDA graphs: set {section}.ACCUMULATE 1")
         require(cfg, f"{section}.CHOOSE_BY", one_of=tuple(CRITERIA))
         if not isinstance(options.THRESHOLD, int | float | None) and options.THRESHOLD != PUBLISHED:
             raise UserError(f"{section}.THRESHOLD is {options.THRESHOLD!r}: give a number, {PUBLISHED}, or None")

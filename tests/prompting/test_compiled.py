@@ -58,3 +58,8 @@ def test_what_cannot_be_compiled_is_said_in_a_line(toy_args, tmp_path, closing_l
         compiled(run.loss, run.model.text_encoder, "default")(torch.randn(4, width + 1), torch.tensor([0, 1, 2, 3]))
     with pytest.raises(UserError, match='unknown TRAIN.COMPILE "fast"'):
         train.main(toy_args("CoOp", tmp_path / "no", "TRAIN.COMPILE", "fast"))
+
+
+def test_graphs_add_up_no_gradients(toy_pairs_run, tmp_path):
+    with pytest.raises(UserError, match="COMPILE reduce-overhead replays CUDA graphs: set TRAINER.CSP.ACCUMULATE 1"):
+        toy_pairs_run("CSP", tmp_path, "TRAIN.COMPILE", "reduce-overhead")
