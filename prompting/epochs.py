@@ -49,7 +49,7 @@ class Epochs:
         cfg: the whole config.
         loader: of training data; where it is not of dassl's making or the run has no seed, or an epoch's features would
             take more than TRAIN.FEATURES_GB, images are encoded batch by batch.
-        encoders: {what their features are called in a batch: FrozenEncoder}.
+        encoders: {what their features are called in a batch: FrozenEncoder}, those that `batches` will be given.
         device: where the model computes.
         with_images: whether batches have "img" too.
     """
@@ -62,11 +62,13 @@ class Epochs:
         device: torch.device,
         with_images: bool,
     ) -> None:
-        self.cfg, self.loader, self.encoders, self.device, self.with_images = cfg, loader, encoders, device, with_images
+        # Encoders are not kept: they may refer to who keeps this, and a loader that the garbage collector ends waits
+        # 5 seconds for every worker.
+        self.cfg, self.loader, self.device, self.with_images = cfg, loader, device, with_images
         self.views: Any = in_order(loader, AT_ONCE)
         if self.views is None:
             return
-        size = self._bytes() / 2**30
+        size = self._bytes(encoders) / 2**30
         if size > cfg.TRAIN.FEATURES_GB:
             logger.info("Image features of an epoch take %.1f GiB: images are encoded batch by batch", size)
             self.views = None
@@ -74,13 +76,13 @@ class Epochs:
         epochs = min(cfg.OPTIM.MAX_EPOCH, cfg.INPUT.VIEWS or cfg.OPTIM.MAX_EPOCH)
         self.keeps = cfg.TRAIN.FEATURE_CACHE and KEPT * epochs * size <= cfg.FEATURES_LIMIT_GB
 
-    def batches(self, epoch: int) -> "Sequence[dict[str, Any]] | Encoded":
-        """The batches of an epoch, counted from 0."""
+    def batches(self, epoch: int, encoders: Mapping[str, FrozenEncoder]) -> "Sequence[dict[str, Any]] | Encoded":
+        """The batches of an epoch, counted from 0, with features of these encoders."""
         if hasattr(self.loader, "set_epoch"):
             self.loader.set_epoch(epoch)  # a loop of one's own may not have said it
         if self.views is None:
-            return Encoded(self.loader, self._encoded())
-        found = {name: self._features(encoder, epoch).to(self.device) for name, encoder in self.encoders.items()}
+            return Encoded(self.loader, self._encoded(encoders))
+        found = {name: self._features(encoder, epoch).to(self.device) for name, encoder in encoders.items()}
         if self.with_images:
             return Encoded(self.loader, self._joined(found))
         items = self.loader.dataset.data_source
@@ -104,10 +106,10 @@ class Epochs:
             index = batch["index"].to(self.device, non_blocking=True)
             yield batch | {name: features.index_select(0, index) for name, features in found.items()}
 
-    def _encoded(self) -> Iterator[dict[str, Any]]:
+    def _encoded(self, encoders: Mapping[str, FrozenEncoder]) -> Iterator[dict[str, Any]]:
         for batch in self.loader:
             images = batch["img"].to(self.device, non_blocking=True)
-            yield batch | {name: encoder.encode(images) for name, encoder in self.encoders.items()}
+            yield batch | {name: encoder.encode(images) for name, encoder in encoders.items()}
 
     def _features(self, encoder: FrozenEncoder, epoch: int) -> torch.Tensor:
         self.views.set_epoch(epoch)
@@ -124,10 +126,10 @@ class Epochs:
             limit_gb=self.cfg.FEATURES_LIMIT_GB,
         )
 
-    def _bytes(self) -> int:
+    def _bytes(self, encoders: Mapping[str, FrozenEncoder]) -> int:
         """What the features of one epoch take, from those of a picture of nothing."""
         nothing = torch.zeros(1, 3, *self.cfg.INPUT.SIZE, device=self.device)
-        each = sum(f.numel() * f.element_size() for f in (e.encode(nothing) for e in self.encoders.values()))
+        each = sum(f.numel() * f.element_size() for f in (e.encode(nothing) for e in encoders.values()))
         return each * len(self.views.dataset)
 
 

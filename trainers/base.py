@@ -215,8 +215,7 @@ class PromptTrainer(TrainerX):
 
     def autocast(self, precision: str | None = None) -> AbstractContextManager:
         """What a step computes in; a part of another precision names it."""
-        amp = (precision or self.precision) == "amp"
-        return torch.autocast("cuda", dtype=torch.float16) if amp else nullcontext()
+        return torch.autocast("cuda", dtype=torch.float16) if (precision or self.precision) == "amp" else nullcontext()
 
     def frozen_encoders(self) -> dict[str, FrozenEncoder]:
         """Whose features a step takes, by name. `loss` is given "features"; others are asked for by `features_by`."""
@@ -246,11 +245,14 @@ class PromptTrainer(TrainerX):
         """Batches with features of frozen encoders. A trainer with steps of its own gets those of the loader."""
         hooks = ("forward_backward", "parse_batch_train")
         if any(getattr(type(self), hook) is not getattr(PromptTrainer, hook) for hook in hooks):
-            return super().training_batches()
-        if self._epochs is None:
-            images = not self.frozen_image_encoder
-            self._epochs = Epochs(self.cfg, self.train_loader_x, self.frozen_encoders(), self.device, images)
-        return self._epochs.batches(self.epoch)
+            return self.train_loader_x
+        encoders, with_images = self.frozen_encoders(), not self.frozen_image_encoder
+        self._epochs = self._epochs or Epochs(self.cfg, self.train_loader_x, encoders, self.device, with_images)
+        return self._epochs.batches(self.epoch, encoders)
+
+    def after_train(self) -> None:
+        self._epochs = self._compiled_loss = None  # with the workers that load views
+        super().after_train()
 
     def forward_backward(self, batch: dict[str, Any]) -> dict[str, Any]:
         inputs, labels = self.parse_batch_train(batch)
