@@ -90,7 +90,7 @@ class Epochs:
         order = torch.tensor([i for batch in chosen for i in batch])
         on_device, sizes = order.to(self.device), [len(batch) for batch in chosen]
         columns = {name: features.index_select(0, on_device).split(sizes) for name, features in found.items()}
-        labels = torch.tensor([items[i].label for i in order.tolist()]).to(self.device)
+        labels = torch.tensor([items[i].label for batch in chosen for i in batch]).to(self.device)
         columns |= {"label": labels.split(sizes), "index": order.split(sizes)}
         return [
             {

@@ -245,7 +245,7 @@ class PromptTrainer(TrainerX):
         """Batches with features of frozen encoders. A trainer with steps of its own gets those of the loader."""
         hooks = ("forward_backward", "parse_batch_train")
         if any(getattr(type(self), hook) is not getattr(PromptTrainer, hook) for hook in hooks):
-            return self.train_loader_x
+            return super().training_batches()
         encoders, with_images = self.frozen_encoders(), not self.frozen_image_encoder
         self._epochs = self._epochs or Epochs(self.cfg, self.train_loader_x, encoders, self.device, with_images)
         return self._epochs.batches(self.epoch, encoders)
