@@ -6,26 +6,22 @@ made again. A folder that cannot be written costs no run more than the time to c
 limit, what was used longest ago goes, last use being the time of modification: a read sets it.
 """
 
-import functools
 import hashlib
 import json
 import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from dassl.utils import atomic_path
-
-try:
-    import fcntl
-except ImportError:  # not on Windows: runs that race there each make what they need
-    fcntl = None  # type: ignore[assignment]
+from dassl.utils import WriteError, atomic_path
+from dassl.utils.locks import alone, remove_if_free
+from dassl.utils.logger import log_once
 
 logger = logging.getLogger("dassl.prompting")
 
@@ -33,6 +29,8 @@ LIMIT_GB = 20.0
 SUFFIX, LOCK = ".safetensors", ".lock"
 EARLIER = ".pt"
 """Of the entries of earlier versions, which nobody reads any more."""
+
+WAITING = "Waiting for another run that computes the same image features"
 
 STALE = 3600
 """Seconds after which what nobody writes or locks was left by a killed process."""
@@ -77,7 +75,7 @@ class FeatureStore:
         features = self._read(path, rows)
         if features is not None:
             return features, path
-        with alone(self.folder / f".{key}{LOCK}") as not_kept:
+        with alone(self.folder / f".{key}{LOCK}", WAITING) as not_kept:
             features = self._read(path, rows, warn=True)  # another run has made it meanwhile, or it is damaged
             if features is not None:
                 return features, path
@@ -106,21 +104,14 @@ class FeatureStore:
         if features.nbytes > self.limit or features.dtype not in DTYPES.values() or not torch.isfinite(features).all():
             return False
         try:
-            with atomic_path(path) as temporary:
+            with atomic_path(path, durable=False) as temporary:
                 write(temporary, features, about)
-        except OSError as error:
-            reason = error.strerror or error
-            log_once(logging.WARNING, f"Image features are not kept: cannot write in {path.parent} ({reason})")
+        except WriteError as error:
+            log_once(logging.WARNING, f"Image features are not kept: cannot write in {path.parent} ({error.reason})")
             return False
         with suppress(OSError):  # somebody removes the folder
             shrink(self.folder, self.limit, spare=path)
         return True
-
-
-@functools.cache
-def log_once(level: int, message: str) -> None:
-    """Log a message the first time that a process has it."""
-    logger.log(level, message)
 
 
 def write(path: Path, features: torch.Tensor, about: Mapping[str, str]) -> None:
@@ -132,7 +123,7 @@ def write(path: Path, features: torch.Tensor, about: Mapping[str, str]) -> None:
     head = len(head).to_bytes(8, "little") + head
     with open(path, "wb") as file:
         file.write(head.replace(BLANK.encode(), _digest(head, features), 1))
-        file.write(_bytes(features))  # not forced to the disk: what a crash leaves of it shows on reading
+        file.write(_bytes(features))
 
 
 def read(path: Path) -> torch.Tensor:
@@ -186,74 +177,6 @@ def _digest(head, features):
     return digest.hexdigest().encode()
 
 
-# One at a time
-
-
-@contextmanager
-def alone(path: Path) -> Iterator[Callable[[], None]]:
-    """Run the block while no other process runs one on the same path; others wait for its end, or its process's.
-
-    The block is given what to call if waiting is in vain: those who wait then go on, all at once. Where files cannot be
-    locked, blocks run at the same time.
-
-    Args:
-        path: of a file that is there for the time of the block.
-    """
-    lock = _locked(path)
-    try:
-        yield lambda: None if lock is None else os.ftruncate(lock, 1)
-    finally:
-        if lock is not None:
-            with suppress(OSError):
-                path.unlink()  # while it is locked: who waited finds it gone, and asks again
-            fcntl.flock(lock, fcntl.LOCK_UN)  # to close it is not enough: workers forked meanwhile have it open, too
-            os.close(lock)
-
-
-def _locked(path):
-    """The descriptor of a file that is locked and still there; None where waiting was in vain or there are no locks."""
-    for _ in range(1000):  # it is gone whenever another was first
-        lock = _lock(path)
-        if lock is None:
-            break
-        in_vain = os.fstat(lock).st_size > 0
-        if not in_vain and _is_at(lock, path):
-            return lock
-        os.close(lock)
-        if in_vain:
-            break
-    return None
-
-
-def _lock(path, wait=True):
-    """The descriptor of a file, locked; None where that is not possible, or another has it and is not waited for."""
-    if fcntl is None:
-        return None
-    try:
-        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError:
-        return None
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if not wait:
-                raise
-            log_once(logging.INFO, "Waiting for another run that computes the same image features")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-    except OSError:
-        os.close(lock)
-        return None
-    return lock
-
-
-def _is_at(lock, path):
-    try:
-        return os.path.samestat(os.fstat(lock), os.stat(path))
-    except OSError:
-        return False
-
-
 # The folder as a whole
 
 
@@ -302,9 +225,7 @@ def _remove_leftovers(folder):
         with suppress(OSError):
             if time.time() - path.stat().st_mtime < STALE:
                 continue
-            if path.suffix != LOCK:
+            if path.suffix == LOCK:
+                remove_if_free(path)
+            else:
                 path.unlink()
-            elif (lock := _lock(path, wait=False)) is not None:  # else somebody is at work
-                if _is_at(lock, path):
-                    path.unlink()
-                os.close(lock)

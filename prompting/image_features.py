@@ -31,7 +31,8 @@ from tqdm import tqdm
 from dassl.data import seeding
 from dassl.data.transforms import transforms
 from dassl.utils import UserError, cache_dir, numerics
-from prompting.feature_store import LIMIT_GB, FeatureStore, log_once
+from dassl.utils.logger import log_once
+from prompting.feature_store import LIMIT_GB, FeatureStore
 
 logger = logging.getLogger("dassl.prompting")
 

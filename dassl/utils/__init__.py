@@ -9,6 +9,7 @@ from dassl.utils.checkpoints import (
 )
 from dassl.utils.environment import collect_env_info
 from dassl.utils.files import (
+    WriteError,
     atomic_folder,
     atomic_path,
     cache_dir,
@@ -39,6 +40,7 @@ __all__ = [
     "MetricMeter",
     "Registry",
     "UserError",
+    "WriteError",
     "atomic_folder",
     "atomic_path",
     "cache_dir",

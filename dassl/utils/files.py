@@ -1,5 +1,6 @@
 """Files and folders: read with errors that name the path, written whole or not at all."""
 
+import errno
 import json
 import logging
 import os
@@ -7,7 +8,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,27 +19,70 @@ from dassl.errors import UserError
 logger = logging.getLogger(__name__)
 
 
+class WriteError(UserError):
+    """A file or folder cannot be written: the disk is full, read-only or someone else's.
+
+    Args:
+        what: could not be done, in words.
+        error: why.
+    """
+
+    def __init__(self, what: str, error: OSError) -> None:
+        self.reason = error.strerror or str(error)
+        super().__init__(f"cannot {what}: {self.reason}")
+
+
 def mkdir_if_missing(dirname: str | Path) -> None:
-    """Create a folder and those above it. Raises UserError where that is not possible."""
+    """Create a folder and those above it. Raises WriteError where that is not possible."""
     try:
         os.makedirs(dirname, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot create the folder {dirname}: {error.strerror}") from error
+        raise WriteError(f"create the folder {dirname}", error) from error
 
 
 @contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
+def atomic_path(path: str | Path, durable: bool = True) -> Iterator[Path]:
     """A temporary path beside `path`, moved onto it at the end of the block, or removed if the block raises.
 
     Its suffix is that of `path`, and it is hidden: no glob over the folder meets a half-written file.
+
+    Args:
+        path: of a file.
+        durable: have the file on the disk before it takes the place of another, and then the folder: after a power cut
+            there is one of the two, whole. Not for what shows on reading that it is not whole, and can be made again.
+
+    Raises:
+        WriteError: the block, or what comes after it, raised OSError.
     """
     path = Path(path)
     temporary = path.with_name(f".{uuid.uuid4().hex}.{path.name}")
     try:
         yield temporary
+        if durable:
+            force_to_disk(temporary)
         os.replace(temporary, path)
+        if durable:
+            force_to_disk(path.parent)
+    except OSError as error:
+        raise WriteError(f"write {path}", error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def force_to_disk(path: str | Path) -> None:
+    """Return when a file's content, or a folder's list of names, is on the disk; where the system can say so."""
+    try:
+        opened = os.open(path, os.O_RDONLY)
+    except PermissionError:  # a folder, on Windows
+        return
+    try:
+        os.fsync(opened)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # not of this kind of disk
+            raise
+    finally:
+        os.close(opened)
 
 
 def remove_half_written(folder: str | Path) -> None:
@@ -58,7 +102,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     Another process may do the same at the same time: the first one's folder stays.
 
     Raises:
-        UserError: the folder, or what the block writes in it, cannot be written.
+        WriteError: the folder, or what the block writes in it, cannot be written.
     """
     path = Path(path)
     temporary = path.with_name(f".{uuid.uuid4().hex}.{path.name}")
@@ -69,7 +113,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
             os.rename(temporary, path)
     except OSError as error:
         if not path.is_dir():
-            raise UserError(f"cannot write the folder {path}: {error.strerror or error}") from error
+            raise WriteError(f"write the folder {path}", error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

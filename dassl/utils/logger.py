@@ -1,5 +1,6 @@
 """The log of a run: plain lines on the console and in a file, including what other people's code prints."""
 
+import functools
 import logging
 import os
 import sys
@@ -42,6 +43,12 @@ def _free_path(output):
     path = output if output.endswith((".txt", ".log")) else os.path.join(output, LOG)
     mkdir_if_missing(os.path.dirname(path) or ".")
     return path + time.strftime("-%Y-%m-%d-%H-%M-%S") if os.path.exists(path) else path
+
+
+@functools.cache
+def log_once(level: int, message: str) -> None:
+    """Log a message the first time that a process has it."""
+    logging.getLogger("dassl").log(level, message)
 
 
 class Tee:

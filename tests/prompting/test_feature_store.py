@@ -14,6 +14,7 @@ import torch
 from safetensors import safe_open
 
 from dassl.config import get_cfg_default
+from dassl.utils import locks
 from prompting import feature_store
 from prompting.feature_store import DTYPES, FeatureStore, about_of, entries, read, write
 
@@ -181,7 +182,7 @@ def test_what_exceeds_the_bound_alone_is_not_kept(tmp_path):
 
 def test_what_killed_processes_left_goes(store):
     temporary, lock, held = f".{'0' * 32}.b.safetensors", ".b.lock", ".c.lock"
-    with feature_store.alone(store.folder / held):
+    with locks.alone(store.folder / held, ""):
         for name in (temporary, lock, f".{'1' * 32}.d.safetensors"):
             (store.folder / name).touch()
         for name in (temporary, lock, held):
