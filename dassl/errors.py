@@ -5,6 +5,21 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 
+GO_ON_LATER = 75
+"""The exit status of what was stopped by SIGTERM: the same command goes on. It is sysexits.h's EX_TEMPFAIL."""
+
+INTERRUPTED = "interrupted; the same command continues where it stopped"
+
+
+class Stopped(SystemExit):
+    """SIGTERM came, and was told. Where nobody catches it, the program ends with status GO_ON_LATER."""
+
+    def __init__(self) -> None:
+        super().__init__(GO_ON_LATER)
+
+    def __str__(self) -> str:
+        return "stopped by SIGTERM; the same command continues where it stopped"
+
 
 class UserError(Exception):
     """A user's mistake. Its text is always one line."""
@@ -21,14 +36,19 @@ def _original(message):
 
 
 def exit_status(main: Callable[..., int | None], *args: object) -> int:
-    """What main(*args) returns, 0 for None; 1 after a user's mistake, which is reported in one line on stderr."""
+    """What main(*args) returns, 0 for None; 1 after a user's mistake, which is reported in one line on stderr.
+
+    130 after Ctrl-C, GO_ON_LATER after SIGTERM where it is heeded (dassl.signals).
+    """
     try:
         return main(*args) or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except Stopped:
+        return GO_ON_LATER
     except KeyboardInterrupt:
-        print("interrupted; the same command continues where it stopped", file=sys.stderr)
+        print(INTERRUPTED, file=sys.stderr)
         return 130
     except BrokenPipeError:  # who reads has seen enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # python flushes once more

@@ -24,7 +24,7 @@ from yacs.config import CfgNode
 from dassl import layout
 from dassl.data import DataManager
 from dassl.data.datasets import build_dataset
-from dassl.engine import class_axes, run_folder
+from dassl.engine import class_axes, run_folder, stopping
 from dassl.engine.late_writer import LateWriter
 from dassl.engine.simple_net import SimpleNet
 from dassl.engine.steps import NonFiniteLossError, Steps, progress
@@ -254,12 +254,14 @@ class TrainerBase:
         """Run the epochs from start_epoch (which before_train may move on) up to max_epoch."""
         self.start_epoch, self.max_epoch = start_epoch, max_epoch
         self.before_train()
-        for self.epoch in range(self.start_epoch, self.max_epoch):
-            for name in ("train_loader_x", "train_loader_u"):
-                getattr(getattr(self, name, None), "set_epoch", lambda epoch: None)(self.epoch)
-            self.before_epoch()
-            self.run_epoch()
-            self.after_epoch()
+        with stopping.between_epochs(self) as end_epoch:
+            for self.epoch in range(self.start_epoch, self.max_epoch):
+                for name in ("train_loader_x", "train_loader_u"):
+                    getattr(getattr(self, name, None), "set_epoch", lambda epoch: None)(self.epoch)
+                self.before_epoch()
+                self.run_epoch()
+                self.after_epoch()
+                end_epoch()
         self.after_train()
 
     def before_train(self) -> None:
