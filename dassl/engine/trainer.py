@@ -21,7 +21,7 @@ import torch
 from torch import nn
 from yacs.config import CfgNode
 
-from dassl import layout
+from dassl import layout, signals
 from dassl.data import DataManager
 from dassl.data.datasets import build_dataset
 from dassl.engine import class_axes, run_folder, stopping
@@ -449,7 +449,8 @@ class SimpleTrainer(TrainerBase):
 
     def train(self) -> None:  # type: ignore[override]
         """Train from the first epoch, or from where the output folder (or cfg.RESUME) left off."""
-        super().train(self.start_epoch, self.max_epoch)
+        with signals.heeding():
+            super().train(self.start_epoch, self.max_epoch)
 
     def run_state(self) -> dict[str, Any]:
         return super().run_state() | {"best_result": float(self.best_result), "train_seconds": self._elapsed()}
