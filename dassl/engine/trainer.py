@@ -349,7 +349,7 @@ class SimpleTrainer(TrainerBase):
         mkdir_if_missing(self.output_dir)
         self.start_epoch = self.resume_run(self.output_dir, self.cfg.RESUME)
         if self.start_epoch > self.max_epoch:
-            raise UserError(f"the run to resume has {self.start_epoch} epochs, OPTIM.MAX_EPOCH is {self.max_epoch}")
+            raise UserError(f"the run to resume has {self.start_epoch} epochs: give OPTIM.MAX_EPOCH that many, or more")
         self.sweep(self.output_dir)
         finished = os.path.isfile(os.path.join(self.output_dir, layout.METRICS))
         if not finished or self.start_epoch < self.max_epoch:  # what a finished run left is meant to be kept

@@ -49,7 +49,7 @@ LIKE_ITS_PARAMETER = {"exp_avg", "exp_avg_sq", "grad_avg", "max_exp_avg_sq", "mo
 
 
 class DamagedError(UserError):
-    """A file of weights, or of a run's state, is not what was once written, or not of what it is loaded into."""
+    """A file of weights, or of a run's state, is gone, not what was once written, or not of what it is loaded into."""
 
 
 def save_checkpoint(
@@ -93,8 +93,8 @@ def load_checkpoint(fpath: str | Path) -> dict[str, Any]:
     """What `save_checkpoint` (or Dassl's) wrote, on the CPU; every byte of its content as it was written.
 
     Raises:
-        DamagedError: the file is damaged, holds more than tensors and plain values, or no "state_dict" of tensors.
-        UserError: it is missing, or cannot be read.
+        DamagedError: the file is missing or damaged, holds more than tensors and plain values, or no "state_dict".
+        UserError: it cannot be read.
     """
     checkpoint = _load(fpath)
     if not isinstance(checkpoint, dict):
@@ -116,16 +116,14 @@ def _load(fpath):
         raise UserError(f"{fpath} is not a file")
     try:
         with open(fpath, "rb") as file, torch.serialization.safe_globals(IN_DASSL_CHECKPOINTS):
-            if (
-                file.read(4) == b"PK\3\4"
-            ):  # not from before torch 1.6: there are checksums, which torch does not compare
+            if file.read(4) == b"PK\3\4":  # since torch 1.6 files have checksums, which torch does not compare
                 with zipfile.ZipFile(file) as archive:
                     if broken := archive.testzip():
                         raise zipfile.BadZipFile(f"its checksum of {broken} differs")
             file.seek(0)
             return torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise UserError(f"no checkpoint at {fpath}") from error
+        raise DamagedError(f"no checkpoint at {fpath}") from error
     except OSError as error:
         raise UserError(f"cannot read {fpath}: {error.strerror or error}") from error
     except Exception as error:  # torch raises almost anything on a damaged file
@@ -185,10 +183,9 @@ def _load_optimizer(optimizer, state):
     known = {p for group in optimizer.param_groups for p in group["params"]}
     for p, values in optimizer.state.items():
         for name, value in values.items():
-            wrong = p not in known or name in LIKE_ITS_PARAMETER and value is not None and value.shape != p.shape
-            if wrong or (
-                isinstance(value, torch.Tensor) and value.isnan().any()
-            ):  # in half precision Adam's may be inf
+            if p not in known or (name in LIKE_ITS_PARAMETER and value is not None and value.shape != p.shape):
+                raise ValueError(name)
+            if isinstance(value, torch.Tensor) and value.isnan().any():  # in half precision some become infinite
                 raise ValueError(name)
 
 
