@@ -70,20 +70,12 @@ class SavedModels:
         if self._steps is not None:
             self._steps.look()
         for name in self._models:
-            state = self._state(name) | {
+            state = _state_of(self, name) | {
                 "epoch": epoch + 1,
                 "val_result": None if val_result is None else float(val_result),
                 "run_state": self.run_state(),
             }
             save_checkpoint(state, os.path.join(directory, name), is_best=is_best, model_name=model_name)
-
-    def _state(self, name):
-        optim, sched = self._optims[name], self._scheds[name]
-        return {
-            "state_dict": self._models[name].state_dict(),
-            "optimizer": None if optim is None else optim.state_dict(),
-            "scheduler": None if sched is None else sched.state_dict(),
-        }
 
     def run_state(self) -> dict[str, Any]:
         """What a resumed run needs beyond models, optimizers and schedulers (weights_only-safe values)."""
@@ -94,7 +86,7 @@ class SavedModels:
         set_rng_state(state["rng"])
 
     @processes.first_alone
-    def thin_out(self, directory: str | Path, epoch: int, last: int, frequency: int) -> None:
+    def thin_out_checkpoints(self, directory: str | Path, epoch: int, last: int, frequency: int) -> None:
         """Remove what a run that has come to an epoch needs no more; a kill at any moment finds a whole set.
 
         Args:
@@ -104,7 +96,7 @@ class SavedModels:
             frequency: checkpoints of its multiples stay as well; 0: of none.
         """
         doomed = [epoch - 2]
-        if epoch == last and self._is_whole(directory, epoch):
+        if epoch == last and _is_whole(self, directory, epoch):
             doomed.append(epoch - 1)
         for number in doomed:
             if number < 1 or (frequency > 0 and number % frequency == 0):
@@ -114,17 +106,8 @@ class SavedModels:
                 if os.path.isfile(path):
                     os.remove(path)
 
-    def _is_whole(self, directory, epoch):
-        try:
-            for name in self.get_model_names():
-                load_checkpoint(os.path.join(directory, name, layout.checkpoint(epoch)))
-        except DamagedError as error:
-            logger.warning("%s; the checkpoint of the epoch before stays", error)
-            return False
-        return True
-
     @processes.first_alone
-    def sweep(self, directory: str | Path) -> None:
+    def sweep_models(self, directory: str | Path) -> None:
         """Remove what a kill left half-written in the folders of the models. Only for the folder's owner."""
         for name in self.get_model_names():
             remove_half_written(os.path.join(directory, name))
@@ -143,7 +126,7 @@ class SavedModels:
         """
         if other and os.path.realpath(other) == os.path.realpath(own):
             other = ""
-        if not other or self._epochs(own):
+        if not other or _epochs_of(self, own):
             try:
                 return self.resume_model_if_exist(own)
             except DamagedError as error:
@@ -167,15 +150,15 @@ class SavedModels:
         Raises:
             DamagedError: there are some, but none is whole and of these models, which are then as they were.
         """
-        epochs, failed = self._epochs(directory), []
+        epochs, failed = _epochs_of(self, directory), []
         if not epochs:
             logger.info("No checkpoint found, train from scratch")
             return 0
-        before = copy.deepcopy(({name: self._state(name) for name in self._models}, self.run_state()))
+        before = copy.deepcopy(({name: _state_of(self, name) for name in self._models}, self.run_state()))
         for epoch in epochs:
             logger.info("Found checkpoint at %s (will resume training from epoch %d)", directory, epoch + 1)
             try:
-                self._resume(directory, epoch)
+                self._resume_epoch(directory, epoch)
                 return epoch
             except (DamagedError, MisfitError) as error:
                 logger.warning("Passed over: %s", error)
@@ -183,18 +166,18 @@ class SavedModels:
             states, run_state = before
             for name, state in states.items():
                 self._models[name].load_state_dict(state["state_dict"])
-                self._take_up(name, state, directory)
+                _take_up(self, name, state, directory)
             self.load_run_state(run_state)
         raise DamagedError(f"no checkpoint in {directory} can be resumed: {failed[0]}") from failed[0]
 
-    def _resume(self, directory, epoch):
+    def _resume_epoch(self, directory, epoch):
         paths = {name: os.path.join(directory, name, layout.checkpoint(epoch)) for name in self.get_model_names()}
         checkpoints = {name: load_checkpoint(path) for name, path in paths.items()}
         for name, checkpoint in checkpoints.items():
             if checkpoint.get("epoch") != epoch:
                 raise DamagedError(f"{paths[name]} is of epoch {checkpoint.get('epoch')}")
             self.load_weights(name, checkpoint["state_dict"], directory)
-            self._take_up(name, checkpoint, paths[name])
+            _take_up(self, name, checkpoint, paths[name])
         if "run_state" in checkpoint:  # not in Dassl's
             try:
                 self.load_run_state(checkpoint["run_state"])
@@ -204,13 +187,6 @@ class SavedModels:
                     f"{paths[name]} is damaged: the state of the run in it is not whole ({reason})"
                 ) from error
         self.check_resumed(directory)
-
-    def _take_up(self, name, state, source):
-        for part, key in ((self._optims[name], "optimizer"), (self._scheds[name], "scheduler")):
-            if key not in state:
-                raise DamagedError(f"{source} is no checkpoint to resume from: it has no {key}")
-            if part is not None and state[key] is not None:
-                take_up(part, state[key], source)
 
     def check_resumed(self, directory: str | Path) -> None:
         """Raise DamagedError where a folder that was resumed lacks more that the run needs."""
@@ -224,9 +200,6 @@ class SavedModels:
                 mkdir_if_missing(os.path.join(own, name))
                 with atomic_path(os.path.join(own, name, BEST)) as temporary:
                     shutil.copyfile(best, temporary)
-
-    def _epochs(self, directory):
-        return _common_epochs(os.path.join(directory, name) for name in self.get_model_names())
 
     # Loading
 
@@ -279,6 +252,38 @@ class SavedModels:
         except RuntimeError as error:
             reason = "; ".join(line.strip() for line in str(error).splitlines()[1:]) or str(error)
             raise MisfitError(f"the weights in {source} do not fit this config's {name}: {reason}") from error
+
+
+def _state_of(trainer, name):
+    optim, sched = trainer._optims[name], trainer._scheds[name]
+    return {
+        "state_dict": trainer._models[name].state_dict(),
+        "optimizer": None if optim is None else optim.state_dict(),
+        "scheduler": None if sched is None else sched.state_dict(),
+    }
+
+
+def _take_up(trainer, name, state, source):
+    """Load the state of a model's optimizer and scheduler."""
+    for part, key in ((trainer._optims[name], "optimizer"), (trainer._scheds[name], "scheduler")):
+        if key not in state:
+            raise DamagedError(f"{source} is no checkpoint to resume from: it has no {key}")
+        if part is not None and state[key] is not None:
+            take_up(part, state[key], source)
+
+
+def _is_whole(trainer, directory, epoch):
+    try:
+        for name in trainer.get_model_names():
+            load_checkpoint(os.path.join(directory, name, layout.checkpoint(epoch)))
+    except DamagedError as error:
+        logger.warning("%s; the checkpoint of the epoch before stays", error)
+        return False
+    return True
+
+
+def _epochs_of(trainer, directory):
+    return _common_epochs(os.path.join(directory, name) for name in trainer.get_model_names())
 
 
 def _common_epochs(folders):

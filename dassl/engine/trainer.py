@@ -350,7 +350,7 @@ class SimpleTrainer(TrainerBase):
         self.start_epoch = self.resume_run(self.output_dir, self.cfg.RESUME)
         if self.start_epoch > self.max_epoch:
             raise UserError(f"the run to resume has {self.start_epoch} epochs: give OPTIM.MAX_EPOCH that many, or more")
-        self.sweep(self.output_dir)
+        self.sweep_models(self.output_dir)
         finished = os.path.isfile(os.path.join(self.output_dir, layout.METRICS))
         if not finished or self.start_epoch < self.max_epoch:  # what a finished run left is meant to be kept
             self._thin_out(self.start_epoch)
@@ -374,7 +374,7 @@ class SimpleTrainer(TrainerBase):
         self._thin_out(self.epoch + 1)
 
     def _thin_out(self, epoch):
-        self.thin_out(self.output_dir, epoch, self.max_epoch, self.cfg.TRAIN.CHECKPOINT_FREQ)
+        self.thin_out_checkpoints(self.output_dir, epoch, self.max_epoch, self.cfg.TRAIN.CHECKPOINT_FREQ)
 
     def _detect_broken_weights(self):
         """Raises NonFiniteLossError where an epoch left infinite or NaN weights, before they are saved."""

@@ -28,6 +28,7 @@ class Stopped(BaseException):
 @pytest.fixture
 def whole(cfg):
     """The weights of a run of three epochs, and its folder as it was when it was stopped after the second."""
+    cfg.DATALOADER.TRAIN_X.BATCH_SIZE, cfg.INPUT.SIZE, cfg.TEST.NO_TEST = 24, (8, 8), True  # one step in an epoch
     trainer = Tiny(cfg)
     trainer.train()
     weights = state(trainer)
