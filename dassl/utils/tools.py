@@ -11,10 +11,10 @@ from dassl.utils.files import (
     check_isfile,
     listdir_nohidden,
     mkdir_if_missing,
-    read_image,
     read_json,
     write_json,
 )
+from dassl.utils.images import read_image
 from dassl.utils.random_state import set_random_seed
 
 __all__ = [
