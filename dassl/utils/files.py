@@ -134,7 +134,7 @@ def read_json(fpath: str | Path) -> Any:
             return json.load(file)
     except OSError as error:
         raise UserError(f"cannot read {fpath}: {error.strerror}") from error
-    except ValueError as error:  # neither JSON nor UTF-8
+    except (ValueError, RecursionError) as error:  # neither JSON nor UTF-8; too deep
         raise UserError(f"{fpath} is not valid JSON: {error}") from error
 
 
