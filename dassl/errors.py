@@ -5,12 +5,11 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 
-
 LONG = 4000  # characters
 
 
 class UserError(Exception):
-    """A user's mistake. Its text is always one line, without the middle of what is LONG: a damaged file may be quoted."""
+    """A user's mistake. Its text is always one line, without the middle of what is LONG, as a damaged file's may be."""
 
     def __init__(self, message: object) -> None:
         line = " ".join(_original(str(message)).splitlines())
