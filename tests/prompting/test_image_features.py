@@ -3,6 +3,7 @@
 import inspect
 import logging
 import multiprocessing
+import os
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torchvision.transforms import v2
 from dassl.config import get_cfg_default
 from dassl.data.seeding import seeded
 from dassl.data.transforms import AVAI_CHOICES, Cutout, build_transform
+from dassl.utils import UserError
 from prompting import image_features
 from prompting.backbones import Backbone, Family
 from prompting.feature_store import about_of, write
@@ -153,6 +155,13 @@ def test_views_are_kept_by_seed_and_epoch(encoder, paths, tmp_cache):
 def test_views_of_no_random_transform_are_one(encoder, paths):
     features(encoder, paths, views=(1, 0))
     assert not computes(encoder, paths, views=(2, 7)) and not computes(encoder, paths)
+
+
+def test_a_pipe_among_the_images_is_refused(encoder, paths):
+    os.remove(paths[2])
+    os.mkfifo(paths[2])
+    with pytest.raises(UserError, match="2.png .it is no regular file"):
+        features(encoder, paths)
 
 
 @pytest.mark.parametrize("changed, plain_too", [("seeding", False), ("transforms", False), ("images", True)])
