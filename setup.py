@@ -24,8 +24,8 @@ setup(
     package_dir={HOME: "."},
     package_data={
         HOME: ["LICENSE", "README.md", *(f"{folder}/*.yaml" for folder in CONFIGS), "scripts/*.sh", "scripts/*/*.sh"],
-        f"{HOME}.benchmark": ["report.html", "published/*"],
         f"{HOME}.embedded": ["*.zip", "*.pt", "*.md", "package*.json"],
+        f"{HOME}.report": ["page.html", "published/*"],
     },
     entry_points={"console_scripts": ["mocoop = mocoop.__main__:main"]},
     install_requires=[
