@@ -9,6 +9,7 @@ from pathlib import Path
 
 CHUNK = 2**20
 HEADER = struct.Struct("<4s22xHH")  # of a member, before its name, what else is said of it, and its bytes
+FOLDER = 0x10  # a member's attribute; torch takes its bytes for zeros
 LARGEST = 64 * 2**20
 """Bytes that all the compressed members of a file may have: code, never tensors."""
 
@@ -37,6 +38,8 @@ def _members(path: str, inode: int, size: int, written: int) -> dict[str, tuple[
             packed = [entry for entry in entries if entry.compress_type == zipfile.ZIP_DEFLATED]
             if len(plain) + len(packed) < len(entries):
                 raise ValueError("it is compressed in a way that torch does not write")
+            if any(entry.file_size != entry.compress_size or entry.external_attr & FOLDER for entry in plain):
+                raise ValueError("it says of its members what cannot be")
             if sum(entry.compress_size for entry in entries) > size or sum(e.file_size for e in packed) > LARGEST:
                 raise ValueError("its members are larger than it is")
             if len({entry.filename for entry in entries}) < len(entries):

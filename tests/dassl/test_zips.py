@@ -65,6 +65,11 @@ def bomb(archive):
     archive.writestr("code", bytes(2**26 + 1), zipfile.ZIP_DEFLATED)
 
 
+def folder(archive):
+    archive.writestr("data", bytes(10))
+    archive.getinfo("data").external_attr = 0x10
+
+
 def other(archive):
     archive.writestr("code", bytes(1000), zipfile.ZIP_LZMA)
 
@@ -72,7 +77,13 @@ def other(archive):
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize(
     ("make", "message"),
-    [(twice, "one name"), (inside, "larger than it is"), (bomb, "larger"), (other, "compressed in")],
+    [
+        (twice, "one name"),
+        (inside, "larger than it is"),
+        (bomb, "larger"),
+        (folder, "cannot be"),
+        (other, "compressed in"),
+    ],
 )
 def test_odd_files(make, message, tmp_path):
     with zipfile.ZipFile(tmp_path / "file.zip", "w") as archive:
