@@ -5,12 +5,15 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 
+LONG = 4000  # characters
+
 
 class UserError(Exception):
-    """A user's mistake. Its text is always one line."""
+    """A user's mistake. Its text is always one line, without the middle of what is LONG, as a damaged file's may be."""
 
     def __init__(self, message: object) -> None:
-        super().__init__(" ".join(_original(str(message)).splitlines()))
+        line = " ".join(_original(str(message)).splitlines())
+        super().__init__(line if len(line) <= LONG else f"{line[: LONG // 2]} ... {line[-LONG // 2 :]}")
 
 
 def _original(message):
