@@ -35,6 +35,7 @@ setup(
         "numpy>=2",
         "pandas>=2.2",
         "pillow>=10",
+        "pydantic>=2.7",
         "pyyaml>=6",
         "rich>=13",
         "safetensors>=0.4",
