@@ -10,7 +10,12 @@ class UserError(Exception):
     """A user's mistake. Its text is always one line."""
 
     def __init__(self, message: object) -> None:
-        super().__init__(" ".join(_original(str(message)).splitlines()))
+        super().__init__(printable(" ".join(_original(str(message)).splitlines())))
+
+
+def printable(text: object) -> str:
+    """Text for a terminal: what is not printable in it, such as the start of an ANSI sequence, is spelled out."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
 
 
 def _original(message):
