@@ -109,7 +109,8 @@ def read_classes(folder: str | os.PathLike) -> dict[str, Any] | None:
     if not os.path.isfile(path):
         return None
     classes = read_json(path)
-    if not isinstance(classes, dict) or "classnames" not in classes:
+    names = classes.get("classnames") if isinstance(classes, dict) else None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise UserError(f"{path} is damaged: repeat the run's train.py command to write it again")
     return classes
 
