@@ -23,7 +23,7 @@ from dassl import layout
 from dassl.config import require
 from dassl.data import DataManager
 from dassl.data.datasets import build_dataset
-from dassl.engine import class_axes, run_folder
+from dassl.engine import class_axes, run_folder, stopping
 from dassl.engine.late_writer import LateWriter
 from dassl.engine.saved_models import SavedModels
 from dassl.engine.simple_net import SimpleNet
@@ -138,12 +138,14 @@ class TrainerBase(SavedModels):
         """Run the epochs from start_epoch (which before_train may move on) up to max_epoch."""
         self.start_epoch, self.max_epoch = start_epoch, max_epoch
         self.before_train()
-        for self.epoch in range(self.start_epoch, self.max_epoch):
-            for name in ("train_loader_x", "train_loader_u"):
-                getattr(getattr(self, name, None), "set_epoch", lambda epoch: None)(self.epoch)
-            self.before_epoch()
-            self.run_epoch()
-            self.after_epoch()
+        with stopping.between_epochs(self) as end_epoch:
+            for self.epoch in range(self.start_epoch, self.max_epoch):
+                for name in ("train_loader_x", "train_loader_u"):
+                    getattr(getattr(self, name, None), "set_epoch", lambda epoch: None)(self.epoch)
+                self.before_epoch()
+                self.run_epoch()
+                self.after_epoch()
+                end_epoch()
         self.after_train()
 
     def before_train(self) -> None:
