@@ -36,6 +36,7 @@ setup(
         "numpy>=2",
         "pandas>=2.2",
         "pillow>=10.1",
+        "pydantic>=2.7",
         "pyyaml>=6",
         "rich>=13",
         "safetensors>=0.4",

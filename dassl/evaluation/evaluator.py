@@ -1,5 +1,6 @@
 """Evaluators: the interface, and the one for classification."""
 
+import io
 import logging
 import os
 from collections import OrderedDict
@@ -156,8 +157,9 @@ class Classification(EvaluatorBase):
         matrix = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
         mkdir_if_missing(self.cfg.OUTPUT_DIR)
         path = os.path.join(self.cfg.OUTPUT_DIR, CONFUSIONS)
-        with atomic_path(path) as temporary, open(temporary, "wb") as file:
-            torch.save(torch.from_numpy(matrix), file)
+        torch.save(torch.from_numpy(matrix), content := io.BytesIO())  # onto a full disk it hides why it fails
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(content.getbuffer())
         logger.info("Confusion matrix is saved to %s", path)
 
 

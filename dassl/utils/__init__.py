@@ -4,6 +4,7 @@ from dassl.errors import UserError, nearest
 from dassl.utils.checkpoints import (
     load_checkpoint,
     load_pretrained_weights,
+    load_weights,
     resume_from_checkpoint,
     save_checkpoint,
 )
@@ -55,6 +56,7 @@ __all__ = [
     "listdir_nohidden",
     "load_checkpoint",
     "load_pretrained_weights",
+    "load_weights",
     "mkdir_if_missing",
     "nearest",
     "numerics",
