@@ -13,12 +13,30 @@ OF_THE_MACHINE = {
 }
 """Errors that no code makes or mends: full and read-only disks, someone else's files, limits, names too long."""
 
+LONG = 4000  # characters
+
+GO_ON_LATER = 75
+"""The exit status of what was stopped by SIGTERM: the same command goes on. It is sysexits.h's EX_TEMPFAIL."""
+
+INTERRUPTED = "interrupted; the same command continues where it stopped"
+
+
+class Stopped(SystemExit):
+    """SIGTERM came, and was told. Where nobody catches it, the program ends with status GO_ON_LATER."""
+
+    def __init__(self) -> None:
+        super().__init__(GO_ON_LATER)
+
+    def __str__(self) -> str:
+        return "stopped by SIGTERM; the same command continues where it stopped"
+
 
 class UserError(Exception):
-    """A user's mistake. Its text is always one line."""
+    """A user's mistake. Its text is always one line, without the middle of what is LONG, as a damaged file's may be."""
 
     def __init__(self, message: object) -> None:
-        super().__init__(printable(" ".join(_original(str(message)).splitlines())))
+        line = printable(" ".join(_original(str(message)).splitlines()))
+        super().__init__(line if len(line) <= LONG else f"{line[: LONG // 2]} ... {line[-LONG // 2 :]}")
 
 
 def printable(text: object) -> str:
@@ -37,6 +55,7 @@ def exit_status(main: Callable[..., int | None], *args: object) -> int:
     """What main(*args) returns, 0 for None; 1 after a user's mistake, which is reported in one line on stderr.
 
     A disk that is full, read-only or someone else's, and the system's limits, are reported like it.
+    130 after Ctrl-C, GO_ON_LATER after SIGTERM where it is heeded (dassl.signals).
     """
     try:
         status = main(*args) or 0
@@ -46,8 +65,10 @@ def exit_status(main: Callable[..., int | None], *args: object) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except Stopped:
+        return GO_ON_LATER
     except KeyboardInterrupt:
-        print("interrupted; the same command continues where it stopped", file=sys.stderr)
+        print(INTERRUPTED, file=sys.stderr)
         return 130
     except BrokenPipeError:  # who reads has seen enough, as `head` does
         _give_up_stdout()

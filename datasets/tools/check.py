@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from PIL import Image
 from tabulate import tabulate
 from tqdm import tqdm
 
 from dassl.errors import printable
 from dassl.utils import UserError
+from dassl.utils.images import as_rgb, open_image
 from datasets.split import missing_files
 from datasets.tools import Tool, config_names, find, read
 
@@ -114,11 +114,11 @@ def find_unreadable(paths: Sequence[str]) -> dict[str, str]:
 
 def _why_unreadable(path):
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             image.draft("RGB", (1, 1))  # reads all of a JPEG, but computes few of its pixels
-            image.load()
-    except Exception as error:  # a damaged file makes PIL's decoders raise almost anything
-        return str(error).partition(f" {path!r}")[0] or type(error).__name__
+            as_rgb(image)
+    except UserError as error:
+        return getattr(error, "reason", str(error))
     return None
 
 
