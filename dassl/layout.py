@@ -40,7 +40,7 @@ def read_metrics(folder: str | Path) -> dict[str, Any] | None:
     """The content of a run's metrics.json; None where there is none, or no result in it."""
     try:
         metrics = json.loads(Path(folder, METRICS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(metrics, dict) or not isinstance(metrics.get("trainer"), str):
         return None

@@ -200,7 +200,7 @@ def read_cfg(model_dir: str | Path) -> CfgNode:
             words += [f"TRAINER.{kind.section}.FORM", earlier]  # unless the config says it
     for key, value in run_folder.read_config(model_dir).items():
         block, *rest = key.split(".")[:2]
-        if block != "TRAINER" or rest[0] in cfg.TRAINER:
+        if block != "TRAINER" or (rest and rest[0] in cfg.TRAINER):
             words += [key, value]
     merge_from_list(cfg, words, source=os.path.join(model_dir, CONFIG))
     return cfg

@@ -113,7 +113,7 @@ def read_config(folder: str | os.PathLike) -> dict[str, Any]:
             return flat(yaml.safe_load(file) or {})
     except OSError as error:
         raise UserError(f"no run in {folder}: cannot read {path} ({error.strerror})") from error
-    except (yaml.YAMLError, AttributeError, UnicodeDecodeError) as error:
+    except Exception as error:  # yaml's constructors raise almost anything
         raise UserError(f"{path} is damaged: choose another folder, or remove that one") from error
 
 
@@ -140,7 +140,7 @@ def is_finished(cfg: CfgNode) -> bool:
     try:
         with open(os.path.join(cfg.OUTPUT_DIR, METRICS), encoding="utf-8") as file:
             held = flat(json.load(file)["config"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # missing or damaged
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):  # missing or damaged
         return False
     return not _differing(held, flat(_tree(cfg)), _no_effect(cfg) - MORE_OUTPUT)
 
@@ -200,7 +200,8 @@ def _differing(held, ours, no_effect):
     # a key on one side alone belongs to a trainer or a version that the other run did not know
     keys = [k for k in sorted(held.keys() & ours.keys()) if k not in no_effect and held[k] != ours[k]]
     # weights of a neighbour, in an output that moved or that is named in another way
-    seen_from_here = [os.path.relpath(run[WEIGHTS], run["OUTPUT_DIR"]) for run in (held, ours) if run.get(WEIGHTS)]
+    places = [(run.get(WEIGHTS), run.get("OUTPUT_DIR")) for run in (held, ours)]
+    seen_from_here = [os.path.relpath(*place) for place in places if all(isinstance(x, str) and x for x in place)]
     moved = len(seen_from_here) == 2 and len(set(seen_from_here)) == 1
     return [k for k in keys if not (k == WEIGHTS and moved)]
 
