@@ -1,11 +1,11 @@
-# The commands of the README, `make demo` and `make test`, and `make lint` of those who change the code. They set up .venv
-# first.
+# The commands of the README, `make demo` and `make test`, `make lint` of those who change the code, and `make attack`,
+# which tries for an hour to make runs lose or falsify something. They set up .venv first.
 
 PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint setup clean
+.PHONY: demo test attack lint setup clean
 
 setup: $(VENV)/installed
 
@@ -21,6 +21,9 @@ demo: setup
 
 test: setup
 	$(VENV)/bin/python -m pytest -q -n auto
+
+attack: setup
+	$(VENV)/bin/python -m tests.attack
 
 lint: setup
 	$(VENV)/bin/python -m ruff check .
