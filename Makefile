@@ -5,13 +5,17 @@ PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test attack lint setup clean
+# make setup LOCKED=1 installs all packages, those that others bring along too, in the versions and by the hashes of
+# requirements.lock. It is not the default: a mirror may have built its files itself, or lack one.
+PACKAGES := $(if $(LOCKED),--require-hashes -r requirements.lock,-r requirements.txt)
+
+.PHONY: demo test attack lint lock setup clean
 
 setup: $(VENV)/installed
 
 $(VENV)/installed: requirements.txt setup.py
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) -r requirements.txt
+	$(PIP) $(PACKAGES)
 	$(PIP) --no-deps --no-build-isolation -e .
 	touch $@
 
@@ -30,5 +34,14 @@ lint: setup
 	$(VENV)/bin/python -m ruff format --check .
 	$(VENV)/bin/python -m mypy
 
+# Write requirements.lock anew after a change of requirements.txt, for every supported Python and platform. Packages that
+# others bring along stay at their versions; make lock UPGRADE=--upgrade takes the newest.
+lock:
+	$(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+	$(VENV)-lock/bin/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-annotate \
+		--no-emit-index-url --custom-compile-command "make lock" $(UPGRADE) requirements.txt -o requirements.lock
+	rm -rf $(VENV)-lock
+
 clean:
-	rm -rf $(VENV) *.egg-info
+	rm -rf $(VENV) $(VENV)-lock *.egg-info

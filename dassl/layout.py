@@ -10,6 +10,9 @@ from typing import Any
 
 CONFIG, CLASSES, METRICS, LOG = "config.yaml", "classes.json", "metrics.json", "log.txt"
 CONFUSIONS, TENSORBOARD = "cmat.pt", "tensorboard"
+LOCK = ".lock"
+"""There while a run is under way: the host and the number of its process."""
+
 POINTER, BEST = "checkpoint", "model-best.pth.tar"
 """In a model's folder: the file that names the last checkpoint, and the best on val."""
 

@@ -5,7 +5,9 @@ import json
 import os
 import platform
 import resource
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,8 +16,8 @@ import yaml
 from yacs.config import CfgNode
 
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase
-from dassl.layout import ANY_CHECKPOINT, CLASSES, CONFIG, CONFUSIONS, METRICS, POINTER, flat
-from dassl.utils import UserError, atomic_path, mkdir_if_missing, numerics, processes, read_json, write_json
+from dassl.layout import ANY_CHECKPOINT, CLASSES, CONFIG, CONFUSIONS, LOCK, METRICS, POINTER, flat
+from dassl.utils import UserError, atomic_path, locks, mkdir_if_missing, numerics, processes, read_json, write_json
 
 NO_EFFECT = {
     "OUTPUT_DIR",
@@ -40,6 +42,24 @@ MORE_OUTPUT = {"TEST.COMPUTE_CMAT", "TEST.CURVE_PLOT", "TEST.METRICS", "TEST.PER
 """Those of them that ask for more files or figures."""
 
 WEIGHTS, BACKBONE = "MODEL.INIT_WEIGHTS", "MODEL.BACKBONE.NAME"
+
+
+@contextmanager
+def alone_in(folder: str | Path, wait: bool = False) -> Iterator[None]:
+    """Run the block as the one process, or the first of those that train together, that is at a run in a folder.
+
+    Args:
+        wait: until another one's run has ended.
+
+    Raises:
+        UserError: another one is at a run there (names it), or the folder cannot be created or written to.
+    """
+    if not processes.first():
+        yield
+        return
+    mkdir_if_missing(folder)
+    with locks.owned(Path(folder, LOCK), wait):
+        yield
 
 
 def claim(cfg: CfgNode, overwrite: bool = False) -> None:
@@ -109,7 +129,8 @@ def read_classes(folder: str | os.PathLike) -> dict[str, Any] | None:
     if not os.path.isfile(path):
         return None
     classes = read_json(path)
-    if not isinstance(classes, dict) or "classnames" not in classes:
+    names = classes.get("classnames") if isinstance(classes, dict) else None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise UserError(f"{path} is damaged: repeat the run's train.py command to write it again")
     return classes
 
