@@ -1,5 +1,5 @@
-# The commands of the README, `make demo` and `make test`, and `make lint` of those who change the code. They set up .venv
-# first.
+# The commands of the README, `make demo` and `make test`, `make lint` of those who change the code, and `make attack`,
+# which tries for an hour to make runs lose or falsify something. They set up .venv first.
 
 PYTHON ?= python3
 VENV := .venv
@@ -9,7 +9,7 @@ PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 # requirements.lock. It is not the default: a mirror may have built its files itself, or lack one.
 PACKAGES := $(if $(LOCKED),--require-hashes -r requirements.lock,-r requirements.txt)
 
-.PHONY: demo test lint lock setup clean
+.PHONY: demo test attack lint lock setup clean
 
 setup: $(VENV)/installed
 
@@ -25,6 +25,9 @@ demo: setup
 
 test: setup
 	$(VENV)/bin/python -m pytest -q -n auto
+
+attack: setup
+	$(VENV)/bin/python -m tests.attack
 
 lint: setup
 	$(VENV)/bin/python -m ruff check .
