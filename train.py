@@ -79,7 +79,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def setup_cfg(args: argparse.Namespace) -> CfgNode:
     """The frozen config: defaults, dataset config, trainer config, arguments, KEY VALUE; the last word wins."""
     import datasets  # noqa: F401  registers every dataset; here, so that a broken plug-in is a mistake like others
-    from dassl.config import get_cfg_default, merge_from_file, merge_from_list
+    from dassl.config import check_ranges, get_cfg_default, merge_from_file, merge_from_list
     from dassl.engine import TRAINER_REGISTRY
     from trainers import extend_cfg
 
@@ -107,6 +107,7 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
     merge_from_list(cfg, [word for pair in arguments.items() if pair[1] not in (None, "") for word in pair])
     merge_from_list(cfg, args.opts)
     _set_input(cfg, default_input)
+    check_ranges(cfg)
     cfg.freeze()
     return cfg
 

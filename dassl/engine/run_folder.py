@@ -17,7 +17,17 @@ from yacs.config import CfgNode
 
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase
 from dassl.layout import ANY_CHECKPOINT, CLASSES, CONFIG, CONFUSIONS, LOCK, METRICS, POINTER, flat
-from dassl.utils import UserError, atomic_path, locks, mkdir_if_missing, numerics, processes, read_json, write_json
+from dassl.utils import (
+    UserError,
+    atomic_path,
+    locks,
+    mkdir_if_missing,
+    numerics,
+    processes,
+    read_json,
+    remove_half_written,
+    write_json,
+)
 
 NO_EFFECT = {
     "OUTPUT_DIR",
@@ -65,7 +75,8 @@ def alone_in(folder: str | Path, wait: bool = False) -> Iterator[None]:
 def claim(cfg: CfgNode, overwrite: bool = False) -> None:
     """Reserve cfg.OUTPUT_DIR for this config, before anything is written to it.
 
-    A folder that holds a run of the same config may be taken again: that run resumes, or is tested once more.
+    A folder that holds a run of the same config may be taken again: that run resumes, or is tested once more. What a
+    kill left half-written in it is removed.
 
     Raises:
         UserError: the folder holds a run of another config and `overwrite` is false (names the first difference), its
@@ -81,6 +92,7 @@ def claim(cfg: CfgNode, overwrite: bool = False) -> None:
     if differing:
         _clear(cfg.OUTPUT_DIR)
     mkdir_if_missing(cfg.OUTPUT_DIR)
+    remove_half_written(cfg.OUTPUT_DIR)
     path = os.path.join(cfg.OUTPUT_DIR, CONFIG)
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write(cfg.dump())

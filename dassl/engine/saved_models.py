@@ -7,7 +7,6 @@ together; at the end the last one stays alone, once it has been read back.
 import copy
 import logging
 import os
-import re
 import shutil
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -176,6 +175,7 @@ class SavedModels:
         for name, checkpoint in checkpoints.items():
             if checkpoint.get("epoch") != epoch:
                 raise DamagedError(f"{paths[name]} is of epoch {checkpoint.get('epoch')}")
+            self.check_resumable(name, checkpoint["state_dict"], directory)
             self.load_weights(name, checkpoint["state_dict"], directory)
             _take_up(self, name, checkpoint, paths[name])
         if "run_state" in checkpoint:  # not in Dassl's
@@ -187,6 +187,9 @@ class SavedModels:
                     f"{paths[name]} is damaged: the state of the run in it is not whole ({reason})"
                 ) from error
         self.check_resumed(directory)
+
+    def check_resumable(self, name: str, state_dict: Mapping[str, torch.Tensor], source: str | Path) -> None:
+        """Raise MisfitError where a model cannot be trained on from weights that `load_weights` would yet take."""
 
     def check_resumed(self, directory: str | Path) -> None:
         """Raise DamagedError where a folder that was resumed lacks more that the run needs."""
@@ -288,13 +291,5 @@ def _epochs_of(trainer, directory):
 
 def _common_epochs(folders):
     """The epochs of which there are checkpoints in all of some folders, the last first."""
-    found = [set(_epochs_in(folder)) for folder in folders]
+    found = [layout.epochs_in(folder) for folder in folders]
     return sorted(set.intersection(*found), reverse=True) if found else []
-
-
-def _epochs_in(folder):
-    if os.path.isfile(os.path.join(folder, layout.POINTER)):  # else a run that is being removed: run_folder.claim
-        for name in os.listdir(folder):
-            known = re.fullmatch(r"model\.pth\.tar-([1-9][0-9]*)", name)
-            if known and os.path.isfile(os.path.join(folder, name)):
-                yield int(known[1])

@@ -20,7 +20,7 @@ from torch import nn
 from yacs.config import CfgNode
 
 from dassl import layout
-from dassl.config import require
+from dassl.config import check_ranges, require
 from dassl.data import DataManager
 from dassl.data.datasets import build_dataset
 from dassl.engine import class_axes, run_folder, stopping
@@ -37,7 +37,6 @@ from dassl.utils import (
     load_checkpoint,
     load_pretrained_weights,
     mkdir_if_missing,
-    nearest,
     processes,
     tolist_if_not,
 )
@@ -278,9 +277,7 @@ class SimpleTrainer(TrainerBase):
 
     def __init__(self, cfg: CfgNode) -> None:
         super().__init__()
-        for key, choices in (("FINAL_MODEL", ("last_step", "best_val")), ("SPLIT", ("test", "val"))):
-            if cfg.TEST[key] not in choices:
-                raise UserError(f'unknown TEST.{key} "{cfg.TEST[key]}": {nearest(cfg.TEST[key], choices)}')
+        check_ranges(cfg)
         self.check_cfg(cfg)
         self.device = torch.device("cuda" if torch.cuda.is_available() and cfg.USE_CUDA else "cpu")
         self.start_epoch = self.epoch = 0
