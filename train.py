@@ -1,5 +1,10 @@
 """One run: arguments -> config -> trainer -> train, or test with --eval-only. The command line is CoOp's."""
 
+if __name__ == "__main__":  # Ctrl-C while the others are imported is one line, too
+    from dassl import signals
+
+    signals.end_in_one_line()
+
 import argparse
 import logging
 import os
@@ -9,7 +14,8 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from dassl.errors import UserError  # torch is imported when the arguments are parsed: --help does without
+from dassl.errors import Stopped, UserError  # torch is imported when arguments are parsed: --help does without
+from dassl.signals import heeding
 from mocoop.command import Command
 
 logger = logging.getLogger("dassl.train")
@@ -56,12 +62,13 @@ class Train(Command):
 
     def run(self, args: argparse.Namespace) -> None:
         try:
-            do(args)
-        except UserError as error:
+            with heeding():
+                do(args)
+        except (UserError, Stopped) as error:
             from dassl.utils.logger import Tee
 
             if isinstance(sys.stdout, Tee):  # the log ends with it, too
-                sys.stdout.file.write(f"error: {error}\n")
+                sys.stdout.file.write(f"{'error: ' * isinstance(error, UserError)}{error}\n")
             raise
 
 
@@ -129,10 +136,8 @@ def _set_input(cfg, default):
 
 def do(args: argparse.Namespace) -> Any:
     """Do the run; its trainer. Raises UserError for a mistake of the user's."""
-    from dassl.config import without_effect
-    from dassl.data.datasets import DATASET_REGISTRY
-    from dassl.engine import TRAINER_REGISTRY, build_trainer, run_folder
-    from dassl.utils import collect_env_info, processes, set_numerics, set_random_seed, setup_logger
+    from dassl.engine import TRAINER_REGISTRY, run_folder
+    from dassl.utils import processes
 
     cfg = setup_cfg(args)
     processes.join(cfg)
@@ -144,6 +149,16 @@ def do(args: argparse.Namespace) -> Any:
         raise UserError("--overwrite would remove the model that --model-dir names: choose another --output-dir")
     if args.eval_only and processes.count() > 1:
         raise UserError("several processes train together, and test with one: start --eval-only by python train.py")
+    with run_folder.alone_in(cfg.OUTPUT_DIR):
+        return _do(args, cfg)
+
+
+def _do(args, cfg):
+    from dassl.config import without_effect
+    from dassl.data.datasets import DATASET_REGISTRY
+    from dassl.engine import TRAINER_REGISTRY, build_trainer, run_folder
+    from dassl.utils import collect_env_info, processes, set_numerics, set_random_seed, setup_logger
+
     processes.from_first(lambda: run_folder.claim(cfg, args.overwrite))
     if cfg.SEED >= 0:
         set_random_seed(cfg.SEED)

@@ -10,6 +10,9 @@ from typing import Any
 
 CONFIG, CLASSES, METRICS, LOG = "config.yaml", "classes.json", "metrics.json", "log.txt"
 CONFUSIONS, TENSORBOARD = "cmat.pt", "tensorboard"
+LOCK = ".lock"
+"""There while a run is under way: the host and the number of its process."""
+
 POINTER, BEST = "checkpoint", "model-best.pth.tar"
 """In a model's folder: the file that names the last checkpoint, and the best on val."""
 
@@ -37,7 +40,7 @@ def read_metrics(folder: str | Path) -> dict[str, Any] | None:
     """The content of a run's metrics.json; None where there is none, or no result in it."""
     try:
         metrics = json.loads(Path(folder, METRICS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(metrics, dict) or not isinstance(metrics.get("trainer"), str):
         return None

@@ -5,7 +5,9 @@ import json
 import os
 import platform
 import resource
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,8 +16,8 @@ import yaml
 from yacs.config import CfgNode
 
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase
-from dassl.layout import ANY_CHECKPOINT, CLASSES, CONFIG, CONFUSIONS, METRICS, POINTER, flat
-from dassl.utils import UserError, atomic_path, mkdir_if_missing, numerics, processes, read_json, write_json
+from dassl.layout import ANY_CHECKPOINT, CLASSES, CONFIG, CONFUSIONS, LOCK, METRICS, POINTER, flat
+from dassl.utils import UserError, atomic_path, locks, mkdir_if_missing, numerics, processes, read_json, write_json
 
 NO_EFFECT = {
     "OUTPUT_DIR",
@@ -40,6 +42,24 @@ MORE_OUTPUT = {"TEST.COMPUTE_CMAT", "TEST.CURVE_PLOT", "TEST.METRICS", "TEST.PER
 """Those of them that ask for more files or figures."""
 
 WEIGHTS, BACKBONE = "MODEL.INIT_WEIGHTS", "MODEL.BACKBONE.NAME"
+
+
+@contextmanager
+def alone_in(folder: str | Path, wait: bool = False) -> Iterator[None]:
+    """Run the block as the one process, or the first of those that train together, that is at a run in a folder.
+
+    Args:
+        wait: until another one's run has ended.
+
+    Raises:
+        UserError: another one is at a run there (names it), or the folder cannot be created or written to.
+    """
+    if not processes.first():
+        yield
+        return
+    mkdir_if_missing(folder)
+    with locks.owned(Path(folder, LOCK), wait):
+        yield
 
 
 def claim(cfg: CfgNode, overwrite: bool = False) -> None:
@@ -93,7 +113,7 @@ def read_config(folder: str | os.PathLike) -> dict[str, Any]:
             return flat(yaml.safe_load(file) or {})
     except OSError as error:
         raise UserError(f"no run in {folder}: cannot read {path} ({error.strerror})") from error
-    except (yaml.YAMLError, AttributeError, UnicodeDecodeError) as error:
+    except Exception as error:  # yaml's constructors raise almost anything
         raise UserError(f"{path} is damaged: choose another folder, or remove that one") from error
 
 
@@ -109,7 +129,8 @@ def read_classes(folder: str | os.PathLike) -> dict[str, Any] | None:
     if not os.path.isfile(path):
         return None
     classes = read_json(path)
-    if not isinstance(classes, dict) or "classnames" not in classes:
+    names = classes.get("classnames") if isinstance(classes, dict) else None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise UserError(f"{path} is damaged: repeat the run's train.py command to write it again")
     return classes
 
@@ -119,7 +140,7 @@ def is_finished(cfg: CfgNode) -> bool:
     try:
         with open(os.path.join(cfg.OUTPUT_DIR, METRICS), encoding="utf-8") as file:
             held = flat(json.load(file)["config"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # missing or damaged
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):  # missing or damaged
         return False
     return not _differing(held, flat(_tree(cfg)), _no_effect(cfg) - MORE_OUTPUT)
 
@@ -179,7 +200,8 @@ def _differing(held, ours, no_effect):
     # a key on one side alone belongs to a trainer or a version that the other run did not know
     keys = [k for k in sorted(held.keys() & ours.keys()) if k not in no_effect and held[k] != ours[k]]
     # weights of a neighbour, in an output that moved or that is named in another way
-    seen_from_here = [os.path.relpath(run[WEIGHTS], run["OUTPUT_DIR"]) for run in (held, ours) if run.get(WEIGHTS)]
+    places = [(run.get(WEIGHTS), run.get("OUTPUT_DIR")) for run in (held, ours)]
+    seen_from_here = [os.path.relpath(*place) for place in places if all(isinstance(x, str) and x for x in place)]
     moved = len(seen_from_here) == 2 and len(set(seen_from_here)) == 1
     return [k for k in keys if not (k == WEIGHTS and moved)]
 

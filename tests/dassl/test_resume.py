@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from dassl.engine import trainer as engine
+from dassl.engine import saved_models as engine
 from dassl.utils import UserError, set_random_seed
 from tests.dassl.tiny import Tiny, same, state
 
