@@ -1,5 +1,6 @@
 """Backbones by name: what is known about one, and the model itself. prompting/backbones/ lists them."""
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -11,6 +12,7 @@ from yacs.config import CfgNode
 
 from dassl import plugins
 from dassl.utils import UserError, nearest
+from dassl.utils.digests import sha256
 from prompting import backbones
 from prompting.backbones import Backbone, NotAtHand
 from prompting.shared_weights import converted
@@ -101,6 +103,23 @@ def fetch(name: str, family: str = "") -> None:
     """Have the weights of a backbone at hand, downloaded if need be. Arguments and errors are `load_backbone`'s."""
     with _told_what_is_at_hand():
         find(name, family).fetch()
+
+
+def digest(name: str, family: str = "") -> str:
+    """The SHA-256 of a backbone's file, in hexadecimal; of several, that of their digests one after the other.
+
+    They are fetched if need be. It is "" where the record does not say which files they are. Arguments and errors as
+    `load_backbone` has them.
+    """
+    with _told_what_is_at_hand():
+        record = find(name, family)
+        if not record.at_hand():
+            record.fetch()
+        try:
+            digests = [sha256(path) for path in record.files()]
+        except OSError as error:
+            raise UserError(f"cannot read {error.filename}: {error.strerror}") from error
+    return "".join(digests) if len(digests) < 2 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def load_backbone(

@@ -32,6 +32,7 @@ OPENAI_MARKS = {"input_resolution", "context_length", "vocab_size"}  # in the st
 VOCABULARY = 49408  # tokens of OpenAI's tokenizer
 KNOWN_TOKENS = "token_embedding.rows"  # in an embedded backbone's file: which of them its embeddings are of
 TEXT_TOWER = "text_tower"  # in an embedded image tower's file: the embedded backbone whose text tower goes with it
+NO_WEIGHTS = OPENAI_MARKS | {FAMILY, KNOWN_TOKENS, TEXT_TOWER}
 
 HOME = Path(__file__).parents[2] / "embedded"
 """Where the backbones that ship with the project are."""
@@ -76,6 +77,7 @@ def in_file(name: str, path: Path, family: Family, image_size: int, image_encode
         load=partial(load, path, family),
         tokens=partial(known_tokens, path),
         width=width,
+        files=partial(_files, path),
     )
 
 
@@ -86,7 +88,7 @@ def load(path: Path, family: Family) -> Any:
     """
     try:
         with _of_openais_architecture(path):
-            weights = {k: v for k, v in _read(path).items() if k not in OPENAI_MARKS | {KNOWN_TOKENS, FAMILY}}
+            weights = {k: v for k, v in _read(path).items() if k not in NO_WEIGHTS}
             _check_widths(weights, family, path)
             with torch.device("meta"), warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # of copies into nothing: the weights come next
@@ -105,6 +107,16 @@ def known_tokens(path: Path) -> list[int]:
     rows = _read(path).get(KNOWN_TOKENS)
     _read_once.cache_clear()
     return list(range(VOCABULARY)) if rows is None else rows.tolist()
+
+
+def _files(path: Path) -> list[Path]:
+    tower = _read(path).get(TEXT_TOWER)
+    _read_once.cache_clear()
+    return [path] if tower is None else [path, _path_of(tower)]
+
+
+def _path_of(embedded: str) -> Path:
+    return HOME / f"{embedded}.pt"
 
 
 @contextmanager
@@ -171,7 +183,7 @@ def _read_once(path: Path, written: int) -> dict[str, Any]:
         full[rows] = known
         weights["token_embedding.weight"] = full
     if TEXT_TOWER in weights:
-        other_path = HOME / f"{weights.pop(TEXT_TOWER)}.pt"
+        other_path = _path_of(weights[TEXT_TOWER])
         if not other_path.is_file():
             raise UserError(f"{path} needs the text tower of another backbone, which is not at {other_path}")
         other = _read(other_path)

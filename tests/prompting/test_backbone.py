@@ -1,8 +1,10 @@
 """Backbones: every kind of file, and what a user hears when there is none."""
 
 import dataclasses
+import hashlib
 import os
 import re
+import shutil
 import urllib.request
 from pathlib import Path
 
@@ -12,12 +14,18 @@ from clip.model import convert_weights
 
 from dassl.utils import UserError
 from prompting import backbone
-from prompting.backbone import HALF, find, image_size, known_names, load_backbone
-from prompting.backbones.files import OPENAI, in_file
+from prompting.backbone import HALF, digest, find, image_size, known_names, load_backbone
+from prompting.backbones.files import HOME, OPENAI, in_file
 from prompting.deep_prompts import check_vision_transformer
 from prompting.local_features import global_and_local_features
 from prompting.text_encoder import TextEncoder
 from tests.reference import openai_weights, tiny_clip
+
+SHIPPED = {
+    "icon-clip": "f906c11cb63e990d8badae402ca1b474045822c564519f8d115e7c74406c27c5",
+    "icon-clip-vit": "75b823106f8fd1bd7b1921ec47744432959e0c36d68522b886860920dabd0da2",
+}
+"""SHA-256 of the embedded backbones' files; of the second, which has its text tower in the first, of both digests."""
 
 
 @pytest.fixture
@@ -252,3 +260,12 @@ def test_names_that_were_known_stay_known():
     for name in ("icon-clip", "icon-clip-vit"):  # their records say what their files hold
         shipped = load_backbone(name).visual
         assert shipped.input_resolution == image_size(name)
+
+
+def test_digests(tmp_path, toy_backbone):
+    """Those that ship are the ones that were trained; of a file, what others say of it, too."""
+    assert digest(toy_backbone) == hashlib.sha256(Path(toy_backbone).read_bytes()).hexdigest()
+    assert {name: digest(name) for name in SHIPPED} == SHIPPED
+    copy = tmp_path / "icon-clip-vit.pt"
+    shutil.copyfile(HOME / copy.name, copy)
+    assert digest(str(copy), "openai") == SHIPPED["icon-clip-vit"], "with its text tower"
