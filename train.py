@@ -17,6 +17,12 @@ logger = logging.getLogger("dassl.train")
 PROGRAM = "train.py", "python train.py"
 """What usage lines and what examples begin with."""
 
+ARGUMENTS = ("eval_only", "model_dir", "load_epoch", "no_train")
+"""Those that are not config."""
+
+PACKAGES = ("datasets", "prompting", "trainers")
+"""Whose code decides results, beside the engine's."""
+
 
 class Train(Command):
     """One run: arguments -> config -> trainer -> train, or test with --eval-only. The command line is CoOp's."""
@@ -32,6 +38,7 @@ class Train(Command):
       --dataset-config-file configs/datasets/dtd.yaml \\
       --config-file configs/trainers/CoOp/vit_b16_ep50.yaml \\
       --output-dir output/coop-on-dtd --eval-only --model-dir output/coop""",
+        "--replay output/coop",
     )
 
     def add_arguments(self, add: Any) -> None:
@@ -52,10 +59,15 @@ class Train(Command):
         add("--load-epoch", type=int, help="load the weights of this epoch for --eval-only")
         add("--no-train", action="store_true", help="do not call trainer.train()")
         add("--overwrite", action="store_true", help="replace a run of another config in the output directory")
+        add("--replay", default="", metavar="RUN", help="do a finished run again, and say whether the bits agree")
         add("opts", nargs=argparse.REMAINDER, help="config keys and values: KEY VALUE ...")
 
-    def run(self, args: argparse.Namespace) -> None:
+    def run(self, args: argparse.Namespace) -> int | None:
         try:
+            if args.replay:
+                from learned import replay
+
+                return replay.replay(args, self.parse([], *PROGRAM), start, finish)
             do(args)
         except UserError as error:
             from dassl.utils.logger import Tee
@@ -63,6 +75,7 @@ class Train(Command):
             if isinstance(sys.stdout, Tee):  # the log ends with it, too
                 sys.stdout.file.write(f"error: {error}\n")
             raise
+        return None
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -129,12 +142,24 @@ def _set_input(cfg, default):
 
 def do(args: argparse.Namespace) -> Any:
     """Do the run; its trainer. Raises UserError for a mistake of the user's."""
+    trainer = start(setup_cfg(args), args)
+    finish(trainer, args)
+    return trainer
+
+
+def start(cfg: CfgNode, args: argparse.Namespace) -> Any:
+    """A run's trainer, ready to train or test: the output folder is claimed, and what went into the run recorded.
+
+    Args:
+        cfg: frozen.
+        args: for what is not config.
+    """
+    import mocoop
     from dassl.config import without_effect
     from dassl.data.datasets import DATASET_REGISTRY
-    from dassl.engine import TRAINER_REGISTRY, build_trainer, run_folder
+    from dassl.engine import TRAINER_REGISTRY, build_trainer, inputs, run_folder
     from dassl.utils import collect_env_info, processes, set_numerics, set_random_seed, setup_logger
 
-    cfg = setup_cfg(args)
     processes.join(cfg)
     if not cfg.TRAINER.NAME:
         print("trainers:", *_trainers(), sep="\n  ", file=sys.stderr)
@@ -164,12 +189,20 @@ def do(args: argparse.Namespace) -> Any:
     if args.eval_only:
         if trainer.has_weights() and not (args.model_dir or cfg.MODEL.INIT_WEIGHTS):
             raise UserError("--eval-only needs --model-dir: nothing is trained yet")
-        trainer.check_classes(args.model_dir)
+        trainer.check_weights(args.model_dir)
         trainer.load_model(args.model_dir, epoch=args.load_epoch)
+    told = {name: getattr(args, name) for name in ARGUMENTS}
+    trainer.inputs = inputs.of(trainer, told, PACKAGES, mocoop.version())
+    inputs.write(cfg.OUTPUT_DIR, trainer.inputs)
+    return trainer
+
+
+def finish(trainer: Any, args: argparse.Namespace) -> None:
+    """Train, or test with --eval-only; with --no-train neither."""
+    if args.eval_only:
         trainer.test()
     elif not args.no_train:
         trainer.train()
-    return trainer
 
 
 def _left_out():
