@@ -1,15 +1,21 @@
 """One run: arguments -> config -> trainer -> train, or test with --eval-only. The command line is CoOp's."""
 
+if __name__ == "__main__":  # Ctrl-C while the others are imported is one line, too
+    from dassl import signals
+
+    signals.end_in_one_line()
+
 import argparse
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from yacs.config import CfgNode
 
-from dassl.errors import UserError  # torch is imported when the arguments are parsed: --help does without
+from dassl.errors import Stopped, UserError  # torch is imported when arguments are parsed: --help does without
+from dassl.signals import heeding
 from mocoop.command import Command
 
 logger = logging.getLogger("dassl.train")
@@ -64,16 +70,17 @@ class Train(Command):
 
     def run(self, args: argparse.Namespace) -> int | None:
         try:
-            if args.replay:
-                from learned import replay
+            with heeding():
+                if args.replay:
+                    from learned import replay
 
-                return replay.replay(args, self.parse([], *PROGRAM), start, finish)
-            do(args)
-        except UserError as error:
+                    return replay.replay(args, self.parse([], *PROGRAM), perform)
+                do(args)
+        except (UserError, Stopped) as error:
             from dassl.utils.logger import Tee
 
             if isinstance(sys.stdout, Tee):  # the log ends with it, too
-                sys.stdout.file.write(f"error: {error}\n")
+                sys.stdout.file.write(f"{'error: ' * isinstance(error, UserError)}{error}\n")
             raise
         return None
 
@@ -85,7 +92,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def setup_cfg(args: argparse.Namespace) -> CfgNode:
     """The frozen config: defaults, dataset config, trainer config, arguments, KEY VALUE; the last word wins."""
     import datasets  # noqa: F401  registers every dataset; here, so that a broken plug-in is a mistake like others
-    from dassl.config import get_cfg_default, merge_from_file, merge_from_list
+    from dassl.config import check_ranges, get_cfg_default, merge_from_file, merge_from_list
     from dassl.engine import TRAINER_REGISTRY
     from trainers import extend_cfg
 
@@ -113,6 +120,7 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
     merge_from_list(cfg, [word for pair in arguments.items() if pair[1] not in (None, "") for word in pair])
     merge_from_list(cfg, args.opts)
     _set_input(cfg, default_input)
+    check_ranges(cfg)
     cfg.freeze()
     return cfg
 
@@ -142,23 +150,24 @@ def _set_input(cfg, default):
 
 def do(args: argparse.Namespace) -> Any:
     """Do the run; its trainer. Raises UserError for a mistake of the user's."""
-    trainer = start(setup_cfg(args), args)
-    finish(trainer, args)
-    return trainer
+    return perform(setup_cfg(args), args)
 
 
-def start(cfg: CfgNode, args: argparse.Namespace) -> Any:
-    """A run's trainer, ready to train or test: the output folder is claimed, and what went into the run recorded.
+def perform(
+    cfg: CfgNode,
+    args: argparse.Namespace,
+    first: Callable[[], object] = lambda: None,
+    begun: Callable[[Any], object] = lambda trainer: None,
+) -> Any:
+    """Do the run of a frozen config; its trainer.
 
     Args:
-        cfg: frozen.
         args: for what is not config.
+        first: called when nobody else is at a run in the output folder.
+        begun: called with the trainer when it is ready, and what goes into the run is recorded.
     """
-    import mocoop
-    from dassl.config import without_effect
-    from dassl.data.datasets import DATASET_REGISTRY
-    from dassl.engine import TRAINER_REGISTRY, build_trainer, inputs, run_folder
-    from dassl.utils import collect_env_info, processes, set_numerics, set_random_seed, setup_logger
+    from dassl.engine import TRAINER_REGISTRY, run_folder
+    from dassl.utils import processes
 
     processes.join(cfg)
     if not cfg.TRAINER.NAME:
@@ -169,6 +178,25 @@ def start(cfg: CfgNode, args: argparse.Namespace) -> Any:
         raise UserError("--overwrite would remove the model that --model-dir names: choose another --output-dir")
     if args.eval_only and processes.count() > 1:
         raise UserError("several processes train together, and test with one: start --eval-only by python train.py")
+    with run_folder.alone_in(cfg.OUTPUT_DIR):
+        processes.from_first(first)
+        trainer = _start(args, cfg)
+        begun(trainer)
+        if args.eval_only:
+            trainer.test()
+        elif not args.no_train:
+            trainer.train()
+    return trainer
+
+
+def _start(args, cfg):
+    """The trainer, with the weights that it evaluates; what goes into the run is recorded."""
+    import mocoop
+    from dassl.config import without_effect
+    from dassl.data.datasets import DATASET_REGISTRY
+    from dassl.engine import TRAINER_REGISTRY, build_trainer, inputs, run_folder
+    from dassl.utils import collect_env_info, processes, set_numerics, set_random_seed, setup_logger
+
     processes.from_first(lambda: run_folder.claim(cfg, args.overwrite))
     if cfg.SEED >= 0:
         set_random_seed(cfg.SEED)
@@ -195,14 +223,6 @@ def start(cfg: CfgNode, args: argparse.Namespace) -> Any:
     trainer.inputs = inputs.of(trainer, told, PACKAGES, mocoop.version())
     inputs.write(cfg.OUTPUT_DIR, trainer.inputs)
     return trainer
-
-
-def finish(trainer: Any, args: argparse.Namespace) -> None:
-    """Train, or test with --eval-only; with --no-train neither."""
-    if args.eval_only:
-        trainer.test()
-    elif not args.no_train:
-        trainer.train()
 
 
 def _left_out():

@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
-from yacs.config import CfgNode
 
 from dassl.config import merge_from_list
 from dassl.engine import inputs, run_folder
-from dassl.layout import ANY_CHECKPOINT, BEST, POINTER, read_metrics
+from dassl.layout import ANY_CHECKPOINT, BEST, METRICS, POINTER, read_metrics
 from dassl.utils import UserError, load_checkpoint, processes
 from learned.model import read_cfg
 
@@ -31,20 +30,16 @@ NO_RESULT = {
 """Entries of metrics.json that are not what was found."""
 
 
-def replay(
-    args: argparse.Namespace,
-    defaults: argparse.Namespace,
-    start: Callable[[CfgNode, argparse.Namespace], Any],
-    finish: Callable[[Any, argparse.Namespace], None],
-) -> int:
+def replay(args: argparse.Namespace, defaults: argparse.Namespace, perform: Callable[..., Any]) -> int:
     """Do the run args.replay again in a folder of its own; the exit status, 0 if it ends in the same bits.
 
-    What went in is compared first, line by line in the log; the run is done whatever differs.
+    What went in is compared first, line by line in the log; the run is done whatever differs. One that was stopped goes
+    on with the same arguments.
 
     Args:
         args: train.py's.
         defaults: train.py's, nothing given.
-        start, finish: train.py's two halves of a run.
+        perform: train.py's.
 
     Raises:
         UserError: the run is not finished, or its checkpoints, its data or what it began with are gone; an argument or
@@ -68,16 +63,17 @@ def replay(
     cfg.OUTPUT_DIR = args.output_dir or f"{run}-replay"
     _take_over(cfg, args)
     cfg.freeze()
-    processes.join(cfg)
     needed = {run, again.model_dir, cfg.RESUME, os.path.dirname(os.path.dirname(cfg.MODEL.INIT_WEIGHTS))}
-    processes.from_first(lambda: _make_way(cfg.OUTPUT_DIR, args.overwrite, needed))
+    if os.path.realpath(cfg.OUTPUT_DIR) in {os.path.realpath(folder) for folder in needed if folder}:
+        raise UserError(f"{cfg.OUTPUT_DIR} is what the run needs, or itself: choose another --output-dir")
 
-    trainer = start(cfg, again)
+    def begun(trainer: Any) -> None:
+        if not again.eval_only and trainer.has_weights() and not _last(run):
+            raise UserError(f"the checkpoints of {run} are gone: there is nothing to compare weights with")
+        _tell_what_went_in(run, record, trainer.inputs, cfg.SEED)
+
+    trainer = perform(cfg, again, lambda: _make_way(cfg.OUTPUT_DIR, args.overwrite), begun)
     trained = not again.eval_only and trainer.has_weights()
-    if trained and not _last(run):
-        raise UserError(f"the checkpoints of {run} are gone: there is nothing to compare weights with")
-    _tell_what_went_in(run, record, trainer.inputs, cfg.SEED)
-    finish(trainer, again)
     return _compare(run, cfg.OUTPUT_DIR, theirs, trained) if processes.first() else 0
 
 
@@ -107,11 +103,9 @@ def _take_over(cfg, args):
     merge_from_list(cfg, [*(["DATASET.ROOT", args.root] if args.root else []), *args.opts])
 
 
-def _make_way(folder, overwrite, needed):
-    """Raises UserError where there is a run in the folder, unless it is to be overwritten and not needed itself."""
-    if os.path.realpath(folder) in {os.path.realpath(path) for path in needed if path}:
-        raise UserError(f"{folder} is what the run needs, or itself: choose another --output-dir")
-    if run_folder.holds_a_run(folder):
+def _make_way(folder, overwrite):
+    """Raises UserError where a finished run is in the folder, unless it is to be overwritten."""
+    if os.path.isfile(os.path.join(folder, METRICS)):
         if not overwrite:
             raise UserError(f"{folder} holds a run: choose another --output-dir, or replace that one with --overwrite")
         run_folder.clear(folder)

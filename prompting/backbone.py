@@ -139,8 +139,8 @@ def load_backbone(
         image_precision: of the image encoder, where it is not to be that of the rest.
 
     Raises:
-        UserError: as `find` does; or there is no network, a file is damaged, or its architecture is not known; or an
-            image encoder is to compute in fp16 on the CPU.
+        UserError: as `find` does; or there is no network, a file is damaged, its architecture is not known, or a weight
+            is not finite, in that precision; or an image encoder is to compute in fp16 on the CPU.
     """
     record = find(name, family)
     if image_precision == "fp16" and torch.device(device).type == "cpu":
@@ -150,6 +150,7 @@ def load_backbone(
     text = HALF.get(precision, torch.float32)
     image = HALF.get(image_precision, torch.float32) if image_precision else text
     _convert(model, text, image, record.image_encoder == "other")
+    _check_finite(model, name)
     model.backbone = model.visual.backbone = record
     return model
 
@@ -167,6 +168,12 @@ def _convert(model: nn.Module, text: torch.dtype, image: torch.dtype, whole_visu
     due = {name: (t, dtype) for name, (t, dtype) in due.items() if t.dtype != dtype}
     for name, value in converted(due).items():
         tensors[name].data = value
+
+
+def _check_finite(model, name):
+    for key, value in model.state_dict().items():
+        if value.is_floating_point() and value.numel() and not torch.isfinite(torch.stack(torch.aminmax(value))).all():
+            raise UserError(f"the backbone {name} has weights that are not finite ({key}): get its file again")
 
 
 def _halved(module):

@@ -2,9 +2,10 @@
 
 An entry of the store holds the features of one list of images under one encoder and one transform; where the transform
 is random, in one epoch's views under one seed. Its key is a digest of all that decides the numbers: the weights, their
-modules and their family, the transform, the content of every image file in order, seed and epoch of views and the code
-that makes them, the batches, the precision, torch's flags, and the libraries and the processor that decode and compute.
-Entries are therefore exact, shared by all trainers whose images they are, and safe to delete.
+modules and their family, the transform, the content of every image file in order and the code that reads them, seed and
+epoch of views and the code that makes them, the batches, the precision, torch's flags, and the libraries and the
+processor that decode and compute. Entries are therefore exact, shared by all trainers whose images they are, and safe
+to delete.
 """
 
 import functools
@@ -28,7 +29,7 @@ from tqdm import tqdm
 
 from dassl.data import seeding
 from dassl.data.transforms import transforms
-from dassl.utils import UserError, cache_dir, digests, numerics
+from dassl.utils import UserError, cache_dir, digests, images, numerics
 from dassl.utils.logger import log_once
 from prompting.feature_store import LIMIT_GB, FeatureStore
 
@@ -145,7 +146,7 @@ def _key(weights, loader, paths, told, precision, views):
     device = next(iter(weights.state_dict().values())).device
     backbone = getattr(weights, "backbone", None)  # the same weights mean something else with another activation
     family = backbone and (backbone.family.name, backbone.family.activation, backbone.family.head_width)
-    code = views and [inspect.getsource(module) for module in (seeding, transforms)]
+    code = [inspect.getsource(module) for module in (images, *((seeding, transforms) if views else ()))]
     how = (_versions(), _processor(device), numerics(), precision, loader.batch_size, told, views, code, family)
     digest = hashlib.sha256(repr((*how, repr(weights))).encode())
     tensors = weights.state_dict()
@@ -158,7 +159,7 @@ def _key(weights, loader, paths, told, precision, views):
 @functools.cache
 def _versions():
     """Of what decodes, transforms and computes."""
-    decoders = [PIL.features.version(name) for name in ("jpg", "libjpeg_turbo", "webp")]
+    decoders = [PIL.features.version(name) for name in ("jpg", "libjpeg_turbo", "webp", "avif", "jpg_2000")]
     return torch.__version__, torchvision.__version__, PIL.__version__, decoders
 
 

@@ -7,7 +7,9 @@ import json
 import os
 import platform
 import resource
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,8 +18,18 @@ import yaml
 from yacs.config import CfgNode
 
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase
-from dassl.layout import ANY_CHECKPOINT, CLASSES, CONFIG, CONFUSIONS, INPUTS, METRICS, POINTER, flat
-from dassl.utils import UserError, atomic_path, mkdir_if_missing, numerics, processes, read_json, write_json
+from dassl.layout import ANY_CHECKPOINT, CLASSES, CONFIG, CONFUSIONS, INPUTS, LOCK, METRICS, POINTER, flat
+from dassl.utils import (
+    UserError,
+    atomic_path,
+    locks,
+    mkdir_if_missing,
+    numerics,
+    processes,
+    read_json,
+    remove_half_written,
+    write_json,
+)
 
 NO_EFFECT = {
     "OUTPUT_DIR",
@@ -44,10 +56,29 @@ MORE_OUTPUT = {"TEST.COMPUTE_CMAT", "TEST.CURVE_PLOT", "TEST.METRICS", "TEST.PER
 WEIGHTS, BACKBONE = "MODEL.INIT_WEIGHTS", "MODEL.BACKBONE.NAME"
 
 
+@contextmanager
+def alone_in(folder: str | Path, wait: bool = False) -> Iterator[None]:
+    """Run the block as the one process, or the first of those that train together, that is at a run in a folder.
+
+    Args:
+        wait: until another one's run has ended.
+
+    Raises:
+        UserError: another one is at a run there (names it), or the folder cannot be created or written to.
+    """
+    if not processes.first():
+        yield
+        return
+    mkdir_if_missing(folder)
+    with locks.owned(Path(folder, LOCK), wait):
+        yield
+
+
 def claim(cfg: CfgNode, overwrite: bool = False) -> None:
     """Reserve cfg.OUTPUT_DIR for this config, before anything is written to it.
 
-    A folder that holds a run of the same config may be taken again: that run resumes, or is tested once more.
+    A folder that holds a run of the same config may be taken again: that run resumes, or is tested once more. What a
+    kill left half-written in it is removed.
 
     Raises:
         UserError: the folder holds a run of another config and `overwrite` is false (names the first difference), its
@@ -63,6 +94,7 @@ def claim(cfg: CfgNode, overwrite: bool = False) -> None:
     if differing:
         clear(cfg.OUTPUT_DIR)
     mkdir_if_missing(cfg.OUTPUT_DIR)
+    remove_half_written(cfg.OUTPUT_DIR)
     path = os.path.join(cfg.OUTPUT_DIR, CONFIG)
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write(cfg.dump())
@@ -73,7 +105,7 @@ def conflict(cfg: CfgNode) -> dict[str, tuple[Any, Any]]:
 
     Empty where the folder holds none, or one of the same config. Raises UserError if its config.yaml is damaged.
     """
-    if not (os.path.isfile(os.path.join(cfg.OUTPUT_DIR, CONFIG)) and holds_a_run(cfg.OUTPUT_DIR)):
+    if not (os.path.isfile(os.path.join(cfg.OUTPUT_DIR, CONFIG)) and _holds_a_run(cfg.OUTPUT_DIR)):
         return {}
     held, ours = read_config(cfg.OUTPUT_DIR), flat(_tree(cfg))
     return {key: (held[key], ours[key]) for key in _differing(held, ours, _no_effect(cfg))}
@@ -90,7 +122,7 @@ def clear(folder: str | os.PathLike) -> None:
             os.remove(path)
 
 
-def holds_a_run(folder: str | os.PathLike) -> bool:
+def _holds_a_run(folder: str | os.PathLike) -> bool:
     """Whether a run got as far as a checkpoint or a result; one that failed at its start leaves nothing to protect."""
     return os.path.isfile(os.path.join(folder, METRICS)) or bool(_pointers(folder))
 
@@ -111,7 +143,7 @@ def read_config(folder: str | os.PathLike) -> dict[str, Any]:
             return flat(yaml.safe_load(file) or {})
     except OSError as error:
         raise UserError(f"no run in {folder}: cannot read {path} ({error.strerror})") from error
-    except (yaml.YAMLError, AttributeError, UnicodeDecodeError) as error:
+    except Exception as error:  # yaml's constructors raise almost anything
         raise UserError(f"{path} is damaged: choose another folder, or remove that one") from error
 
 
@@ -127,7 +159,8 @@ def read_classes(folder: str | os.PathLike) -> dict[str, Any] | None:
     if not os.path.isfile(path):
         return None
     classes = read_json(path)
-    if not isinstance(classes, dict) or "classnames" not in classes:
+    names = classes.get("classnames") if isinstance(classes, dict) else None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise UserError(f"{path} is damaged: repeat the run's train.py command to write it again")
     return classes
 
@@ -137,7 +170,7 @@ def is_finished(cfg: CfgNode) -> bool:
     try:
         with open(os.path.join(cfg.OUTPUT_DIR, METRICS), encoding="utf-8") as file:
             held = flat(json.load(file)["config"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # missing or damaged
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):  # missing or damaged
         return False
     return not _differing(held, flat(_tree(cfg)), _no_effect(cfg) - MORE_OUTPUT)
 
@@ -181,7 +214,8 @@ def _differing(held, ours, no_effect):
     # a key on one side alone belongs to a trainer or a version that the other run did not know
     keys = [k for k in sorted(held.keys() & ours.keys()) if k not in no_effect and held[k] != ours[k]]
     # weights of a neighbour, in an output that moved or that is named in another way
-    seen_from_here = [os.path.relpath(run[WEIGHTS], run["OUTPUT_DIR"]) for run in (held, ours) if run.get(WEIGHTS)]
+    places = [(run.get(WEIGHTS), run.get("OUTPUT_DIR")) for run in (held, ours)]
+    seen_from_here = [os.path.relpath(*place) for place in places if all(isinstance(x, str) and x for x in place)]
     moved = len(seen_from_here) == 2 and len(set(seen_from_here)) == 1
     return [k for k in keys if not (k == WEIGHTS and moved)]
 

@@ -6,10 +6,8 @@ weights_only; the progress bar appears only on a terminal.
 """
 
 import datetime
-import glob
 import logging
 import os
-import shutil
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,29 +20,24 @@ from torch import nn
 from yacs.config import CfgNode
 
 from dassl import layout
+from dassl.config import check_ranges, require
 from dassl.data import DataManager
 from dassl.data.datasets import build_dataset
-from dassl.engine import made_with, run_folder
+from dassl.engine import made_with, run_folder, stopping
 from dassl.engine.late_writer import LateWriter
+from dassl.engine.saved_models import SavedModels
 from dassl.engine.simple_net import SimpleNet
 from dassl.engine.steps import NonFiniteLossError, Steps, progress
 from dassl.evaluation import build_evaluator
-from dassl.layout import BEST
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.optim.prograd import prograd
 from dassl.utils import (
     UserError,
-    atomic_path,
     count_num_param,
-    get_rng_state,
     load_checkpoint,
     load_pretrained_weights,
     mkdir_if_missing,
-    nearest,
     processes,
-    remove_half_written,
-    save_checkpoint,
-    set_rng_state,
     tolist_if_not,
 )
 
@@ -60,14 +53,8 @@ def __getattr__(name):
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-class MisfitError(UserError):
-    """Weights belong to a different model from the one they are loaded into."""
-
-
-class TrainerBase:
+class TrainerBase(SavedModels):
     """Registered models and what every loop does with them: train, save, load, resume, log scalars."""
-
-    _steps: Steps | None = None  # those under way
 
     def __init__(self) -> None:
         self._models: OrderedDict[str, nn.Module] = OrderedDict()
@@ -104,124 +91,6 @@ class TrainerBase:
             if name not in registered:
                 raise ValueError(f'no model is registered as "{name}"; registered: {registered}')
         return names
-
-    def has_weights(self) -> bool:
-        """Whether any registered model has something to save and load; zero-shot CLIP has nothing."""
-        return any(model.state_dict() for model in self._models.values())
-
-    # Checkpoints
-
-    @processes.first_alone
-    def save_model(
-        self,
-        epoch: int,
-        directory: str | Path,
-        is_best: bool = False,
-        val_result: float | None = None,
-        model_name: str = "",
-    ) -> None:
-        """Write <directory>/<name>/model.pth.tar-<epoch + 1> for every registered model."""
-        if self._steps is not None:
-            self._steps.look()
-        for name, model in self._models.items():
-            optim, sched = self._optims[name], self._scheds[name]
-            state = {
-                "state_dict": model.state_dict(),
-                "epoch": epoch + 1,
-                "optimizer": None if optim is None else optim.state_dict(),
-                "scheduler": None if sched is None else sched.state_dict(),
-                "val_result": None if val_result is None else float(val_result),
-                "run_state": self.run_state(),
-                made_with.KEY: self.made_with(),
-            }
-            save_checkpoint(state, os.path.join(directory, name), is_best=is_best, model_name=model_name)
-
-    def made_with(self) -> dict[str, Any] | None:
-        """What every checkpoint says of its classes and backbone, as `dassl.engine.made_with` has it."""
-
-    def check_weights(self, source: str | Path, resumes: bool = False) -> None:
-        """Raise UserError where weights would be put on other classes, or another backbone, without anybody knowing.
-
-        Args:
-            source: a checkpoint; or a run, before a `load_model` that may be the trainer's own.
-            resumes: training goes on from there.
-        """
-
-    def run_state(self) -> dict[str, Any]:
-        """What a resumed run needs beyond models, optimizers and schedulers (weights_only-safe values)."""
-        return {"rng": get_rng_state()}
-
-    def load_run_state(self, state: Mapping[str, Any]) -> None:
-        """Take up what `run_state` gave."""
-        set_rng_state(state["rng"])
-
-    def resume_model_if_exist(self, directory: str | Path) -> int:
-        """Load the last epoch that all registered models have in a folder; return the epoch to start with (0: none)."""
-        names = self.get_model_names()
-        last = [_last_epoch(os.path.join(directory, name)) for name in names]
-        if None in last or not last:
-            logger.info("No checkpoint found, train from scratch")
-            return 0
-        epoch = min(last)  # a kill between two models' files leaves one of them an epoch ahead
-        logger.info("Found checkpoint at %s (will resume training from epoch %d)", directory, epoch + 1)
-        for name in names:
-            path = os.path.join(directory, name, layout.checkpoint(epoch))
-            checkpoint = load_checkpoint(path)
-            self.check_weights(path, resumes=True)
-            self.load_weights(name, checkpoint["state_dict"], directory)
-            for states, key in ((self._optims, "optimizer"), (self._scheds, "scheduler")):
-                if states[name] is not None and checkpoint[key] is not None:
-                    states[name].load_state_dict(checkpoint[key])
-        if "run_state" in checkpoint:
-            self.load_run_state(checkpoint["run_state"])
-        return epoch
-
-    def load_model(self, directory: str | Path = "", epoch: int | None = None) -> None:
-        """Load weights of all registered models: of an epoch, else the best on val, else the last.
-
-        Raises:
-            UserError: there is no such file, it is damaged, or the weights do not fit.
-        """
-        if not directory:
-            logger.info("Note that load_model() is skipped as no pretrained model is given")
-            return
-        for name in self.get_model_names():
-            folder = self.model_folder(directory, name)
-            file = layout.checkpoint(epoch) if epoch is not None else BEST
-            last = _last_epoch(folder)
-            if epoch is None and not os.path.isfile(os.path.join(folder, BEST)) and last is not None:
-                file = layout.checkpoint(last)
-            path = os.path.join(folder, file)
-            if not os.path.isfile(path):
-                found = ", ".join(sorted(os.path.basename(p) for p in _checkpoints(folder))) or "nothing"
-                raise UserError(f"no model at {path} (found there: {found}): check --model-dir and --load-epoch")
-            checkpoint = load_checkpoint(path)
-            logger.info(
-                "Load %s to %s (epoch=%s, val_result=%s)",
-                path,
-                name,
-                checkpoint.get("epoch"),
-                checkpoint.get("val_result"),
-            )
-            self.load_weights(name, self.for_own_classes(self._models[name], checkpoint["state_dict"], path), path)
-
-    def for_own_classes(
-        self, model: nn.Module, state_dict: Mapping[str, torch.Tensor], path: str
-    ) -> Mapping[str, torch.Tensor]:
-        """What `load_weights` is given of a checkpoint, where its classes are others. Default: all as it is."""
-        return state_dict
-
-    def model_folder(self, directory: str | Path, name: str) -> str:
-        """Where `load_model` looks for a registered model's checkpoints."""
-        return os.path.join(directory, name)
-
-    def load_weights(self, name: str, state_dict: Mapping[str, torch.Tensor], source: str | Path) -> None:
-        """Load a state dict into a registered model. Raises MisfitError, naming `source`, where it does not fit."""
-        try:
-            self._models[name].load_state_dict(state_dict)
-        except RuntimeError as error:
-            reason = "; ".join(line.strip() for line in str(error).splitlines()[1:]) or str(error)
-            raise MisfitError(f"the weights in {source} do not fit this config's {name}: {reason}") from error
 
     # Modes and rates
 
@@ -268,12 +137,14 @@ class TrainerBase:
         """Run the epochs from start_epoch (which before_train may move on) up to max_epoch."""
         self.start_epoch, self.max_epoch = start_epoch, max_epoch
         self.before_train()
-        for self.epoch in range(self.start_epoch, self.max_epoch):
-            for name in ("train_loader_x", "train_loader_u"):
-                getattr(getattr(self, name, None), "set_epoch", lambda epoch: None)(self.epoch)
-            self.before_epoch()
-            self.run_epoch()
-            self.after_epoch()
+        with stopping.between_epochs(self) as end_epoch:
+            for self.epoch in range(self.start_epoch, self.max_epoch):
+                for name in ("train_loader_x", "train_loader_u"):
+                    getattr(getattr(self, name, None), "set_epoch", lambda epoch: None)(self.epoch)
+                self.before_epoch()
+                self.run_epoch()
+                self.after_epoch()
+                end_epoch()
         self.after_train()
 
     def before_train(self) -> None:
@@ -408,9 +279,7 @@ class SimpleTrainer(TrainerBase):
 
     def __init__(self, cfg: CfgNode) -> None:
         super().__init__()
-        for key, choices in (("FINAL_MODEL", ("last_step", "best_val")), ("SPLIT", ("test", "val"))):
-            if cfg.TEST[key] not in choices:
-                raise UserError(f'unknown TEST.{key} "{cfg.TEST[key]}": {nearest(cfg.TEST[key], choices)}')
+        check_ranges(cfg)
         self.check_cfg(cfg)
         self.device = torch.device("cuda" if torch.cuda.is_available() and cfg.USE_CUDA else "cpu")
         self.start_epoch = self.epoch = 0
@@ -481,34 +350,30 @@ class SimpleTrainer(TrainerBase):
 
     def load_run_state(self, state: Mapping[str, Any]) -> None:
         super().load_run_state(state)
-        self.best_result, self.train_seconds = state["best_result"], state["train_seconds"]
+        self.best_result, self.train_seconds = float(state["best_result"]), float(state["train_seconds"])
 
     def before_train(self) -> None:
         if self.train_loader_x is None:
             raise UserError(f"{self.cfg.DATASET.NAME} has no images to train on: give --eval-only and --model-dir")
+        if any(optim is not None for optim in self._optims.values()):
+            require(self.cfg, "OPTIM.MAX_EPOCH", at_least=1)
         processes.check_models(self._models.values())
-        directory = self.output_dir
-        if self.cfg.RESUME and not all(_last_epoch(os.path.join(directory, n)) for n in self.get_model_names()):
-            directory = self.cfg.RESUME
-            if not os.path.isdir(directory):
-                raise UserError(f"no folder {directory} to resume from (--resume)")
-            self._take_best(directory)
         mkdir_if_missing(self.output_dir)
-        self.start_epoch = self.resume_model_if_exist(directory)
-        self._sweep(whole=directory == self.output_dir)
+        self.start_epoch = self.resume_run(self.output_dir, self.cfg.RESUME)
+        if self.start_epoch > self.max_epoch:
+            raise UserError(f"the run to resume has {self.start_epoch} epochs: give OPTIM.MAX_EPOCH that many, or more")
+        self.sweep_models(self.output_dir)
+        finished = os.path.isfile(os.path.join(self.output_dir, layout.METRICS))
+        if not finished or self.start_epoch < self.max_epoch:  # what a finished run left is meant to be kept
+            self._thin_out(self.start_epoch)
         self.epoch = max(0, self.start_epoch - 1)
         self.init_writer(os.path.join(self.output_dir, layout.TENSORBOARD), self.start_epoch * len(self.train_loader_x))
         self.time_start = time.time()
 
-    @processes.first_alone
-    def _take_best(self, directory):
-        """Copy the best models of the run to resume, so that this one may end with them."""
-        for name in self.get_model_names():
-            best = os.path.join(directory, name, BEST)
-            if os.path.isfile(best):
-                mkdir_if_missing(os.path.join(self.output_dir, name))
-                with atomic_path(os.path.join(self.output_dir, name, BEST)) as temporary:
-                    shutil.copyfile(best, temporary)
+    def check_resumed(self, directory: str | Path) -> None:
+        if self.cfg.TEST.FINAL_MODEL == "best_val" and self.best_result > -np.inf:
+            for name in self.get_model_names():
+                load_checkpoint(os.path.join(directory, name, layout.BEST))
 
     def after_epoch(self) -> None:
         self._detect_broken_weights()
@@ -516,9 +381,12 @@ class SimpleTrainer(TrainerBase):
             result = processes.from_first(lambda: self.test(split="val"))
             if result > self.best_result:
                 self.best_result = result
-                self.save_model(self.epoch, self.output_dir, val_result=result, model_name=BEST)
+                self.save_model(self.epoch, self.output_dir, val_result=result, model_name=layout.BEST)
         self.save_model(self.epoch, self.output_dir)
-        self._drop_checkpoint(self.epoch)
+        self._thin_out(self.epoch + 1)
+
+    def _thin_out(self, epoch):
+        self.thin_out_checkpoints(self.output_dir, epoch, self.max_epoch, self.cfg.TRAIN.CHECKPOINT_FREQ)
 
     def _detect_broken_weights(self):
         """Raises NonFiniteLossError where an epoch left infinite or NaN weights, before they are saved."""
@@ -529,32 +397,6 @@ class SimpleTrainer(TrainerBase):
                     f"the weights of {name} became infinite or NaN in epoch {self.epoch + 1}: lower OPTIM.LR or "
                     f"compute in fp32; {kept}"
                 )
-
-    @processes.first_alone
-    def _sweep(self, whole):
-        """Remove what a kill left in the output folder: half-written files, and models of the epoch that was dropped.
-
-        Args:
-            whole: all models of the epoch to go on from stand there. What a finished run left is meant to be kept.
-        """
-        for name in self.get_model_names():
-            remove_half_written(os.path.join(self.output_dir, name))
-        if whole and not os.path.isfile(os.path.join(self.output_dir, layout.METRICS)):
-            self._drop_checkpoint(self.start_epoch - 1)
-
-    @processes.first_alone
-    def _drop_checkpoint(self, epoch):
-        """Remove the checkpoint of an epoch (counted from 1), unless CHECKPOINT_FREQ asked for it.
-
-        Only when every model has the next one: a kill in between finds a whole set.
-        """
-        frequency = self.cfg.TRAIN.CHECKPOINT_FREQ
-        if epoch < 1 or (frequency > 0 and epoch % frequency == 0):
-            return
-        for name in self.get_model_names():
-            path = os.path.join(self.output_dir, name, layout.checkpoint(epoch))
-            if os.path.isfile(path):
-                os.remove(path)
 
     def after_train(self) -> None:
         self.train_seconds = self._elapsed()
@@ -716,21 +558,3 @@ def _cycle(loader, n):
             given += 1
             if given == n:
                 return
-
-
-def _checkpoints(folder):
-    return glob.glob(os.path.join(glob.escape(folder), layout.ANY_CHECKPOINT))
-
-
-def _last_epoch(folder):
-    """The epoch that a model's `checkpoint` file points at, or None."""
-    try:
-        with open(os.path.join(folder, layout.POINTER), encoding="utf-8") as file:
-            name = file.read().strip()
-    except FileNotFoundError:
-        return None
-    _, _, epoch = name.rpartition("-")
-    if name == BEST or not epoch.isdigit():
-        files = [p.rpartition("-")[2] for p in _checkpoints(folder)]
-        epoch = max((f for f in files if f.isdigit()), key=int, default="")
-    return int(epoch) if epoch.isdigit() else None

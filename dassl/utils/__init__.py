@@ -4,6 +4,7 @@ from dassl.errors import UserError, nearest
 from dassl.utils.checkpoints import (
     load_checkpoint,
     load_pretrained_weights,
+    load_weights,
     resume_from_checkpoint,
     save_checkpoint,
 )
@@ -16,11 +17,11 @@ from dassl.utils.files import (
     check_isfile,
     listdir_nohidden,
     mkdir_if_missing,
-    read_image,
     read_json,
     remove_half_written,
     write_json,
 )
+from dassl.utils.images import read_image
 from dassl.utils.layers import count_num_param, init_network_weights, open_all_layers, open_specified_layers
 from dassl.utils.logger import Logger, setup_logger
 from dassl.utils.meters import AverageMeter, MetricMeter
@@ -55,6 +56,7 @@ __all__ = [
     "listdir_nohidden",
     "load_checkpoint",
     "load_pretrained_weights",
+    "load_weights",
     "mkdir_if_missing",
     "nearest",
     "numerics",

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -14,6 +13,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from dassl.errors import UserError
+from dassl.utils.images import check_regular
 
 CHUNK = 2**20
 
@@ -81,9 +81,8 @@ def _of_contents(paths: Iterable[str]) -> str:
 
 
 def _of_image(path):
+    check_regular(path)
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise UserError(f"cannot read the image {path}: it is no regular file")
         with open(path, "rb") as file:
             return hashlib.sha256(file.read()).digest()
     except OSError as error:

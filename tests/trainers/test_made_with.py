@@ -11,9 +11,20 @@ from dassl.utils import UserError, load_checkpoint
 from learned.model import load_run
 from tests.conftest import TOY_CLASSES
 from tests.reference import openai_weights, tiny_clip
-from tests.trainers.test_class_axes import BASE, CSC, NEW, SHORT, ctx, forget, run  # noqa: F401
+from tests.trainers.test_class_axes import BASE, CSC, NEW, SHORT, ctx, forget
 
 LAST = "prompt_learner/model.pth.tar-1"
+
+
+@pytest.fixture
+def run(tmp_path, toy_run):
+    """run(name, *keys, model=name): train CoOp, or evaluate another run's model."""
+
+    def one(name, *keys, model=None):
+        flags = ["--eval-only", "--model-dir", str(tmp_path / model)] if model else []
+        return toy_run("CoOp", tmp_path / name, *SHORT, *keys, flags=flags)
+
+    return one
 
 
 @pytest.fixture
@@ -33,7 +44,7 @@ def moved(tmp_path, name, to):
     return tmp_path / to
 
 
-def test_a_moved_checkpoint_knows_its_classes(run, tmp_path):  # noqa: F811
+def test_a_moved_checkpoint_knows_its_classes(run, tmp_path):
     whole = run("all", *CSC)
     moved(tmp_path, "all", "alone")
     assert torch.equal(ctx(run("new", *NEW, *CSC, model="alone")), ctx(whole)[2:])
@@ -75,12 +86,7 @@ def test_a_linear_probe_of_the_same_classes_in_another_order(tmp_path, toy_args,
 
 
 def test_another_backbone_of_the_same_shape_is_refused_on_every_load(
-    run,  # noqa: F811
-    tmp_path,
-    toy_args,
-    toy_backbone,
-    other_backbone,
-    caplog,
+    run, tmp_path, toy_args, toy_backbone, other_backbone, caplog
 ):
     run("a")
     message = rf"model\.pth\.tar-1 was trained with the backbone {toy_backbone} \(SHA-256 \w{{12}}\), but this run has "
@@ -100,7 +106,7 @@ def test_another_backbone_of_the_same_shape_is_refused_on_every_load(
 
 def test_a_backbone_that_was_replaced_is_noticed_and_one_that_was_moved_is_not(
     run, tmp_path, toy_backbone, other_backbone
-):  # noqa: F811, E501
+):
     mine = tmp_path / "mine.pt"
     shutil.copy(toy_backbone, mine)
     run("a", "MODEL.BACKBONE.NAME", mine)
@@ -113,14 +119,14 @@ def test_a_backbone_that_was_replaced_is_noticed_and_one_that_was_moved_is_not(
         run("a", "MODEL.BACKBONE.NAME", mine)
 
 
-def test_training_goes_on_only_on_the_same_classes(run, tmp_path, toy_args):  # noqa: F811
+def test_training_goes_on_only_on_the_same_classes(run, tmp_path, toy_args):
     run("base", *BASE)
     flags = ["--resume", str(tmp_path / "base")]
     with pytest.raises(UserError, match=r'number 1 is "ant" there, "crab_claw" here'):
         train.main(toy_args("CoOp", tmp_path / "new", *NEW, "OPTIM.MAX_EPOCH", 2, flags=flags))
 
 
-def test_released_weights_load_with_a_word(run, tmp_path, caplog):  # noqa: F811
+def test_released_weights_load_with_a_word(run, tmp_path, caplog):
     run("a")
     path = moved(tmp_path, "a", "released") / LAST
     forget(path)
@@ -132,7 +138,7 @@ def test_released_weights_load_with_a_word(run, tmp_path, caplog):  # noqa: F811
 @pytest.mark.parametrize(
     "told", ["x", {"classnames": 3}, {"classnames": [1, None]}, {"classnames": ["a"], "digest": 3}]
 )
-def test_nonsense_in_its_place_is_no_traceback(told, run, tmp_path):  # noqa: F811
+def test_nonsense_in_its_place_is_no_traceback(told, run, tmp_path):
     run("a", *CSC)
     path = tmp_path / "a" / LAST
     torch.save({**load_checkpoint(path), "made_with": told}, path)
