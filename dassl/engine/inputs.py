@@ -35,6 +35,14 @@ long."""
 
 EARLIER = "earlier"
 
+PARTS = {
+    "train": ("train_x", "train_loader_x"),
+    "unlabelled": ("train_u", "train_loader_u"),
+    "val": ("val", "val_loader"),
+    "test": ("test", "test_loader"),
+}
+"""Of the data: the data set's attribute, and that of the trainer which loads it."""
+
 
 def of(trainer: Any, arguments: Mapping[str, Any], packages: Iterable[str] = (), version: str = "") -> dict[str, Any]:
     """The record of a run whose model is built, and whose weights are loaded if it evaluates some.
@@ -109,17 +117,13 @@ def _short(value):
 def _data(trainer, eval_only):
     dataset, root = trainer.dm.dataset, trainer.cfg.DATASET.ROOT
     split = getattr(dataset, "split", None)
-    lists = {
-        "train": (dataset.train_x, trainer.train_loader_x),
-        "unlabelled": (dataset.train_u, trainer.train_loader_u),
-        "val": (dataset.val, trainer.val_loader),
-        "test": (dataset.test, trainer.test_loader),
-    }
     found: dict[str, Any] = {"classes": digests.of_value(dataset.classes())}
     found["split"] = digests.sha256(split) if isinstance(split, str) and os.path.isfile(split) else None
-    for part, (items, loader) in lists.items():
+    for part, (items, loader) in PARTS.items():
+        listed = getattr(dataset, items, None)
         is_read = not eval_only or part == trainer.cfg.TEST.SPLIT
-        found[part] = _list(items, root, getattr(loader, "dataset", dataset) if is_read else None) if items else None
+        owner = getattr(getattr(trainer, loader, None), "dataset", dataset)
+        found[part] = _list(listed, root, owner if is_read else None) if listed else None
     return found
 
 

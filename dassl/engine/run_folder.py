@@ -122,11 +122,6 @@ def clear(folder: str | os.PathLike) -> None:
             os.remove(path)
 
 
-def _holds_a_run(folder: str | os.PathLike) -> bool:
-    """Whether a run got as far as a checkpoint or a result; one that failed at its start leaves nothing to protect."""
-    return os.path.isfile(os.path.join(folder, METRICS)) or bool(_pointers(folder))
-
-
 def tell(differing: Mapping[str, tuple[Any, Any]]) -> str:
     """What `conflict` found, in words: one key, the backbone before what follows it, and how many more there are."""
     key = BACKBONE if BACKBONE in differing else next(iter(differing))
@@ -199,6 +194,11 @@ def write_metrics(cfg: CfgNode, metrics: Mapping[str, Any]) -> None:
         "config": _tree(cfg),
     }
     write_json(record, os.path.join(cfg.OUTPUT_DIR, METRICS))
+
+
+def _holds_a_run(folder):
+    """Whether a run got as far as a checkpoint or a result; one that failed at its start leaves nothing to protect."""
+    return os.path.isfile(os.path.join(folder, METRICS)) or bool(_pointers(folder))
 
 
 def _pointers(folder):

@@ -56,14 +56,12 @@ def first() -> bool:
 def join(cfg: CfgNode) -> None:
     """Become one of a run's processes, where torchrun started several; each sees one GPU alone from here on.
 
-    To be called before anything asks for a GPU; a second call does nothing.
+    To be called before anything asks for a GPU.
 
     Raises:
         UserError: the config has no seed, or there are too few GPUs.
     """
     global _rank, _count, _on_gpus
-    if _count > 1:
-        return
     if not (distributed.is_available() and distributed.is_torchelastic_launched()) or os.environ["WORLD_SIZE"] == "1":
         return
     _rank, _count, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
