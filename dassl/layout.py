@@ -1,6 +1,6 @@
 """The names inside a run's folder, and what its metrics.json says. Needs nothing but Python: reports read many of them.
 
-<run>/config.yaml, classes.json, log.txt, metrics.json, cmat.pt, tensorboard/
+<run>/config.yaml, classes.json, inputs.json, log.txt, metrics.json, cmat.pt, tensorboard/
 <run>/<model>/checkpoint, model.pth.tar-<epoch>, model-best.pth.tar
 """
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 CONFIG, CLASSES, METRICS, LOG = "config.yaml", "classes.json", "metrics.json", "log.txt"
+INPUTS = "inputs.json"
 CONFUSIONS, TENSORBOARD = "cmat.pt", "tensorboard"
 LOCK = ".lock"
 """There while a run is under way: the host and the number of its process."""
