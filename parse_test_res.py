@@ -6,6 +6,11 @@
 `python -m benchmark results` and `table` show more.
 """
 
+if __name__ == "__main__":  # Ctrl-C while the others are imported is one line, too
+    from dassl import signals
+
+    signals.end_in_one_line()
+
 import argparse
 import statistics
 import sys

@@ -1,5 +1,10 @@
 """Classify images with a trained run; learned/predict.py does it."""
 
+if __name__ == "__main__":  # Ctrl-C while the others are imported is one line, too
+    from dassl import signals
+
+    signals.end_in_one_line()
+
 import sys
 from collections.abc import Sequence
 

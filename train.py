@@ -1,21 +1,33 @@
 """One run: arguments -> config -> trainer -> train, or test with --eval-only. The command line is CoOp's."""
 
+if __name__ == "__main__":  # Ctrl-C while the others are imported is one line, too
+    from dassl import signals
+
+    signals.end_in_one_line()
+
 import argparse
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from yacs.config import CfgNode
 
-from dassl.errors import UserError  # torch is imported when the arguments are parsed: --help does without
+from dassl.errors import Stopped, UserError  # torch is imported when arguments are parsed: --help does without
+from dassl.signals import heeding
 from mocoop.command import Command
 
 logger = logging.getLogger("dassl.train")
 
 PROGRAM = "train.py", "python train.py"
 """What usage lines and what examples begin with."""
+
+ARGUMENTS = ("eval_only", "model_dir", "load_epoch", "no_train")
+"""Those that are not config."""
+
+PACKAGES = ("datasets", "prompting", "trainers")
+"""Whose code decides results, beside the engine's."""
 
 
 class Train(Command):
@@ -32,6 +44,7 @@ class Train(Command):
       --dataset-config-file configs/datasets/dtd.yaml \\
       --config-file configs/trainers/CoOp/vit_b16_ep50.yaml \\
       --output-dir output/coop-on-dtd --eval-only --model-dir output/coop""",
+        "--replay output/coop",
     )
 
     def add_arguments(self, add: Any) -> None:
@@ -52,17 +65,24 @@ class Train(Command):
         add("--load-epoch", type=int, help="load the weights of this epoch for --eval-only")
         add("--no-train", action="store_true", help="do not call trainer.train()")
         add("--overwrite", action="store_true", help="replace a run of another config in the output directory")
+        add("--replay", default="", metavar="RUN", help="do a finished run again, and say whether the bits agree")
         add("opts", nargs=argparse.REMAINDER, help="config keys and values: KEY VALUE ...")
 
-    def run(self, args: argparse.Namespace) -> None:
+    def run(self, args: argparse.Namespace) -> int | None:
         try:
-            do(args)
-        except UserError as error:
+            with heeding():
+                if args.replay:
+                    from learned import replay
+
+                    return replay.replay(args, self.parse([], *PROGRAM), perform)
+                do(args)
+        except (UserError, Stopped) as error:
             from dassl.utils.logger import Tee
 
             if isinstance(sys.stdout, Tee):  # the log ends with it, too
-                sys.stdout.file.write(f"error: {error}\n")
+                sys.stdout.file.write(f"{'error: ' * isinstance(error, UserError)}{error}\n")
             raise
+        return None
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -130,12 +150,25 @@ def _set_input(cfg, default):
 
 def do(args: argparse.Namespace) -> Any:
     """Do the run; its trainer. Raises UserError for a mistake of the user's."""
-    from dassl.config import without_effect
-    from dassl.data.datasets import DATASET_REGISTRY
-    from dassl.engine import TRAINER_REGISTRY, build_trainer, run_folder
-    from dassl.utils import collect_env_info, processes, set_numerics, set_random_seed, setup_logger
+    return perform(setup_cfg(args), args)
 
-    cfg = setup_cfg(args)
+
+def perform(
+    cfg: CfgNode,
+    args: argparse.Namespace,
+    first: Callable[[], object] = lambda: None,
+    begun: Callable[[Any], object] = lambda trainer: None,
+) -> Any:
+    """Do the run of a frozen config; its trainer.
+
+    Args:
+        args: for what is not config.
+        first: called when nobody else is at a run in the output folder.
+        begun: called with the trainer when it is ready, and what goes into the run is recorded.
+    """
+    from dassl.engine import TRAINER_REGISTRY, run_folder
+    from dassl.utils import processes
+
     processes.join(cfg)
     if not cfg.TRAINER.NAME:
         print("trainers:", *_trainers(), sep="\n  ", file=sys.stderr)
@@ -145,6 +178,25 @@ def do(args: argparse.Namespace) -> Any:
         raise UserError("--overwrite would remove the model that --model-dir names: choose another --output-dir")
     if args.eval_only and processes.count() > 1:
         raise UserError("several processes train together, and test with one: start --eval-only by python train.py")
+    with run_folder.alone_in(cfg.OUTPUT_DIR):
+        processes.from_first(first)
+        trainer = _start(args, cfg)
+        begun(trainer)
+        if args.eval_only:
+            trainer.test()
+        elif not args.no_train:
+            trainer.train()
+    return trainer
+
+
+def _start(args, cfg):
+    """The trainer, with the weights that it evaluates; what goes into the run is recorded."""
+    import mocoop
+    from dassl.config import without_effect
+    from dassl.data.datasets import DATASET_REGISTRY
+    from dassl.engine import TRAINER_REGISTRY, build_trainer, inputs, run_folder
+    from dassl.utils import collect_env_info, processes, set_numerics, set_random_seed, setup_logger
+
     processes.from_first(lambda: run_folder.claim(cfg, args.overwrite))
     if cfg.SEED >= 0:
         set_random_seed(cfg.SEED)
@@ -165,11 +217,11 @@ def do(args: argparse.Namespace) -> Any:
     if args.eval_only:
         if trainer.has_weights() and not (args.model_dir or cfg.MODEL.INIT_WEIGHTS):
             raise UserError("--eval-only needs --model-dir: nothing is trained yet")
-        trainer.check_classes(args.model_dir)
+        trainer.check_weights(args.model_dir)
         trainer.load_model(args.model_dir, epoch=args.load_epoch)
-        trainer.test()
-    elif not args.no_train:
-        trainer.train()
+    told = {name: getattr(args, name) for name in ARGUMENTS}
+    trainer.inputs = inputs.of(trainer, told, PACKAGES, mocoop.version())
+    inputs.write(cfg.OUTPUT_DIR, trainer.inputs)
     return trainer
 
 

@@ -1,7 +1,9 @@
 """The commands that do the runs of a grid or protocol and show their progress. report/commands.py adds the results."""
 
 import argparse
+import os
 import shlex
+import shutil
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -17,10 +19,12 @@ from benchmark.place import STATES, Place, command
 from benchmark.protocol import Point
 from benchmark.protocol import Run as OneRun
 from benchmark.protocols import LEFT_OUT, PROTOCOLS, protocol_named, recipe_of, recipes_of, runs_of
-from dassl.errors import UserError
+from dassl.errors import GO_ON_LATER, UserError
+from dassl.signals import heeding
 from mocoop import HOME
 from mocoop.command import Command
 
+MIB = 2**20
 LAUNCHERS = {"ray": "benchmark.on_ray", "slurm": "benchmark.on_slurm"}
 
 PROTOCOL_HELP = """\
@@ -71,6 +75,11 @@ class Run(Command):
         add("--slurm", nargs="+", default=[], metavar="KEY=VALUE", help="slurm: parameters of submitit's executor")
 
     def run(self, args: argparse.Namespace) -> int:
+        with heeding():
+            return self.do(args)
+
+    def do(self, args: argparse.Namespace) -> int:
+        """Do it; the exit status."""
         grid = read_grid(args.grid)
         place = place_of(args, grid.output)
         if args.dry_run:
@@ -93,10 +102,14 @@ class Run(Command):
         with progress.watch(grid.runs, left, place, grid.methods) as watch:
             failed = runner.execute(left, launcher, watch)
         self.tell(grid, place)
-        for one, status in failed.items():
-            print(f"\nfailed with exit status {status}: {one}\n  {place.folder(one)}", file=sys.stderr)
+        failed, status = _judge(failed, left, place)
+        for one, code in failed.items():
+            print(f"\nfailed with exit status {code}: {one}\n  {place.folder(one)}", file=sys.stderr)
             print(*(f"  {line}" for line in runner.last_lines(one, place)), sep="\n", file=sys.stderr)
-        return 1 if failed else 0
+        full = os.path.isdir(place.output) and shutil.disk_usage(place.output).free < MIB
+        if failed and full:  # where the runs could not say so either
+            print(f"\nthe disk of {place.output} is full", file=sys.stderr)
+        return status
 
     def tell(self, grid: Grid, place: Place) -> None:
         """Called when the runs have ended, to say what they found."""
@@ -188,7 +201,8 @@ class ProtocolRuns(Command):
                 config, why = recipe_of(trainer, args.name, dataset, k)
                 told.append(f"{trainer} takes the config {config} ({why})")
             points += [Point(dataset, k, trainer, config, seed, args.backbone, keys, label) for seed in args.seeds]
-        return self.do(args.name, runs_of(args.name, points), place_of(args, "output"), told)
+        with heeding():
+            return self.do(args.name, runs_of(args.name, points), place_of(args, "output"), told)
 
     def do(self, name: str, runs: Sequence[OneRun], place: Place, told: Sequence[str] = ()) -> int:
         """Do runs one after the other, on the console, after some lines, and say what they found; the exit status."""
@@ -201,11 +215,12 @@ class ProtocolRuns(Command):
         for run in runs:
             if states[run] == "done":
                 print(f"finished already: {place.folder(run)}", flush=True)
-        failed = runner.execute([run for run in runs if states[run] != "done"], runner.Local(place))
-        for run, status in failed.items():
-            print(f"error: {run} failed with exit status {status}; the same command tries it again", file=sys.stderr)
+        left = [run for run in runs if states[run] != "done"]
+        failed, status = _judge(runner.execute(left, runner.Local(place)), left, place)
+        for run, code in failed.items():
+            print(f"error: {run} failed with exit status {code}; the same command tries it again", file=sys.stderr)
         self.tell(name, runs, place)
-        return 1 if failed else 0
+        return status
 
     def tell(self, name: str, runs: Sequence[OneRun], place: Place) -> None:
         """Called when the runs of a protocol have ended, to say what they found."""
@@ -223,6 +238,19 @@ def place_of(args: argparse.Namespace, output: str) -> Place:
     if args.device not in ("", "cpu", "cuda"):
         raise UserError(f'DEVICE is "{args.device}": give cpu or cuda')
     return Place(args.root, args.output or output, args.device)
+
+
+def _judge(failed: dict[OneRun, int], runs: Sequence[OneRun], place: Place) -> tuple[dict[OneRun, int], int]:
+    """Those of the runs that `runner.execute` says are not done that failed, and the exit status of all together.
+
+    Those that were stopped to go on later are told.
+    """
+    from benchmark import runner
+
+    later = [run for run, status in failed.items() if status == GO_ON_LATER]
+    runner.tell_unfinished(later + [run for run in runs if run.needs in later], len(runs), place)
+    failed = {run: status for run, status in failed.items() if status != GO_ON_LATER}
+    return failed, 1 if failed else GO_ON_LATER * bool(later)
 
 
 def _refuse(problems: Mapping[str, list[OneRun]], runs: Sequence[OneRun], place: Place) -> int:

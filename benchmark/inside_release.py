@@ -10,6 +10,7 @@ import runpy
 import sys
 import time
 import traceback
+from contextlib import ExitStack
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
@@ -104,11 +105,16 @@ def stay_on_the_cpu() -> None:
     Here().__enter__()  # till the process ends
 
 
-def build_trainer(cfg: Any, overwrite: bool, build: Any) -> Any:
-    """What the release's train.py gets as dassl's `build_trainer`: it claims the folder and sees to metrics.json."""
+def build_trainer(cfg: Any, overwrite: bool, build: Any, ends: ExitStack) -> Any:
+    """What the release's train.py gets as dassl's `build_trainer`: it claims the folder and sees to metrics.json.
+
+    Args:
+        ends: has the folder till it is closed.
+    """
     from dassl.engine import SimpleTrainer, run_folder
     from dassl.utils import set_numerics
 
+    ends.enter_context(run_folder.alone_in(cfg.OUTPUT_DIR))
     run_folder.claim(cfg, overwrite)
     set_numerics(cfg)
     trainer = build(cfg)
@@ -142,20 +148,21 @@ def main(said: dict[str, Any]) -> None:
 
     import torch
 
-    from dassl import engine
+    from dassl import engine, signals
     from dassl.config.defaults import DEFAULTS
 
     multiprocessing.set_start_method("fork")  # loaders' workers would not find these packages by themselves
     DEFAULTS.RELEASE.NAME, DEFAULTS.RELEASE.WEIGHTS = said["name"], said["weights"]
     sys.meta_path.insert(0, Weights(said["folder"], said["weights"], said["file"]))
     build = engine.build_trainer
-    engine.build_trainer = lambda cfg: build_trainer(cfg, said["overwrite"], build)
+    engine.build_trainer = lambda cfg: build_trainer(cfg, said["overwrite"], build, ends)
     if not torch.cuda.is_available():
         stay_on_the_cpu()
     script = os.path.join(said["folder"], "train.py")
     sys.argv[:] = [script, *said["arguments"]]
     try:
-        runpy.run_path(script, run_name="__main__")
+        with ExitStack() as ends, signals.heeding():
+            runpy.run_path(script, run_name="__main__")
     except Exception as error:
         raise _mistake(error, said["folder"]) or error from None
 
@@ -182,6 +189,9 @@ def _mistake(error, folder):
 if __name__ == "__main__":
     told = json.loads(sys.argv[1])
     enter(told["home"], told["folder"])
+    from dassl import signals
+
+    signals.end_in_one_line()
     from dassl.errors import exit_status
 
     sys.exit(exit_status(main, told))

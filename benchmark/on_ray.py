@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 from typing import Any
 
 import ray
@@ -16,7 +17,7 @@ RETRIES = 3
 """How often a run is begun again, from its last checkpoint, where its process or machine died."""
 
 
-CARRIED = ("MOCOOP_CACHE", "XDG_CACHE_HOME")
+CARRIED = ("MOCOOP_CACHE", "MOCOOP_GRACE", "XDG_CACHE_HOME")
 """Variables of this process's environment that runs get."""
 
 
@@ -49,7 +50,9 @@ class OnRay:
         paths = os.pathsep.join([str(HOME), *filter(None, [os.environ.get("PYTHONPATH")])])
         environment = {"PYTHONPATH": paths} | {name: os.environ[name] for name in CARRIED if name in os.environ}
         options = {"log_to_driver": False, "logging_level": "error"} | (options or {})
+        heeded = signal.getsignal(signal.SIGTERM)
         ray.init(address, runtime_env={"env_vars": environment}, **options)
+        signal.signal(signal.SIGTERM, heeded)  # ray has its own
         self.place, self.needs = place.absolute(), {"CPU": cpus, "GPU": gpus}
         self.task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES)(_do)
         self.runs: dict[Any, Run] = {}
@@ -73,11 +76,14 @@ class OnRay:
             statuses[self.runs.pop(task)] = status
         return statuses
 
-    def stop(self) -> None:
+    def stop(self, number: int = signal.SIGINT) -> dict[Run, int]:
+        """Interrupt the current runs, whatever the signal, and wait until they end: {run: exit status}."""
         for task in self.runs:
             ray.cancel(task)
+        statuses: dict[Run, int] = {}
         while self.runs:
-            self.wait()
+            statuses |= self.wait()
+        return statuses
 
 
 def _do(run, place):

@@ -11,7 +11,7 @@ import yaml
 from benchmark.place import Place
 from benchmark.protocol import Run
 from benchmark.runner import Local, execute
-from dassl.errors import UserError
+from dassl.errors import GO_ON_LATER, Stopped, UserError
 from mocoop import HOME
 
 
@@ -51,13 +51,18 @@ class OnSlurm:
 
 
 class Chain:
-    """What a job does: runs one after the other. It fails if one of them fails."""
+    """What a job does: runs one after the other. It fails if one of them fails.
+
+    Where SIGTERM stopped one its exit status is GO_ON_LATER, which a cluster may have in its RequeueExit.
+    """
 
     def __init__(self, place: Place) -> None:
         self.place = place
 
     def __call__(self, runs):
         failed = execute(runs, Local(self.place, quiet=True))
+        if failed and set(failed.values()) == {GO_ON_LATER}:
+            raise Stopped
         if failed:
             raise RuntimeError(f"failed: {', '.join(run.folder for run in failed)}")
 

@@ -10,9 +10,6 @@ from dassl.layout import BEST, PROMPT_LEARNER, checkpoint, epochs_in
 CONSOLE, FAILED = "console.txt", "failed.txt"
 """Files in a run's folder: what a quiet run prints, while it runs and if it failed."""
 
-LOCK = ".lock"
-"""A file in a run's folder that is locked during the run."""
-
 STATES = ("done", "running", "failed", "begun", "other", "waiting")
 """A run's state: "begun" ones continue from a checkpoint; the folder of "other" ones holds a run of another config."""
 

@@ -15,6 +15,7 @@ from rich.text import Text
 from benchmark.place import Place
 from benchmark.protocol import Run
 from benchmark.runner import Watch
+from dassl.errors import GO_ON_LATER
 from dassl.layout import read_metrics
 
 COLUMNS = ("done", "running", "failed", "left")
@@ -46,7 +47,7 @@ class Lines(Watch):
         self.states[run], self.began[run] = "running", time.monotonic()
 
     def ended(self, run: Run, status: int) -> None:
-        self.states[run] = "failed" if status else "done"
+        self.states[run] = {0: "done", GO_ON_LATER: "left"}.get(status, "failed")
         seconds = time.monotonic() - self.began.pop(run)
         if not status:
             self.took[_kind(run)].append(seconds)
@@ -56,6 +57,8 @@ class Lines(Watch):
         ended = sum(state in ("done", "failed") for state in self.states.values())
         metrics = read_metrics(self.place.folder(run)) or {}
         found = f"failed with exit status {status}" if status else f"{metrics.get('accuracy', float('nan')):.2f}"
+        if status == GO_ON_LATER:
+            found = "stopped by SIGTERM, to go on later"
         left = self.time_left()
         print(f"[{ended}/{len(self.states)}] {run}: {found}, {_clock(seconds)}{left and f'; {left}'}", flush=True)
 
@@ -100,7 +103,7 @@ class Screen(Lines):
         for run, state in self.states.items():
             counts[self.methods[run.folder]][state] += 1
         for method, count in counts.items():
-            table.add_row(method, *(str(count[state] or "") for state in COLUMNS))
+            table.add_row(Text(method), *(str(count[state] or "") for state in COLUMNS))
         now = time.monotonic()
         running = [f"{_clock(now - began)}  {run}" for run, began in self.began.items()]
         return Group(table, *map(Text, running), Text(self.time_left()))

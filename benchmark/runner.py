@@ -9,18 +9,20 @@ where there are several GPUs, each run is told by CUDA_VISIBLE_DEVICES which one
 
 import os
 import signal
+import sys
+import time
 from collections import Counter
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Sequence
 from multiprocessing import connection, get_context
 from typing import Any
 
 from benchmark.place import CONSOLE, FAILED, Place
 from benchmark.protocol import Run
-from dassl.errors import UserError
+from dassl.errors import UserError, printable
+from dassl.signals import grace
 
 CONTEXT = get_context("forkserver")
-CONTEXT.set_forkserver_preload(["benchmark.worker"])
+CONTEXT.set_forkserver_preload(["benchmark.server", "benchmark.worker"])
 
 
 class Local:
@@ -59,12 +61,41 @@ class Local:
             statuses[run] = process.exitcode
         return statuses
 
-    def stop(self) -> None:
-        """Interrupt the current runs, and wait until they end."""
+    def stop(self, number: int = signal.SIGINT) -> dict[Run, int]:
+        """Send the current runs a signal, and wait until they end: {run: exit status}.
+
+        Those that have not ended soon after the time that SIGTERM leaves them are killed.
+        """
         for process in self.processes.values():
-            os.kill(process.pid, signal.SIGINT)
-        while self.processes:
-            self.wait()
+            _send(process, number)
+        end, statuses = time.monotonic() + grace() + 3, dict[Run, int]()
+        try:
+            while self.processes and time.monotonic() < end:
+                statuses |= self.wait(1)
+        finally:
+            for process in self.processes.values():
+                process.kill()
+        return statuses
+
+
+def ask(function: Callable[..., Any], *args: Any) -> Any:
+    """What a function of a module returns in a process of the server's, which ends with this one."""
+    answer, told = CONTEXT.Pipe(duplex=False)
+    process = CONTEXT.Process(target=_answer, args=(told, function, args))
+    process.start()
+    told.close()
+    try:
+        error, value = answer.recv()
+    except EOFError:
+        process.join()
+        raise UserError(f"the process that looks at runs and GPUs ended with status {process.exitcode}") from None
+    finally:
+        process.kill()
+        process.join()
+        answer.close()
+    if error is not None:
+        raise error
+    return value
 
 
 def find_gpus(asked: str | None = None) -> list[str]:
@@ -78,8 +109,7 @@ def find_gpus(asked: str | None = None) -> list[str]:
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES") if asked is None else asked
     names = None if visible is None else list(dict.fromkeys(name.strip() for name in visible.split(",")))
-    with ProcessPoolExecutor(1, mp_context=CONTEXT) as pool:
-        count = pool.submit(_count_gpus, names).result()
+    count = ask(_count_gpus, names)
     if asked is not None and names is not None and count < len(names):  # CUDA sees none behind one that is not there
         raise UserError(f'--gpus: this machine has no GPU "{names[count]}": give numbers from 0 on, as in 0,1')
     return [str(i) for i in range(count)] if names is None else names[:count]
@@ -90,7 +120,7 @@ def last_lines(run: Run, place: Place, count: int = 5) -> list[str]:
     for name in (FAILED, CONSOLE):
         if (path := place.folder(run) / name).is_file():
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-            return [line for line in lines if line.strip()][-count:]
+            return [printable(line) for line in lines if line.strip()][-count:]
     return []
 
 
@@ -115,8 +145,8 @@ def survey(runs: Sequence[Run], place: Place, thorough: bool = False) -> tuple[d
         place: their Place.
         thorough: look for their trainers, weights and data too; weights that can be downloaded are.
     """
-    with ProcessPoolExecutor(1, mp_context=CONTEXT) as pool:  # one process: what all ask for is read once
-        found = dict(zip(runs, pool.submit(_survey, runs, place, thorough).result(), strict=True))
+    answers = ask(_survey, runs, place, thorough)  # of one process: what all ask for is read once
+    found = dict(zip(runs, answers, strict=True))
     problems: dict[str, list[Run]] = {}
     for run, (_, lines) in found.items():
         for line in lines:
@@ -133,7 +163,10 @@ def execute(runs: Sequence[Run], launcher: Any, watch: Watch | None = None) -> d
         watch: a Watch.
 
     Returns:
-        {run: exit status} of those that failed; what needs them is not done.
+        {run: exit status} of those that failed, or were stopped to go on later (GO_ON_LATER); what needs them is not
+        done.
+
+    Where this process is interrupted or told to end the runs are, too, and what is unfinished is said on stderr.
     """
     watch = Watch() if watch is None else watch
     waiting, failed = dict.fromkeys(runs), dict[Run, int]()
@@ -158,10 +191,27 @@ def execute(runs: Sequence[Run], launcher: Any, watch: Watch | None = None) -> d
                     failed[run] = status
                 watch.ended(run, status)
             watch.tick()
-    except BaseException:
-        launcher.stop()
+    except BaseException as error:
+        # SIGTERM comes as Stopped, from other launchers as their SystemExit
+        stopped = launcher.stop(signal.SIGTERM if isinstance(error, SystemExit) else signal.SIGINT)
+        left = [*(run for run in going if stopped.get(run) != 0), *failed, *given_up, *waiting]
+        tell_unfinished(left, len(runs), launcher.place)
         raise
     return failed
+
+
+def tell_unfinished(left: Sequence[Run], count: int, place: Place) -> None:
+    """Say on stderr which of so many runs are not done."""
+    if left:
+        first = f"the first {place.folder(left[0])}"
+        print(f"unfinished: {len(left)} of {count} runs, {first}; the same command goes on", file=sys.stderr)
+
+
+def _send(process, number):
+    try:
+        os.kill(process.pid, number)
+    except ProcessLookupError:  # it has just ended
+        pass
 
 
 # These are called in the server's processes, which have the worker; here its imports would take seconds.
@@ -176,6 +226,16 @@ def _perform(run, place, quiet, environment):
     if environment.get("OMP_NUM_THREADS", "").isdigit():  # which torch read then
         torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
     worker.perform(run, place, quiet)
+
+
+def _answer(told, function, args):
+    from benchmark import worker
+
+    worker.end_with_parent()
+    try:
+        told.send((None, function(*args)))
+    except Exception as error:
+        told.send((error, None))
 
 
 def _count_gpus(names):

@@ -1,9 +1,8 @@
 """One run, in the process that does it and ends with it. Importing this module imports all that train.py needs."""
 
-import contextlib
-import fcntl
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 import traceback
@@ -18,11 +17,16 @@ import datasets  # noqa: F401
 import train
 import trainers  # noqa: F401
 from benchmark import preflight
-from benchmark.place import CONSOLE, FAILED, LOCK, Place, command
+from benchmark.place import CONSOLE, FAILED, Place, command
 from benchmark.protocol import Run
+from dassl import signals
 from dassl.engine import run_folder
-from dassl.layout import METRICS, POINTER
-from dassl.utils import UserError, mkdir_if_missing
+from dassl.errors import GO_ON_LATER, exit_status
+from dassl.layout import LOCK, METRICS, POINTER
+from dassl.utils import UserError, locks
+
+STOPPED = (GO_ON_LATER, 130)
+"""Exit statuses of a run that is to go on from where it was stopped, by SIGTERM or Ctrl-C."""
 
 
 def perform(run: Run, place: Place, quiet: bool = False) -> NoReturn:
@@ -36,9 +40,23 @@ def perform(run: Run, place: Place, quiet: bool = False) -> NoReturn:
     """
     # loaders' workers start as under train.py: those of a fork server would outlive a run that is killed
     multiprocessing.set_start_method(None, force=True)
-    os.setpgid(0, 0)  # Ctrl-C is the parent's: it interrupts the run once
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    sys.exit(_perform(run, place, quiet))
+    end_with_parent()
+    signals.end_in_one_line()
+    sys.exit(exit_status(_perform, run, place, quiet))
+
+
+def end_with_parent() -> None:
+    """Have this process, and those that it will start, end as by a kill when the one that wanted it has ended.
+
+    Ctrl-C is that one's.
+    """
+
+    def end() -> None:
+        wait([parent_process().sentinel])  # type: ignore[union-attr]
+        os.killpg(0, signal.SIGKILL)
+
+    os.setpgid(0, 0)
+    threading.Thread(target=end, daemon=True).start()
 
 
 def is_finished(run: Run, place: Place) -> bool:
@@ -64,7 +82,7 @@ def survey(run: Run, place: Place, thorough: bool = False) -> tuple[str, list[st
         thorough: look for its trainer, weights and data too; weights that can be downloaded are.
     """
     folder = place.folder(run)
-    if _is_reserved(folder):
+    if locks.owner(folder / LOCK):
         return "running", []
     left = "begun" if any(folder.glob(f"*/{POINTER}")) else "waiting"
     if (folder / FAILED).is_file():
@@ -94,9 +112,9 @@ def _config(run, place):
 
 def _perform(run, place, quiet):
     folder = place.folder(run)
-    try:
-        mkdir_if_missing(folder)
-        with _reserved(folder):
+    with signals.heeding():
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        with run_folder.alone_in(folder, wait=True):
             (folder / FAILED).unlink(missing_ok=True)
             if is_finished(run, place):
                 if not quiet:
@@ -107,16 +125,11 @@ def _perform(run, place, quiet):
                     os.dup2(file.fileno(), sys.stdout.fileno())
                     os.dup2(file.fileno(), sys.stderr.fileno())
             status = _train(command(run, place))
-            if quiet and status:
+            if quiet and status not in (0, *STOPPED):
                 os.replace(folder / CONSOLE, folder / FAILED)
             elif quiet:
                 (folder / CONSOLE).unlink()
             return status
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:  # while it waited
-        return 130
 
 
 def _train(arguments):
@@ -128,27 +141,3 @@ def _train(arguments):
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-
-
-@contextlib.contextmanager
-def _reserved(folder):
-    with open(folder / LOCK, "wb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _is_reserved(folder):
-    try:
-        with open(folder / LOCK, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
-
-
-def _end_with_parent():
-    """Stop as a kill would: the run continues from its last checkpoint when someone starts it again."""
-    wait([parent_process().sentinel])
-    os._exit(1)

@@ -1,6 +1,6 @@
 """The names inside a run's folder, and what its metrics.json says. Needs nothing but Python: reports read many of them.
 
-<run>/config.yaml, classes.json, log.txt, metrics.json, cmat.pt, tensorboard/
+<run>/config.yaml, classes.json, inputs.json, log.txt, metrics.json, cmat.pt, tensorboard/
 <run>/<model>/checkpoint, model.pth.tar-<epoch>, model-best.pth.tar
 """
 
@@ -10,7 +10,11 @@ from pathlib import Path
 from typing import Any
 
 CONFIG, CLASSES, METRICS, LOG = "config.yaml", "classes.json", "metrics.json", "log.txt"
+INPUTS = "inputs.json"
 CONFUSIONS, TENSORBOARD = "cmat.pt", "tensorboard"
+LOCK = ".lock"
+"""There while a run is under way: the host and the number of its process."""
+
 POINTER, BEST = "checkpoint", "model-best.pth.tar"
 """In a model's folder: the file that names the last checkpoint, and the best on val."""
 
@@ -49,7 +53,7 @@ def read_metrics(folder: str | Path) -> dict[str, Any] | None:
     """The content of a run's metrics.json; None where there is none, or no result in it."""
     try:
         metrics = json.loads(Path(folder, METRICS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(metrics, dict) or not isinstance(metrics.get("trainer"), str):
         return None

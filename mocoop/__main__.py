@@ -40,6 +40,10 @@ def main(argv: list[str] | None = None) -> int:
     except ImportError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    if argv is None:  # this is the program
+        from dassl import signals
+
+        signals.end_in_one_line()
     return getattr(import_module(module), function)(words[1:])
 
 

@@ -1,5 +1,6 @@
 """Backbones by name: what is known about one, and the model itself. prompting/backbones/ lists them."""
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -11,6 +12,7 @@ from yacs.config import CfgNode
 
 from dassl import plugins
 from dassl.utils import UserError, nearest
+from dassl.utils.digests import sha256
 from prompting import backbones
 from prompting.backbones import Backbone, NotAtHand
 from prompting.shared_weights import converted
@@ -103,6 +105,23 @@ def fetch(name: str, family: str = "") -> None:
         find(name, family).fetch()
 
 
+def digest(name: str, family: str = "") -> str:
+    """The SHA-256 of a backbone's file, in hexadecimal; of several, that of their digests one after the other.
+
+    They are fetched if need be. It is "" where the record does not say which files they are. Arguments and errors as
+    `load_backbone` has them.
+    """
+    with _told_what_is_at_hand():
+        record = find(name, family)
+        if not record.at_hand():
+            record.fetch()
+        try:
+            digests = [sha256(path) for path in record.files()]
+        except OSError as error:
+            raise UserError(f"cannot read {error.filename}: {error.strerror}") from error
+    return "".join(digests) if len(digests) < 2 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
 def load_backbone(
     name: str,
     precision: str = "fp32",
@@ -120,8 +139,8 @@ def load_backbone(
         image_precision: of the image encoder, where it is not to be that of the rest.
 
     Raises:
-        UserError: as `find` does; or there is no network, a file is damaged, or its architecture is not known; or an
-            image encoder is to compute in fp16 on the CPU.
+        UserError: as `find` does; or there is no network, a file is damaged, its architecture is not known, or a weight
+            is not finite, in that precision; or an image encoder is to compute in fp16 on the CPU.
     """
     record = find(name, family)
     if image_precision == "fp16" and torch.device(device).type == "cpu":
@@ -131,6 +150,7 @@ def load_backbone(
     text = HALF.get(precision, torch.float32)
     image = HALF.get(image_precision, torch.float32) if image_precision else text
     _convert(model, text, image, record.image_encoder == "other")
+    _check_finite(model, name)
     model.backbone = model.visual.backbone = record
     return model
 
@@ -148,6 +168,12 @@ def _convert(model: nn.Module, text: torch.dtype, image: torch.dtype, whole_visu
     due = {name: (t, dtype) for name, (t, dtype) in due.items() if t.dtype != dtype}
     for name, value in converted(due).items():
         tensors[name].data = value
+
+
+def _check_finite(model, name):
+    for key, value in model.state_dict().items():
+        if value.is_floating_point() and value.numel() and not torch.isfinite(torch.stack(torch.aminmax(value))).all():
+            raise UserError(f"the backbone {name} has weights that are not finite ({key}): get its file again")
 
 
 def _halved(module):

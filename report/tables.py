@@ -10,6 +10,7 @@ from tabulate import tabulate
 
 from benchmark.facts import dataset_and_style, method_of
 from benchmark.protocols import PROTOCOLS
+from dassl.errors import printable
 
 
 def per_seed(runs: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -141,5 +142,5 @@ def _means(means, protocol):
 
 
 def _tabulate(rows, headers):
-    rows = [[None if pd.isna(value) else value for value in row] for row in rows]
+    rows = [[None if pd.isna(x) else printable(x) if isinstance(x, str) else x for x in row] for row in rows]
     return tabulate(rows, headers, floatfmt=".2f", tablefmt="simple")

@@ -38,6 +38,16 @@ def test_a_wheel_installs_one_name(site):
     assert names == {"mocoop", "datasets"}
 
 
+def test_what_packages_read_beside_their_code_comes_along(site):
+    home = site / "mocoop" / "home"
+    packages = [path for path in REPO.iterdir() if (path / "__init__.py").is_file() and path.name != "tests"]
+    beside = [
+        path for package in packages for path in package.rglob("*") if path.suffix in (".html", ".csv", ".pt", ".zip")
+    ]
+    missing = [str(path.relative_to(REPO)) for path in beside if not (home / path.relative_to(REPO)).is_file()]
+    assert len(beside) > 5 and not missing
+
+
 def test_the_other_datasets_stays_what_it_is(site, tmp_path):
     done = run(site, tmp_path, "-c", "import mocoop, datasets; print(datasets.load_dataset)")
     assert done.stdout == "not ours\n"

@@ -24,7 +24,7 @@ from dassl.layout import PROMPT_LEARNER
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import UserError, count_num_param, load_pretrained_weights, processes
-from prompting.backbone import load_backbone
+from prompting.backbone import digest, load_backbone
 from prompting.compiled import MODES, Loss, compiled
 from prompting.epochs import Epochs, FrozenEncoder
 from prompting.forms import Forms, with_form
@@ -294,6 +294,9 @@ class PromptTrainer(TrainerX):
                 self.scaler.step(optim)
                 self.scaler.update()
 
+    def backbone_digest(self) -> str:
+        return digest(self.cfg.MODEL.BACKBONE.NAME, self.cfg.MODEL.BACKBONE.FAMILY)
+
     def run_state(self) -> dict[str, Any]:
         return super().run_state() | ({} if self.scaler is None else {"scaler": self.scaler.state_dict()})
 
@@ -329,11 +332,8 @@ class PromptTrainer(TrainerX):
         data, is evaluated batch by batch as the engine does it.
         """
         dataset = loader.dataset
-        if (
-            not self.plain_inference
-            or type(dataset) is not DatasetWrapper
-            or not isinstance(loader.sampler, SequentialSampler)
-        ):
+        in_order = type(dataset) is DatasetWrapper and isinstance(loader.sampler, SequentialSampler)
+        if not (self.plain_inference and in_order):
             yield from super().predict(loader)
             return
         text_features = self.model.encode_text()

@@ -21,6 +21,7 @@ from dassl.data.samplers import Shares, build_sampler
 from dassl.data.seeding import Seeded, SeededSampler, seed_of, seeded_items
 from dassl.data.transforms import build_transform
 from dassl.data.transforms.transforms import interpolation_mode, normalize, to_tensor
+from dassl.signals import outlast_term
 from dassl.utils import UserError, processes, read_image
 
 logger = logging.getLogger(__name__)
@@ -163,6 +164,7 @@ def build_data_loader(
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
             pin_memory=torch.cuda.is_available() and cfg.USE_CUDA,
+            worker_init_fn=outlast_term,
             generator=torch.Generator(),  # starting workers must draw nothing from the global generator
         )
     except ValueError as error:
@@ -185,6 +187,7 @@ def in_order(loader: DataLoader, batch_size: int) -> DataLoader | None:
         num_workers=loader.num_workers,
         persistent_workers=loader.persistent_workers,
         pin_memory=loader.pin_memory,
+        worker_init_fn=outlast_term,
         generator=torch.Generator(),
     )
 

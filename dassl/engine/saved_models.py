@@ -70,8 +70,12 @@ class SavedModels:
                 "epoch": epoch + 1,
                 "val_result": None if val_result is None else float(val_result),
                 "run_state": self.run_state(),
+                "made_with": self.made_with(),
             }
             save_checkpoint(state, os.path.join(directory, name), is_best=is_best, model_name=model_name)
+
+    def made_with(self) -> dict[str, Any] | None:
+        """What every checkpoint says of its classes and backbone, as `dassl.engine.made_with` has it."""
 
     def run_state(self) -> dict[str, Any]:
         """What a resumed run needs beyond models, optimizers and schedulers (weights_only-safe values)."""
@@ -172,6 +176,7 @@ class SavedModels:
         for name, checkpoint in checkpoints.items():
             if checkpoint.get("epoch") != epoch:
                 raise DamagedError(f"{paths[name]} is of epoch {checkpoint.get('epoch')}")
+            self.check_weights(paths[name], resumes=True)
             self.check_resumable(name, checkpoint["state_dict"], directory)
             self.load_weights(name, checkpoint["state_dict"], directory)
             _take_up(self, name, checkpoint, paths[name])
@@ -228,6 +233,14 @@ class SavedModels:
             path, result = paths[name], checkpoint.get("val_result")
             logger.info("Load %s to %s (epoch=%s, val_result=%s)", path, name, checkpoint.get("epoch"), result)
             self.load_weights(name, self.for_own_classes(self._models[name], checkpoint["state_dict"], path), path)
+
+    def check_weights(self, source: str | Path, resumes: bool = False) -> None:
+        """Raise UserError where weights would be put on other classes, or another backbone, without anybody knowing.
+
+        Args:
+            source: a checkpoint; or a run, before a `load_model` that may be the trainer's own.
+            resumes: training goes on from there.
+        """
 
     def for_own_classes(
         self, model: nn.Module, state_dict: Mapping[str, torch.Tensor], path: str

@@ -2,16 +2,27 @@
 
 import logging
 import os
+import socket
+import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from dassl.errors import UserError
+from dassl.utils.files import WriteError
 from dassl.utils.logger import log_once
 
 try:
     import fcntl
 except ImportError:  # not on Windows: processes that race there do their work at the same time
     fcntl = None  # type: ignore[assignment]
+
+BEAT, STALE = 60.0, 300.0
+"""Seconds: how often a lock that is `owned` is touched, and after how many untouched ones another host's is free."""
+
+_owned: dict[str, int] = {}  # path of a lock of this process -> descriptor
 
 
 @contextmanager
@@ -87,3 +98,120 @@ def _is_at(lock, path):
         return os.path.samestat(os.fstat(lock), os.stat(path))
     except OSError:
         return False
+
+
+@contextmanager
+def owned(path: Path, wait: bool = False) -> Iterator[None]:
+    """Run the block as the only process, on all machines that share the disk, that has a lock.
+
+    The file says host and process, and is there for the time of the block. On one machine it is free again whatever
+    ended the process; a lock of another machine's is obeyed where file systems do not tell of those, and is free when
+    nobody has touched it for STALE seconds. A block in a block has the lock already.
+
+    Args:
+        path: of a file, in a folder that exists.
+        wait: for another process's end, instead of refusing.
+
+    Raises:
+        UserError: another process has it (names it).
+        WriteError: the file cannot be written.
+    """
+    key = os.path.realpath(path)
+    if fcntl is None or key in _owned:
+        yield
+        return
+    lock = _taken(path, wait)
+    _owned[key] = lock
+    ended = threading.Event()
+    beat = threading.Thread(target=_touch, args=(lock, ended), daemon=True)
+    beat.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        beat.join()
+        if _owned.pop(key, None) is not None:
+            with suppress(OSError):
+                path.unlink()  # while it is locked, as above
+            os.close(lock)
+
+
+def owner(path: Path) -> str | None:
+    """Who has a lock of `owned`, in words; None: it is free."""
+    try:
+        lock = os.open(path, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        return _owner(lock, path, fcntl.LOCK_SH) if fcntl else None
+    finally:
+        os.close(lock)
+
+
+def _taken(path, wait):
+    """The descriptor of a lock that is ours now."""
+    tried = time.monotonic()
+    while True:
+        try:
+            lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise WriteError(f"write {path}", error) from error
+        other = _owner(lock, path, fcntl.LOCK_EX)
+        if other is None and _is_at(lock, path):
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, f"{socket.gethostname()} {os.getpid()}\n".encode(), 0)
+            return lock
+        os.close(lock)
+        if other and wait:
+            log_once(logging.INFO, f"Waiting for {other}, which is at the run in {path.parent}")
+        elif other and time.monotonic() - tried > 1:  # `owner` has it for a moment
+            raise UserError(f"{other} is at a run in {path.parent}: wait for its end, or choose another folder")
+        time.sleep(0.05)
+
+
+def _owner(lock, path, how):
+    """Who else has an opened lock, in words; None: nobody, and it is locked now."""
+    try:
+        fcntl.flock(lock, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        host, number = _said(lock)
+        return f"process {number} on {host}"
+    except OSError:  # no locks on this kind of disk
+        pass
+    host, number = _said(lock)
+    if host in ("", socket.gethostname()):  # its process is not any more
+        return None
+    age = _time_on_disk(path.parent) - os.fstat(lock).st_mtime
+    if age > STALE:
+        return None
+    return f"process {number} on {host} (as of {age:.0f} s ago; remove {path} if it has ended)"
+
+
+def _time_on_disk(folder):
+    """Another machine's clock, where it is one's disk."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            return os.fstat(file.fileno()).st_mtime
+    except OSError:
+        return time.time()
+
+
+def _said(lock):
+    host, _, number = os.pread(lock, 1000, 0).decode(errors="replace").strip().partition(" ")
+    return (host, number) if number.isdigit() else ("", "")
+
+
+def _touch(lock, ended):
+    while not ended.wait(BEAT):
+        with suppress(OSError):
+            os.utime(lock)
+
+
+def _forget():
+    """In a forked process: the lock is its parent's, and ends with it."""
+    while _owned:
+        os.close(_owned.popitem()[1])
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_forget)

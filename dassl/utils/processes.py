@@ -25,6 +25,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from yacs.config import CfgNode
 
+from dassl import signals
 from dassl.errors import UserError
 from dassl.utils.random_state import get_rng_state, set_rng_state
 
@@ -113,6 +114,16 @@ def from_first(find: Callable[[], Any]) -> Any:
     return found
 
 
+def in_any(so: bool) -> bool:
+    """Whether something is so in any of the processes, which all ask at the same place."""
+    if _count == 1:
+        return so
+    found = torch.tensor(float(so))
+    with _the_others():
+        distributed.all_reduce(found, distributed.ReduceOp.MAX)
+    return bool(found)
+
+
 def gathered(share: torch.Tensor) -> torch.Tensor:
     """Values of the whole batch, (B, ...), from those of this process's share of it; without gradient."""
     if _count == 1:
@@ -174,6 +185,8 @@ def _the_others() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        if signals.heard():  # as the others did
+            signals.stop()
         reason = (str(error).splitlines() or [""])[0]
         raise UserError(
             f"process {_rank} lost another one of this run, which tells why it ended ({reason}); the same command "

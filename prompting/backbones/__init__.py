@@ -16,6 +16,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -78,6 +79,7 @@ class Backbone:
         at_hand: whether that needs no network.
         tokens: gives the ids of the tokens whose embeddings were trained; None: all of them.
         width: e, the length of its features; 0: not known without the weights.
+        files: gives the files that `load` reads, once `fetch` has them at hand; none where nobody has said.
     """
 
     name: str
@@ -89,6 +91,7 @@ class Backbone:
     at_hand: Callable[[], bool] = lambda: True
     tokens: Callable[[], Sequence[int]] | None = None
     width: int = 0
+    files: Callable[[], Sequence[Path]] = tuple
 
     def __post_init__(self) -> None:
         if self.image_encoder not in ENCODERS:

@@ -97,6 +97,7 @@ def _record(name, source, config):
         fetch=lambda: (_pretrained(name, source, kind), family.tokenizer()),
         at_hand=partial(_is_at_hand, source),
         width=config.projection_dim if kind == "clip" else vision.hidden_size,
+        files=partial(_files, source),
     )
 
 
@@ -128,6 +129,14 @@ def _is_at_hand(source):
         return True
     names = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
     return any(isinstance(try_to_load_from_cache(source, name), str) for name in names)
+
+
+def _files(source):
+    from huggingface_hub import try_to_load_from_cache
+
+    folder = Path(source) if Path(source).is_dir() else Path(try_to_load_from_cache(source, "config.json")).parent
+    weights = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    return [folder / "config.json", *weights]
 
 
 def _pretrained(name: str, source: str, kind: str) -> Any:

@@ -28,6 +28,8 @@ BACKBONES: tuple[Backbone, ...] = ()
 NAME = EXTRA = "open_clip"
 PREFIX = f"{NAME}:"
 CONFIG = "open_clip_config.json"
+FOLDER = "local-dir:"
+WEIGHTS = (".safetensors", ".bin", ".pth")
 
 OTHER_BLOCKS = ("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc")
 OTHER_VIT = ("timm_model_name", "attentional_pool", "no_ln_pre", "final_ln_after_pool", *OTHER_BLOCKS)
@@ -102,7 +104,12 @@ def _in_folder(name, folder):
         config = said["model_cfg"]
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{name}: cannot read {folder / CONFIG}, which says what the model is ({error!r})") from error
-    return _record(name, f"local-dir:{folder}", config, said.get("preprocess_cfg", {}), lambda: None)
+    return _record(name, f"{FOLDER}{folder}", config, said.get("preprocess_cfg", {}), lambda: None)
+
+
+def _files(folder):
+    """What open_clip may read in a folder."""
+    return [folder / CONFIG, *sorted(path for path in folder.iterdir() if path.suffix in WEIGHTS)]
 
 
 def _record(name, source, config, weights, fetch, at_hand=lambda: True):
@@ -132,6 +139,7 @@ def _record(name, source, config, weights, fetch, at_hand=lambda: True):
         fetch=lambda: (fetch(), family.tokenizer()),
         at_hand=at_hand,
         width=config["embed_dim"],
+        files=lambda: [Path(fetch())] if fetch() else _files(Path(source.removeprefix(FOLDER))),
     )
 
 

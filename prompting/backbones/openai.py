@@ -3,7 +3,6 @@
 Their facts are known without the weights, so that a config can be checked first.
 """
 
-import hashlib
 import os
 import tempfile
 from functools import partial
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dassl.utils import UserError, nearest
+from dassl.utils.digests import sha256
 from prompting.backbones import Backbone, NotAtHand, first_line
 from prompting.backbones.files import OPENAI, load
 from prompting.openai_clip import clip as openai
@@ -59,7 +59,7 @@ def fetch(name: str) -> Path:
     """
     url, path = openai._MODELS[name], path_of(name)
     if path.is_file():
-        if _sha256(path) != url.split("/")[-2]:
+        if sha256(path) != url.split("/")[-2]:
             raise UserError(f"{path} is damaged (its SHA-256 is not that of {name}): delete it and run again")
         return path
     try:
@@ -78,16 +78,12 @@ def _load(name: str) -> Any:
     return load(fetch(name), OPENAI)
 
 
-def _sha256(path):
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def _at_hand(name):
     return path_of(name).is_file()
+
+
+def _files(name):
+    return [fetch(name)]
 
 
 BACKBONES = [
@@ -100,6 +96,7 @@ BACKBONES = [
         fetch=partial(fetch, name),
         at_hand=partial(_at_hand, name),
         width=width,
+        files=partial(_files, name),
     )
     for name, (size, width) in SHAPES.items()
 ]

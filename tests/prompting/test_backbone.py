@@ -1,23 +1,33 @@
 """Backbones: every kind of file, and what a user hears when there is none."""
 
 import dataclasses
+import hashlib
 import os
+import random
 import re
+import shutil
 import urllib.request
 from pathlib import Path
 
 import pytest
 import torch
 from clip.model import convert_weights
+from safetensors.torch import save_file
 
 from dassl.utils import UserError
 from prompting import backbone
-from prompting.backbone import HALF, find, image_size, known_names, load_backbone
-from prompting.backbones.files import OPENAI, in_file
+from prompting.backbone import HALF, digest, find, image_size, known_names, load_backbone
+from prompting.backbones.files import HOME, OPENAI, OPENAI_MARKS, in_file
 from prompting.deep_prompts import check_vision_transformer
 from prompting.local_features import global_and_local_features
 from prompting.text_encoder import TextEncoder
 from tests.reference import openai_weights, tiny_clip
+
+SHIPPED = {
+    "icon-clip": "f906c11cb63e990d8badae402ca1b474045822c564519f8d115e7c74406c27c5",
+    "icon-clip-vit": "75b823106f8fd1bd7b1921ec47744432959e0c36d68522b886860920dabd0da2",
+}
+"""SHA-256 of the embedded backbones' files; of the second, which has its text tower in the first, of both digests."""
 
 
 @pytest.fixture
@@ -198,6 +208,10 @@ def test_what_is_at_hand_is_named(home, monkeypatch, toy_backbone):
         ({"weight": torch.zeros(1)}, "it has no text_projection"),
         ({"text_projection": torch.zeros(1)}, "does not hold a CLIP model"),
         ({"text_tower": "none"}, "needs the text tower of another backbone, which is not at .*none.pt"),
+        ({"text_tower": "../../up/model"}, "which is not at .*embedded/model.pt"),
+        ({"text_projection": "text"}, "text_projection in it is no tensor"),
+        ({"state_dict": "text"}, "holds no state dict"),
+        ([torch.zeros(1)], "holds no state dict"),
     ],
 )
 def test_files_that_hold_no_clip(content, message, tmp_path):
@@ -206,6 +220,38 @@ def test_files_that_hold_no_clip(content, message, tmp_path):
     with pytest.raises(UserError, match=re.escape(str(path)) + ".*" + message) as caught:
         load_backbone(str(path))
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize("kind", ["vit", "resnet"])
+def test_weights_that_are_not_what_they_should_be(kind, suffix, tmp_path):
+    """A value of another type, shape or number, or none at all, whichever it is of."""
+    whole, generator = openai_weights(tiny_clip(kind)), random.Random(0)
+    others = (*OPENAI_MARKS, "token_embedding", "num_batches_tracked")  # the last is of no use to a frozen model
+    keys = [key for key in whole if not any(other in key for other in others)]
+    path = tmp_path / f"model{suffix}"
+
+    def load(**changed):
+        weights = {key: torch.as_tensor(value).contiguous() for key, value in (whole | changed).items()}
+        weights = {key: value for key, value in weights.items() if value.numel()}
+        save_file(weights, path) if suffix == ".safetensors" else torch.save(weights, path)
+        return load_backbone(str(path))
+
+    assert torch.equal(load().text_projection, whole["text_projection"])
+    for key in generator.sample(keys, 5):
+        value = whole[key]
+        many = value.reshape(1, -1) if value.dim() else value.repeat(2)
+        wrong = [(changed, "does not hold a CLIP model") for changed in (torch.cat([many, many], -1), torch.zeros(0))]
+        if value.is_floating_point():
+            for number in ("nan", "inf", "-inf"):
+                damaged = value.clone()
+                damaged.view(-1)[-1] = float(number)
+                wrong.append((damaged, f"not finite .{re.escape(key)}"))
+            wrong.append((value.int(), "is of the type torch.int32"))
+        for damaged, message in wrong:
+            with pytest.raises(UserError, match=message) as caught:
+                load(**{key: damaged})
+            assert len(str(caught.value).splitlines()) == 1
 
 
 def test_what_a_record_says_reaches_the_text_encoder(monkeypatch, toy_backbone):
@@ -252,3 +298,12 @@ def test_names_that_were_known_stay_known():
     for name in ("icon-clip", "icon-clip-vit"):  # their records say what their files hold
         shipped = load_backbone(name).visual
         assert shipped.input_resolution == image_size(name)
+
+
+def test_digests(tmp_path, toy_backbone):
+    """Those that ship are the ones that were trained; of a file, what others say of it, too."""
+    assert digest(toy_backbone) == hashlib.sha256(Path(toy_backbone).read_bytes()).hexdigest()
+    assert {name: digest(name) for name in SHIPPED} == SHIPPED
+    copy = tmp_path / "icon-clip-vit.pt"
+    shutil.copyfile(HOME / copy.name, copy)
+    assert digest(str(copy), "openai") == SHIPPED["icon-clip-vit"], "with its text tower"

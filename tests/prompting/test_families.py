@@ -9,7 +9,7 @@ import torch
 from benchmark.backbones import Backbones
 from dassl.utils import UserError
 from prompting import whole_prompts
-from prompting.backbone import find, load_backbone
+from prompting.backbone import digest, find, load_backbone
 from prompting.deep_prompts import check_vision_transformer, encode_with_prompts
 from prompting.local_features import global_and_local_features
 from prompting.openai_clip import clip
@@ -248,6 +248,18 @@ def test_weights_of_another_architecture(tmp_path):
     assert "does not hold weights of" in refusal(f"open_clip:ViT-B-16,{weights}", load=True)
     (tmp_path / "model" / "open_clip_model.safetensors").unlink()
     assert "does not hold weights of" in refusal(f"open_clip:{tmp_path / 'model'}", load=True)
+
+
+@pytest.mark.parametrize("form", ["hf", "open_clip"])
+def test_digests_are_of_weights_and_config(form, tmp_path):
+    build = {"hf": families.hf_clip, "open_clip": families.open_clip_model}[form]
+    build(tmp_path)
+    found = [digest(f"{form}:{tmp_path}")]
+    for changed in ("config.json", "model.safetensors"):
+        path = tmp_path / (changed if form == "hf" else f"open_clip_{changed}")
+        path.write_bytes(path.read_bytes() + b" ")
+        found.append(digest(f"{form}:{tmp_path}"))
+    assert len(set(found)) == 3 and all(len(one) == 64 for one in found)
 
 
 def test_a_file_by_architecture(tmp_path, monkeypatch):

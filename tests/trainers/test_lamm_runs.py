@@ -222,5 +222,5 @@ def test_mistakes_with_weights(tmp_path, run, toy_run):
     torch.save(openai_weights(tiny_clip(width=128)), wide)
     with pytest.raises(UserError, match=r"vectors.ant of size \(1, 64\), but here it is \(1, 128\)"):
         run("b", "base", "MODEL.BACKBONE.NAME", wide, earlier="a")
-    with pytest.raises(UserError, match="vectors of other classes"):
+    with pytest.raises(UserError, match="was trained on other classes than this run"):
         run("b", "new", "RESUME", folder_of(tmp_path, "a"))

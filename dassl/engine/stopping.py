@@ -1,0 +1,46 @@
+"""SIGTERM while a run trains. Checkpoints are of whole epochs: the one under way is finished if there is time.
+
+There is, if it takes no longer than `dassl.signals.grace`, as far as the epochs before and its own steps tell. Where it
+turns out to take longer the run is ended then; what it began of the epoch is done again, to the same bits.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from dassl import signals
+from dassl.utils import processes
+
+
+@contextmanager
+def between_epochs(trainer: Any) -> Iterator[Callable[[], None]]:
+    """Gives what the block calls at the end of each epoch: it raises Stopped if SIGTERM came in any of the processes.
+
+    Args:
+        trainer: its epoch is set; batch_idx and num_batches tell how far the first epoch is.
+    """
+    began, usual = time.monotonic(), None
+
+    def finishing() -> str | None:
+        epoch, spent = f"epoch {trainer.epoch + 1}", time.monotonic() - began
+        left = _left(trainer, spent) if usual is None else max(0.0, usual - spent)
+        if left is None or not processes.first():  # which says for all
+            return f"{epoch}, if that takes no longer than {signals.grace():g} s,"
+        return None if left > signals.grace() else f"{epoch}, which takes about {left:.0f} s,"
+
+    def end() -> None:
+        nonlocal began, usual
+        began, usual = time.monotonic(), time.monotonic() - began
+        if processes.in_any(signals.heard()):
+            trainer.close_writer()
+            signals.stop()
+
+    with signals.heeding(finishing):
+        yield end
+
+
+def _left(trainer: Any, spent: float) -> float | None:
+    """Seconds to the end of the first epoch; None if there is nothing to tell from, as in its first step."""
+    done, steps = getattr(trainer, "batch_idx", 0), getattr(trainer, "num_batches", 0)
+    return spent / done * (steps - done) if 0 < done < steps else None
