@@ -57,7 +57,7 @@ def test_no_new_classes_yet(write, tmp_path, capsys):
     write("base2new/train_base/dtd/shots_16/CoOp/rn50/seed1", 90.0)
     write("dtd/CoOp/rn50_16shots/seed1", 80.0)
     lines = shown(capsys, tmp_path)
-    assert lines[0] == "CoOp (rn50) on dtd, 16 shots" and lines[1].split() == ["seed", "accuracy"]
+    assert lines[0] == "CoOp on dtd, 16 shots, all classes" and lines[1].split() == ["seed", "accuracy"]
 
 
 def test_standard_deviations_are_the_populations(base2new):
