@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,9 @@ from dassl.utils import WriteError, atomic_folder, write_json
 from dassl.utils.locks import alone
 
 logger = logging.getLogger("dassl.datasets")
+
+STALE = 3600
+"""Seconds after which a half-written folder is one of a killed process."""
 
 CHECKSUMS = "checksums.json"
 """In such a folder: {file: CRC-32 of its content}."""
@@ -36,6 +40,9 @@ def derived(folder: Path, make: Callable[[Path], None], part: str = "") -> Path:
         if folder.is_dir():
             logger.warning("%s is damaged or of an earlier version: it is made again", folder)
             _remove(folder)
+        for left in folder.parent.glob(f".*.{folder.name}"):
+            if left.is_dir() and time.time() - left.stat().st_mtime > STALE:
+                _remove(left)
         with atomic_folder(folder) as temporary:
             make(temporary)
             files = [path for path in temporary.rglob("*") if path.is_file()]
@@ -56,4 +63,4 @@ def _remove(folder):
     try:
         shutil.rmtree(folder)
     except OSError as error:
-        raise WriteError(f"remove {folder}, which is damaged", error) from error
+        raise WriteError(f"remove the damaged folder {folder}", error) from error

@@ -175,7 +175,7 @@ def load_run(
         if weights is None and not cfg.MODEL.INIT_WEIGHTS:
             raise UserError(f"no weights in {model_dir}: did the run finish its first epoch?")
         try:
-            trainer.check_classes(weights)
+            trainer.check_weights(weights)
             trainer.load_model(weights, epoch=epoch)
         except OSError as error:  # of a trainer from elsewhere, like the RuntimeError
             raise UserError(error) from error
@@ -200,7 +200,7 @@ def read_cfg(model_dir: str | Path) -> CfgNode:
             words += [f"TRAINER.{kind.section}.FORM", earlier]  # unless the config says it
     for key, value in run_folder.read_config(model_dir).items():
         block, *rest = key.split(".")[:2]
-        if block != "TRAINER" or rest[0] in cfg.TRAINER:
+        if block != "TRAINER" or (rest and rest[0] in cfg.TRAINER):
             words += [key, value]
     merge_from_list(cfg, words, source=os.path.join(model_dir, CONFIG))
     return cfg

@@ -1,4 +1,4 @@
-"""Disks that are full or read-only, and limits of the system: one line, no traceback, and nothing lost that was there."""
+"""Disks that are full or read-only, and limits of the system: one line, and nothing lost that was there."""
 
 import errno
 import logging

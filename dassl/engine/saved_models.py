@@ -7,7 +7,6 @@ together; at the end the last one stays alone, once it has been read back.
 import copy
 import logging
 import os
-import re
 import shutil
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -74,8 +73,12 @@ class SavedModels:
                 "epoch": epoch + 1,
                 "val_result": None if val_result is None else float(val_result),
                 "run_state": self.run_state(),
+                "made_with": self.made_with(),
             }
             save_checkpoint(state, os.path.join(directory, name), is_best=is_best, model_name=model_name)
+
+    def made_with(self) -> dict[str, Any] | None:
+        """What every checkpoint says of its classes and backbone, as `dassl.engine.made_with` has it."""
 
     def run_state(self) -> dict[str, Any]:
         """What a resumed run needs beyond models, optimizers and schedulers (weights_only-safe values)."""
@@ -176,6 +179,8 @@ class SavedModels:
         for name, checkpoint in checkpoints.items():
             if checkpoint.get("epoch") != epoch:
                 raise DamagedError(f"{paths[name]} is of epoch {checkpoint.get('epoch')}")
+            self.check_weights(paths[name], resumes=True)
+            self.check_resumable(name, checkpoint["state_dict"], directory)
             self.load_weights(name, checkpoint["state_dict"], directory)
             _take_up(self, name, checkpoint, paths[name])
         if "run_state" in checkpoint:  # not in Dassl's
@@ -187,6 +192,9 @@ class SavedModels:
                     f"{paths[name]} is damaged: the state of the run in it is not whole ({reason})"
                 ) from error
         self.check_resumed(directory)
+
+    def check_resumable(self, name: str, state_dict: Mapping[str, torch.Tensor], source: str | Path) -> None:
+        """Raise MisfitError where a model cannot be trained on from weights that `load_weights` would yet take."""
 
     def check_resumed(self, directory: str | Path) -> None:
         """Raise DamagedError where a folder that was resumed lacks more that the run needs."""
@@ -228,6 +236,14 @@ class SavedModels:
             path, result = paths[name], checkpoint.get("val_result")
             logger.info("Load %s to %s (epoch=%s, val_result=%s)", path, name, checkpoint.get("epoch"), result)
             self.load_weights(name, self.for_own_classes(self._models[name], checkpoint["state_dict"], path), path)
+
+    def check_weights(self, source: str | Path, resumes: bool = False) -> None:
+        """Raise UserError where weights would be put on other classes, or another backbone, without anybody knowing.
+
+        Args:
+            source: a checkpoint; or a run, before a `load_model` that may be the trainer's own.
+            resumes: training goes on from there.
+        """
 
     def for_own_classes(
         self, model: nn.Module, state_dict: Mapping[str, torch.Tensor], path: str
@@ -288,13 +304,5 @@ def _epochs_of(trainer, directory):
 
 def _common_epochs(folders):
     """The epochs of which there are checkpoints in all of some folders, the last first."""
-    found = [set(_epochs_in(folder)) for folder in folders]
+    found = [layout.epochs_in(folder) for folder in folders]
     return sorted(set.intersection(*found), reverse=True) if found else []
-
-
-def _epochs_in(folder):
-    if os.path.isfile(os.path.join(folder, layout.POINTER)):  # else a run that is being removed: run_folder.claim
-        for name in os.listdir(folder):
-            known = re.fullmatch(r"model\.pth\.tar-([1-9][0-9]*)", name)
-            if known and os.path.isfile(os.path.join(folder, name)):
-                yield int(known[1])

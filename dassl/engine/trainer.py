@@ -20,10 +20,10 @@ from torch import nn
 from yacs.config import CfgNode
 
 from dassl import layout
-from dassl.config import require
+from dassl.config import check_ranges, require
 from dassl.data import DataManager
 from dassl.data.datasets import build_dataset
-from dassl.engine import class_axes, run_folder, stopping
+from dassl.engine import made_with, run_folder, stopping
 from dassl.engine.late_writer import LateWriter
 from dassl.engine.saved_models import SavedModels
 from dassl.engine.simple_net import SimpleNet
@@ -37,7 +37,6 @@ from dassl.utils import (
     load_checkpoint,
     load_pretrained_weights,
     mkdir_if_missing,
-    nearest,
     processes,
     tolist_if_not,
 )
@@ -264,7 +263,9 @@ class SimpleTrainer(TrainerBase):
             class, {} where nothing does. Weights of other classes are then matched by class name, and refused where a
             class has none. None, where the trainer does not say: they are refused if they look as if they did.
         new_classes_as_started: a class that weights do not know may keep its initial values.
-        told_classes: class names of weights without a classes.json.
+        told_classes: class names of weights that do not tell them.
+        given_weights: {model name/file: digest} of the checkpoints that it was given.
+        inputs: what went into the run (dassl.engine.inputs), for metrics.json; None where nobody recorded it.
         dm: the DataManager; train_loader_x, train_loader_u, val_loader, test_loader, num_classes and lab2cname of it.
         device: where the model computes.
         evaluator: what `test` feeds.
@@ -278,9 +279,7 @@ class SimpleTrainer(TrainerBase):
 
     def __init__(self, cfg: CfgNode) -> None:
         super().__init__()
-        for key, choices in (("FINAL_MODEL", ("last_step", "best_val")), ("SPLIT", ("test", "val"))):
-            if cfg.TEST[key] not in choices:
-                raise UserError(f'unknown TEST.{key} "{cfg.TEST[key]}": {nearest(cfg.TEST[key], choices)}')
+        check_ranges(cfg)
         self.check_cfg(cfg)
         self.device = torch.device("cuda" if torch.cuda.is_available() and cfg.USE_CUDA else "cpu")
         self.start_epoch = self.epoch = 0
@@ -289,11 +288,14 @@ class SimpleTrainer(TrainerBase):
         self.cfg = cfg
         self.best_result = -np.inf
         self.loaded_from: dict[str, Any] | None = None
+        self.given_weights: dict[str, str] = {}
+        self.inputs: dict[str, Any] | None = None
+        self._made_with: dict[str, Any] | None = None
         self.train_seconds = 0.0
         self.build_data_loader()
         self.build_model()
         if cfg.MODEL.INIT_WEIGHTS:
-            self.check_classes(_run_of(cfg.MODEL.INIT_WEIGHTS))
+            self.check_weights(cfg.MODEL.INIT_WEIGHTS)
         self.build_evaluator()
 
     def check_cfg(self, cfg: CfgNode) -> None:
@@ -334,6 +336,14 @@ class SimpleTrainer(TrainerBase):
     def train(self) -> None:  # type: ignore[override]
         """Train from the first epoch, or from where the output folder (or cfg.RESUME) left off."""
         super().train(self.start_epoch, self.max_epoch)
+
+    def backbone_digest(self) -> str:
+        """The SHA-256 of the files of frozen weights, which no checkpoint holds; "": there are none, or not known."""
+        return ""
+
+    def made_with(self) -> dict[str, Any] | None:
+        self._made_with = self._made_with or made_with.of(self)._asdict()
+        return self._made_with
 
     def run_state(self) -> dict[str, Any]:
         return super().run_state() | {"best_result": float(self.best_result), "train_seconds": self._elapsed()}
@@ -415,40 +425,13 @@ class SimpleTrainer(TrainerBase):
     def for_own_classes(
         self, model: nn.Module, state_dict: Mapping[str, torch.Tensor], path: str
     ) -> Mapping[str, torch.Tensor]:
-        if self.class_axes is None:
-            self.check_classes(_run_of(path))
-        if not self.class_axes:
-            return state_dict
-        theirs = self._classes_of(_run_of(path))
-        if theirs is None and os.path.realpath(_run_of(path)) == os.path.realpath(self.output_dir):
-            return state_dict  # this run's own
-        ours, start = self.dm.dataset.classnames, model.state_dict()
-        return class_axes.match(
-            state_dict, start, self.class_axes, theirs, ours, path, as_started=self.new_classes_as_started
-        )
+        return made_with.fitted(self, model, state_dict, path)
 
-    def check_classes(self, directory: str | Path) -> None:
-        """Raise UserError where weights of a run would be put on other classes without anybody knowing.
-
-        That is where the trainer has no `class_axes`, the run's classes are others and as many, and a parameter has an
-        axis of that length. To be called before a `load_model` that may be the trainer's own.
-        """
-        theirs = self._classes_of(directory) if self.class_axes is None and directory else None
-        if theirs is None:
-            return
-        for model in self._models.values():
-            for name in class_axes.doubtful(model, theirs, self.dm.dataset.classnames):
-                size = tuple(model.get_parameter(name).shape)
-                raise UserError(
-                    f"{directory} has other classes than this run, and {self.cfg.TRAINER.NAME} does not say "
-                    f"whether its parameter {name} holds values for each class, as its size {size} suggests: "
-                    f"set the trainer's class_axes to {{}} if not, or to {{{name!r}: axis of the classes}}"
-                )
-
-    def _classes_of(self, directory):
-        """Class names of a run's weights in the order of labels, or None."""
-        classes = run_folder.read_classes(directory)
-        return self.told_classes if classes is None else classes["classnames"]
+    def check_weights(self, source: str | Path, resumes: bool = False) -> None:
+        if os.path.isfile(source):
+            made_with.check(self, source, resumes)
+        elif source and type(self).load_model is not SimpleTrainer.load_model:  # which checks what it loads
+            made_with.check_run(self, source)
 
     @torch.no_grad()
     def test(self, split: str | None = None) -> Any:
@@ -493,6 +476,7 @@ class SimpleTrainer(TrainerBase):
                 **(self.evaluator.counts() if hasattr(self.evaluator, "counts") else {}),
                 **self.extra_metrics(),
                 "loaded_from": self.loaded_from,
+                "inputs": self.inputs,
                 "trainable_parameters": sum(p.numel() for p in {id(p): p for p in trained}.values()),
                 "train_seconds": round(self.train_seconds, 2),
                 "test_seconds": round(seconds, 2),
@@ -563,11 +547,6 @@ class TrainerXU(TrainerX):
 
     def parse_batch_train(self, batch_x: Any, batch_u: Any) -> Any:  # type: ignore[override]
         return self._on_device(batch_x["img"], batch_x["label"], batch_u["img"])
-
-
-def _run_of(path):
-    """The run that a checkpoint is of: <run>/<model name>/<file>."""
-    return os.path.dirname(os.path.dirname(os.path.abspath(path)))
 
 
 def _cycle(loader, n):

@@ -20,7 +20,7 @@ from yacs.config import CfgNode
 from dassl.evaluation.build import EVALUATOR_REGISTRY
 from dassl.evaluation.evaluator import EvaluatorBase
 from dassl.evaluation.finite import check_finite
-from dassl.utils import UserError, atomic_path, mkdir_if_missing, nearest
+from dassl.utils import UserError, atomic_path, digests, mkdir_if_missing, nearest
 
 logger = logging.getLogger(__name__)
 
@@ -302,8 +302,10 @@ class Compositional(EvaluatorBase):
         }
         return {name: float(100 * right[images].mean()) for name, images in buckets.items() if images.any()}
 
-    def counts(self) -> dict[str, int]:
-        return {"total": self._total, "correct": self._correct}
+    def counts(self) -> dict[str, Any]:
+        """`predictions` is a digest of the best pairs, image by image."""
+        said = digests.of_tensors({"pairs": torch.cat(self._pairs)})
+        return {"total": self._total, "correct": self._correct, "predictions": said}
 
     def _plot(self):
         from matplotlib.figure import Figure  # slow to import

@@ -14,7 +14,7 @@ from dassl.evaluation.build import EVALUATOR_REGISTRY
 from dassl.evaluation.finite import check_finite
 from dassl.layout import CONFUSIONS
 from dassl.metrics import METRIC_REGISTRY
-from dassl.utils import UserError, atomic_path, mkdir_if_missing
+from dassl.utils import UserError, atomic_path, digests, mkdir_if_missing
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class EvaluatorBase:
         """An OrderedDict of figures; the first is the one that models are chosen by."""
         raise NotImplementedError
 
-    def counts(self) -> dict[str, int]:
+    def counts(self) -> dict[str, Any]:
         """What was counted in the last `evaluate`, for metrics.json beside the figures. Default: nothing."""
         return {}
 
@@ -130,8 +130,10 @@ class Classification(EvaluatorBase):
             results.update(found)
         return results
 
-    def counts(self) -> dict[str, int]:
-        return {"total": self._total, "correct": self._correct}
+    def counts(self) -> dict[str, Any]:
+        """`predictions` is a digest of the classes given, image by image."""
+        said = digests.of_tensors({"classes": torch.cat(self._predicted)})
+        return {"total": self._total, "correct": self._correct, "predictions": said}
 
     def _name(self, label):
         return self._lab2cname.get(int(label), label)

@@ -1,6 +1,7 @@
 """What every other part of the engine builds on: errors, files, logs, random state, checkpoints, meters."""
 
 from dassl.errors import UserError, nearest
+from dassl.utils.caches import cache_dir
 from dassl.utils.checkpoints import (
     load_checkpoint,
     load_pretrained_weights,
@@ -13,7 +14,6 @@ from dassl.utils.files import (
     WriteError,
     atomic_folder,
     atomic_path,
-    cache_dir,
     check_isfile,
     listdir_nohidden,
     mkdir_if_missing,

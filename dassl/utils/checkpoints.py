@@ -269,8 +269,8 @@ def load_pretrained_weights(
     Raises:
         UserError: the file cannot be loaded, is damaged, or not a single layer fits.
     """
-    given = load_weights(weight_path)
-    given = given if adapt is None else adapt(given)
+    found = load_weights(weight_path)
+    given = found if adapt is None else adapt(found)
     own = model.state_dict()
     fitting = {k: v for k, v in given.items() if k in own and own[k].shape == v.shape}
     if not fitting:

@@ -116,17 +116,6 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def cache_dir(*parts: str) -> Path:
-    """The project's folder for derived files joined with `parts`, as a Path, created.
-
-    It is $MOCOOP_CACHE, else mocoop in $XDG_CACHE_HOME, else ~/.cache/mocoop.
-    """
-    root = os.environ.get("MOCOOP_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "mocoop")
-    path = Path(root, *parts).expanduser()
-    mkdir_if_missing(path)
-    return path
-
-
 def read_json(fpath: str | Path) -> Any:
     """The content of a JSON file. Raises UserError if it is missing or no JSON."""
     try:

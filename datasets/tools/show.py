@@ -38,8 +38,8 @@ class Show(Tool):
         try:
             with atomic_path(args.out) as temporary:
                 picture.save(temporary)
-        except (OSError, ValueError) as error:  # ValueError: no format has this suffix
-            raise UserError(f"cannot write the picture {args.out}: {error}") from error
+        except ValueError as error:
+            raise UserError(f"cannot write {args.out}: {error}") from error  # no format has this suffix
         print(f"{args.out}: {picture.width} x {picture.height} pixels")
 
 

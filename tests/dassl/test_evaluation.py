@@ -42,7 +42,8 @@ def test_classification(tmp_path, caplog):
         results = _feed(evaluator)
     assert list(results) == ["accuracy", "error_rate", "macro_f1"]
     assert list(results.values()) == pytest.approx([75, 25, MACRO_F1])
-    assert evaluator.counts() == {"total": 8, "correct": 6}
+    counts = evaluator.counts()
+    assert len(counts.pop("predictions")) == 64 and counts == {"total": 8, "correct": 6}
     assert caplog.messages[-1] == (
         "=> result\n* total: 8\n* correct: 6\n* accuracy: 75.0%\n* error: 25.0%\n* macro_f1: 77.5%"
     )

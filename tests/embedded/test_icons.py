@@ -1,6 +1,7 @@
 """The embedded benchmark: what is in it, and that no icon and no rare name is where it must not be."""
 
 import json
+import os
 import re
 import zipfile
 from collections import Counter
@@ -84,16 +85,33 @@ def test_unpacked_once_and_whole(tmp_cache):
         assert all((folder / name).stat().st_size for name in archive.namelist())
 
 
-@pytest.mark.parametrize("damage", ["gone", "empty", "a bit", "checksums"])
-def test_damaged_icons_are_unpacked_again(damage, tmp_cache, tmp_path, caplog, monkeypatch):
-    """A bit of a PNG may be one that PIL does not mind: of 400 flipped at random, it read 12 as other pixels."""
+@pytest.fixture
+def rare_icon(tmp_path, monkeypatch):
+    """The name of the only icon of an archive."""
     monkeypatch.setattr(icons, "ARCHIVE", tmp_path / "icons.zip")
     with zipfile.ZipFile(ARCHIVE) as archive, zipfile.ZipFile(icons.ARCHIVE, "w") as few:
         name = next(name for name in archive.namelist() if name.startswith("rare/images"))
         for kept in (name, "common/split.json", "pairs/metadata.json"):
             few.writestr(kept, archive.read(kept))
+    return name
+
+
+def test_what_a_killed_run_left_is_swept(rare_icon, tmp_cache):
+    folder = unpacked()
+    old, new = (folder.with_name(f".{digit * 32}.{folder.name}") for digit in "ab")
+    for left in (old, new):
+        folder.rename(left)
+        folder.mkdir()
+    os.utime(old, (0, 0))
+    assert unpacked() == folder and (folder / rare_icon).is_file()
+    assert {path.name for path in tmp_cache.iterdir()} == {folder.name, new.name}, "the new one may be at work"
+
+
+@pytest.mark.parametrize("damage", ["gone", "empty", "a bit", "checksums"])
+def test_damaged_icons_are_unpacked_again(damage, rare_icon, tmp_cache, caplog):
+    """A bit of a PNG may be one that PIL does not mind: of 400 flipped at random, it read 12 as other pixels."""
     folder = unpacked("rare")
-    icon = folder / name
+    icon = folder / rare_icon
     whole = icon.read_bytes()
     if damage == "gone":
         icon.unlink()
