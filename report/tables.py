@@ -61,9 +61,11 @@ def text(runs: pd.DataFrame, protocol: str, seeds: bool = True) -> str:
         runs, protocol: as `per_seed` takes them.
         seeds: whether to print more than the means.
     """
-    figures = per_seed(runs, protocol)
+    facts, figures = PROTOCOLS[protocol], per_seed(runs, protocol)
+    if facts.whole:
+        return _text(runs, protocol, figures, seeds)
     apart = [(None, figures)]
-    if PROTOCOLS[protocol].targets:  # each source has targets of its own
+    if facts.targets:  # each source has targets of its own
         apart = figures.groupby(level="dataset")
     return "\n".join(_text(runs, protocol, part.dropna(axis="columns", how="all"), seeds) for _, part in apart)
 

@@ -4,6 +4,7 @@
 """
 
 import os
+import re
 import resource
 import signal
 import sys
@@ -20,7 +21,7 @@ from typing import Any
 from benchmark.runner import CONTEXT
 from tests.attack.faults import Fault
 
-CONTEXT.set_forkserver_preload(["benchmark.worker", "tests.attack.warm"])
+CONTEXT.set_forkserver_preload(["benchmark.server", "benchmark.worker", "tests.attack.warm"])
 
 PATIENCE = 300.0
 """Seconds after which what was called hangs, on a machine that does other things, too."""
@@ -67,9 +68,8 @@ class Outcome:
             return "a traceback: " + _innermost(printed)
         if self.status in (0, 2) or (self.status == 1 and self.one_line()):
             return None
-        return (
-            f"exit status {self.status}, and {len(self.err.splitlines())} lines on stderr, the last {self.err[-200:]!r}"
-        )
+        lines = len(self.err.splitlines())
+        return f"exit status {self.status}, and {lines} lines on stderr, the last {self.err[-200:]!r}"
 
     def one_line(self) -> bool:
         """Whether it ended in one line on stderr that begins with "error:"."""
@@ -165,7 +165,14 @@ def _drain(printed, result, outcome, sentinel, seconds):
 
 
 def _child(pipes, environment, fault, function, args):
-    os.setpgid(0, 0)
+    import multiprocessing
+
+    import torch
+
+    from benchmark import worker
+
+    worker.end_with_parent()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})  # which the server had blocked
     out, err, result = pipes
     os.dup2(out.fileno(), 1)
     os.dup2(err.fileno(), 2)
@@ -175,13 +182,6 @@ def _child(pipes, environment, fault, function, args):
     os.environ.update(environment)
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CPU, (PROCESSOR, resource.RLIM_INFINITY))
-    import multiprocessing
-
-    import torch
-
-    from benchmark import worker
-
-    threading.Thread(target=worker._end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     multiprocessing.set_start_method(None, force=True)  # as under train.py
     if fault is not None:
@@ -209,9 +209,7 @@ def _plain(value):
 def _innermost(printed):
     """The last project frame of the last traceback and its error."""
     lines = printed.splitlines()
-    frames = [line.strip() for line in lines if line.strip().startswith("File ") and "/site-packages/" not in line]
-    ours = [
-        f"{Path(line.split(chr(34))[1]).name}:{line.split('line ')[1].split(',')[0]}" for line in frames if '"' in line
-    ]
+    frames = re.findall(r'^ *File "(.*)", line (\d+)', printed, re.MULTILINE)
+    ours = [f"{Path(file).name}:{line}" for file, line in frames if "/site-packages/" not in file]
     last = [line for line in lines if line and not line.startswith((" ", "Traceback", "error:"))]
     return f"{last[-1][:160] if last else '?'} at {' < '.join(ours[-3:][::-1]) or '?'}"

@@ -127,9 +127,8 @@ def of_a_backbone(name: str, suffix: str = ".pt") -> Callable[..., Any]:
             shutil.move(path, folder / "pytorch_model.bin")
             auto = {"AutoConfig": "own.C", "AutoModel": "own.M"}
             (folder / "config.json").write_text(json.dumps({"model_type": "clip", "auto_map": auto}))
-            (folder / "own.py").write_text(
-                "import os; open(os.environ['ATTACK_MARK'], 'w')\nclass C: pass\nclass M: pass\n"
-            )
+            own = "import os; open(os.environ['ATTACK_MARK'], 'w')\nclass C: pass\nclass M: pass\n"
+            (folder / "own.py").write_text(own)
             path = folder
         keys = ("MODEL.BACKBONE.FAMILY", "openai") if name == "{}" else ()
         return runs.do(small("ZeroshotCLIP", data, *keys, backbone=name.format(path)).words(place / "found"))

@@ -30,7 +30,6 @@ def trained(place: str, data: str) -> Any:
 
 
 def grid(place: str, data: str) -> Any:
-    Path(place, "grid.yaml").write_text(GRID)
     words = ["--root", runs.data(data)[0], "--output", f"{place}/found", "--device", "cpu"]
     return benchmark.main(["run", f"{place}/grid.yaml", *words])
 
@@ -102,6 +101,7 @@ class Disks(Attack):
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir()
         a_run(self, place)
+        (place / "grid.yaml").write_text(GRID)
         (one,) = runs_of("few_shot", [Point("caltech101", 2, "CoOp", "vit_b16_ep50", 1)])
         shutil.copytree(place / "run", place / "runs" / one.folder)
         return place

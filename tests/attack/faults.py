@@ -5,8 +5,8 @@
     full       from there on no file can grow
     read-only  from there on nothing can be changed
 
-An audit hook sees the operations: python tells it of every file it opens, renames, removes or truncates, and of folders.
-A full disk is the limit that the kernel keeps on the size of files, so that writing by any library fails.
+An audit hook sees the operations: python tells it of every file that it opens, renames, removes or truncates, and of
+folders. A full disk is the limit that the kernel keeps on the size of files, so that writing by any library fails.
 """
 
 import errno

@@ -117,7 +117,12 @@ def evaluated(place: str, data: str) -> Any:
 def resumed(place: str, data: str) -> Any:
     """The weights that the killed run comes to."""
     status = runs.do(small("CoOp", data, *FREQUENT).words(f"{place}/run"))
-    return status or str([runs.result(f"{place}/run")[part] for part in ("weights", "metrics")]).replace(place, "HERE")
+    return status or weights_and_metrics(f"{place}/run", place)
+
+
+def weights_and_metrics(run: str, place: str) -> str:
+    result = runs.result(run)
+    return f"{result['weights']} {result['metrics']}".replace(place, "HERE")
 
 
 def trained(place: str, data: str) -> Any:

@@ -25,7 +25,7 @@ FREQUENT = ("TRAIN.CHECKPOINT_FREQ", "1")
 
 
 def prepare(folder: Path) -> dict[str, str]:
-    """What is mutated: {"data": where runs.Small keeps it, "root": its classes, "run": CoOp's, with all checkpoints}."""
+    """What is mutated: {"data": of runs.Small, "root": its classes, "run": CoOp's, with all checkpoints}."""
     start = {"data": str(folder / "data"), "run": str(folder / "whole")}
     start["root"] = runs.data(start["data"])[0]
     words = runs.Small("CoOp", start["data"], FREQUENT).words(start["run"])
@@ -119,9 +119,9 @@ def words(rng: random.Random, place: Path, start: dict[str, str]) -> Any:
         "predict": (predict.run, "--model-dir --top --format --load-epoch --classnames --device --batch-size json run"),
         "parse": (parse_test_res.main, "--ci95 --test-log --multi-exp --keyword accuracy run whole"),
         "datasets": (datasets.main, "check prepare list caltech101 icons_rare --root --dry-run"),
-        "benchmark": (benchmark.main, "run status backbones cost cache protocol table results report explain export demo "
-                      "--root --output --device --dry-run --out --csv --protocol few_shot CoOp caltech101 16 --trainer "
-                      "--shots --seeds --format latex --compare --words --classnames --launcher local --gpus"),
+        "benchmark": (benchmark.main, "run status backbones cost cache protocol table results report explain export "
+                      "demo --root --output --device --dry-run --out --csv --protocol few_shot CoOp caltech101 16 "
+                      "--trainer --shots --seeds --format latex --compare --words --classnames --launcher --gpus"),
     }  # fmt: skip
     main, known = commands[rng.choice(list(commands))]
     odd = [str(value) for value in mutate.ODD if "\0" not in str(value) and "\ud800" not in str(value)]

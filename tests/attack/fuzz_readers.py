@@ -119,9 +119,8 @@ def words_of_config(rng: random.Random) -> list[str]:
     known, words = flat(cfg), []
     for _ in range(rng.choice((1, 1, 2, 3))):
         key = rng.choice(sorted(known))
-        value = rng.choice(
-            (*mutate.ODD, mutate.text(str(known[key]), rng), known[key], known[rng.choice(sorted(known))])
-        )
+        other = known[rng.choice(sorted(known))]
+        value = rng.choice((*mutate.ODD, mutate.text(str(known[key]), rng), known[key], other))
         words += [key, str(value).replace("\0", "\x01").encode(errors="replace").decode()]
     return words
 

@@ -4,7 +4,7 @@ import re
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,17 +84,24 @@ def succeeded(outcome: Outcome) -> Outcome:
 
 @dataclass
 class Tally:
-    """What attacks on a target came to: blows, those that fell something, and how many ways of falling that were."""
+    """What attacks on a target came to: blows, those that fell something, and the ways of falling.
 
+    Attributes:
+        following: the seed of the next attempt.
+        seconds: that attempts took so far.
+    """
+
+    following: int
     tried: int = 0
     fell: int = 0
     ways: set[str] = field(default_factory=set)
+    seconds: float = 0.0
 
 
 def strike(
     attack: Attack, targets: list[str], seed: int, tries: int, blows: int, minutes: float, workers: int
 ) -> dict[str, Tally]:
-    """Attack targets in turns, and print what falls, each way once: {target: its Tally}.
+    """Attack targets, each for the same time, and print what falls, each way once: {target: its Tally}.
 
     Args:
         seed: of the first attempt on each; the next ones have those that follow.
@@ -103,37 +110,31 @@ def strike(
         minutes: in which attempts begin.
         workers: attempts at a time.
     """
-    tallies = {target: Tally() for target in targets}
+    tallies = {target: Tally(following=seed) for target in targets}
     end = time.monotonic() + 60 * minutes if minutes else float("inf")
     with ThreadPoolExecutor(workers) as pool:
-        going, plan = dict[Any, str](), _plan(attack, targets, seed, tries)
+        going: dict[Any, tuple[str, float]] = {}
         while True:
+            left = {target: seed + tries - tally.following for target, tally in tallies.items() if tries}
             struck = sum(tally.tried for tally in tallies.values())
-            more = time.monotonic() < end and not (blows and struck >= blows)
-            while more and len(going) < workers and (following := next(plan, None)):
-                going[pool.submit(attack.attempts, *following)] = following[0]
+            open_targets = [target for target in targets if not tries or left[target] > 0]
+            if time.monotonic() < end and not (blows and struck >= blows) and open_targets and len(going) < workers:
+                target = min(open_targets, key=lambda target: tallies[target].seconds)
+                tally, count = tallies[target], min(attack.batch(target), left.get(target, attack.batch(target)))
+                going[pool.submit(attack.attempts, target, tally.following, count)] = target, time.monotonic()
+                tally.following += count
+                tally.seconds += 1  # at least; in turns, until it is known better
+                continue
             if not going:
                 return tallies
             for done in wait(going, return_when=FIRST_COMPLETED).done:
-                target = going.pop(done)
+                target, started = going.pop(done)
+                tallies[target].seconds += time.monotonic() - started - 1
                 try:
                     found = done.result()
                 except Exception as error:  # of the attack, not of what it attacks
                     found = Attempt([(seed, f"the attack itself failed: {error!r}"[:300])], 0)
                 _count(attack, target, found, tallies[target])
-
-
-def _plan(attack: Attack, targets: list[str], seed: int, tries: int) -> Iterator[tuple[str, int, int]]:
-    """Yield (target, first seed, how many) of attempts to make together."""
-    following = dict.fromkeys(targets, seed)
-    while True:
-        for target, first in list(following.items()):
-            count = min(attack.batch(target), seed + tries - first) if tries else attack.batch(target)
-            if count > 0:
-                yield target, first, count
-            following[target] += count
-        if tries and min(following.values()) >= seed + tries:
-            return
 
 
 def _count(attack: Attack, target: str, attempt: Attempt, tally: Tally) -> None:

@@ -77,6 +77,7 @@ def _age(cache: Path) -> None:
 
 
 def _leftovers(cache: Path) -> str | None:
-    """Hidden files that nobody will need."""
-    left = [path.relative_to(cache).as_posix() for path in cache.rglob(".*") if path.is_file()]
+    """Hidden files that nobody will need. Locks, which are empty, go when something is next kept."""
+    hidden = [path for path in cache.rglob(".*") if path.is_file() and path.stat().st_size]
+    left = [path.relative_to(cache).as_posix() for path in hidden]
     return f"left over in the cache: {left}" if left else None

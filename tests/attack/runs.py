@@ -15,6 +15,7 @@ import train
 import trainers  # noqa: F401  registers them
 from benchmark.facts import CONFIGS, method_of, trainer_config
 from dassl.engine import TRAINER_REGISTRY
+from dassl.layout import LOG, TENSORBOARD
 from dassl.utils import load_checkpoint
 from tests.conftest import write_pairs, write_toy
 
@@ -76,9 +77,8 @@ class Small:
             "--output-dir": output,
         }
         flags = (*flags, *(() if facts.trains or "--eval-only" in flags else ("--eval-only",)))
-        return [
-            str(x) for x in (*(w for pair in options.items() for w in pair), *flags, *SMALL.split(), *self.keys, *keys)
-        ]
+        words = (*(word for pair in options.items() for word in pair), *flags, *SMALL.split(), *self.keys, *keys)
+        return [str(word) for word in words]
 
 
 def result(folder: str | Path) -> dict[str, Any]:
@@ -99,9 +99,7 @@ def files(folder: Path) -> list[str]:
     for path in folder.rglob("*"):
         name = path.relative_to(folder).as_posix()
         if path.is_file():
-            found.add(
-                "log.txt" if name.startswith("log.txt") else "tensorboard" if name.startswith("tensorb") else name
-            )
+            found.add(next((many for many in (LOG, TENSORBOARD) if name.startswith(many)), name))
     return sorted(found)
 
 
@@ -135,9 +133,8 @@ def difference(expected: dict[str, Any], found: dict[str, Any]) -> str | None:
             one, other = expected[part].get(key), found[part].get(key)
             if one != other:
                 return f"{part}: {key} is {str(other)[:60]}, not {str(one)[:60]}"
-    more, fewer = (
-        sorted({*a} - {*b}) for a, b in ((found["files"], expected["files"]), (expected["files"], found["files"]))
-    )
+    here, there = set(found["files"]), set(expected["files"])
+    more, fewer = sorted(here - there), sorted(there - here)
     return f"files: left over {more}, missing {fewer}" if more or fewer else None
 
 

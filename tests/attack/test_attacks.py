@@ -30,7 +30,7 @@ def fell(attack, target, *seeds):
 # Kills
 
 
-@pytest.mark.parametrize(("trainer", "seeds"), [("CoOp", (1, 2)), ("LAMM", (3,)), ("ZeroshotCLIP", (0,))])
+@pytest.mark.parametrize(("trainer", "seeds"), [("CoOp", (16, 37)), ("ZeroshotCLIP", (0,))])
 def test_killed_runs_come_to_the_same_bits(trainer, seeds, attack):
     assert fell(attack(kills.Kills), trainer, *seeds) == []
 
@@ -43,7 +43,7 @@ def forgets_where_it_was(words):
 
 def test_a_run_that_forgets_is_found(attack, monkeypatch):
     monkeypatch.setattr(kills.Kills, "do", staticmethod(forgets_where_it_was))
-    assert any("weights: " in what for what in fell(attack(kills.Kills), "CoOp", 3))
+    assert any("weights: " in what for what in fell(attack(kills.Kills), "CoOp", 48))
 
 
 def writes(folder):

@@ -5,7 +5,6 @@ import pkgutil
 
 import benchmark.protocols  # noqa: F401
 import benchmark.worker  # noqa: F401
-import learned.explain
 import report.page  # noqa: F401
 
 for package in ("learned", "report", "benchmark"):
