@@ -5,7 +5,9 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -16,7 +18,7 @@ from benchmark.__main__ import main
 from benchmark.place import Place
 from benchmark.protocol import Point
 from benchmark.protocols import runs_of
-from dassl.errors import GO_ON_LATER
+from dassl.errors import GO_ON_LATER, Stopped
 from dassl.utils import load_checkpoint
 from tests.conftest import REPO
 from tests.in_a_process import CONTEXT
@@ -183,3 +185,24 @@ def test_nothing_is_left_of_a_grid_that_is_killed(words, tmp_path):
     process.kill()
     process.wait()
     until(lambda: not marked(mark))
+
+
+class Named(str):
+    @property
+    def folder(self):
+        return str(self)
+
+
+def test_a_job_says_that_it_is_to_go_on(monkeypatch):
+    """To Slurm by the status, which sacct shows; a failure is an error, as ever."""
+    monkeypatch.setitem(sys.modules, "submitit", ModuleType("submitit"))
+    monkeypatch.delitem(sys.modules, "benchmark.on_slurm", raising=False)
+    on_slurm = import_module("benchmark.on_slurm")
+    cases = (([GO_ON_LATER, GO_ON_LATER], Stopped), ([GO_ON_LATER, 1], RuntimeError))
+    for ended, error in cases:
+        monkeypatch.setattr(
+            on_slurm, "execute", lambda runs, launcher, ended=ended: dict(zip(runs, ended, strict=True))
+        )
+        with pytest.raises(error):
+            on_slurm.Chain(Place())([Named("a"), Named("b")])
+    monkeypatch.delitem(sys.modules, "benchmark.on_slurm")
