@@ -156,9 +156,11 @@ def _end_loading() -> None:
     """At once: asked to end by themselves, they finish what they load. What a grid has started is not daemonic."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch takes it for a mishap
     multiprocessing: Any = sys.modules.get("multiprocessing")
-    for process in multiprocessing.active_children() if multiprocessing else ():
-        if process.daemon:
-            process.kill()
+    loading = [p for p in multiprocessing.active_children() if p.daemon] if multiprocessing else []
+    for process in loading:
+        process.kill()
+    for process in loading:
+        process.join(1)
 
 
 def _forget() -> None:

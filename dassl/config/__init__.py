@@ -26,8 +26,8 @@ __all__ = [
     "without_effect",
 ]
 
-LARGEST = {bool: 1, int: 2**63 - 1, float: 3.4e38}
-"""Of the numbers that torch takes."""
+LARGEST = 2**63 - 1, 3.4e38
+"""Of the whole and the other numbers that torch takes."""
 
 KINDS = {
     bool: "True or False",
@@ -142,7 +142,7 @@ def check_ranges(cfg: CfgNode) -> None:
     """
     for key, value in _keys(cfg):
         for number in value if isinstance(value, list | tuple) else [value]:
-            if isinstance(number, int | float) and not abs(number) <= LARGEST[type(number)]:
+            if isinstance(number, int | float) and not abs(number) <= LARGEST[isinstance(number, float)]:
                 raise UserError(f"{key} is {value}: no run can use such a number")
     for key, limits in RANGES.items():
         require(cfg, key, **limits)

@@ -81,10 +81,16 @@ def claim(cfg: CfgNode, overwrite: bool = False) -> None:
     kill left half-written in it is removed.
 
     Raises:
-        UserError: the folder holds a run of another config and `overwrite` is false (names the first difference), its
-            config.yaml is damaged, or it cannot be created.
+        UserError: the folder holds a run of another config (names the first difference), or of a damaged one, and
+            `overwrite` is false; or it cannot be created.
     """
-    differing = conflict(cfg)
+    try:
+        differing = conflict(cfg)
+    except UserError:  # nobody knows what run it is
+        if not overwrite:
+            raise
+        differing = {}
+        clear(cfg.OUTPUT_DIR)
     if differing and not overwrite:
         state = "a finished" if os.path.isfile(os.path.join(cfg.OUTPUT_DIR, METRICS)) else "an unfinished"
         raise UserError(

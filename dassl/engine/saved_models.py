@@ -4,12 +4,11 @@ While a run trains, its last two checkpoints stay. One that is damaged is passed
 together; at the end the last one stays alone, once it has been read back.
 """
 
-import copy
 import logging
 import os
 import shutil
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,15 +39,13 @@ class MisfitError(UserError):
 
 
 class SavedModels:
-    """What a trainer does with its registered models on disk; in <directory>/<name of the model>."""
+    """What a trainer does with its registered models on disk, in <directory>/<name of the model>."""
 
     _models: OrderedDict[str, nn.Module]
     _optims: OrderedDict[str, Any]
     _scheds: OrderedDict[str, Any]
     _steps: Steps | None = None  # those under way
-
-    def get_model_names(self, names: str | list[str] | None = None) -> list[str]:
-        raise NotImplementedError
+    get_model_names: Callable[..., list[str]]
 
     def has_weights(self) -> bool:
         """Whether any registered model has something to save and load; zero-shot CLIP has nothing."""
@@ -157,7 +154,7 @@ class SavedModels:
         if not epochs:
             logger.info("No checkpoint found, train from scratch")
             return 0
-        before = copy.deepcopy(({name: _state_of(self, name) for name in self._models}, self.run_state()))
+        before = _copied({name: _state_of(self, name) for name in self._models}), _copied(self.run_state())
         for epoch in epochs:
             logger.info("Found checkpoint at %s (will resume training from epoch %d)", directory, epoch + 1)
             try:
@@ -277,6 +274,15 @@ def _state_of(trainer, name):
         "optimizer": None if optim is None else optim.state_dict(),
         "scheduler": None if sched is None else sched.state_dict(),
     }
+
+
+def _copied(value):
+    """A state that does not change with what it is the state of."""
+    if type(value) in (dict, OrderedDict):
+        return {key: _copied(entry) for key, entry in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(_copied, value))
+    return value.clone() if isinstance(value, torch.Tensor) else value
 
 
 def _take_up(trainer, name, state, source):

@@ -1,9 +1,11 @@
 """SIGTERM while a run trains. Checkpoints are of whole epochs: the one under way is finished if there is time.
 
-There is, if it takes no longer than `dassl.signals.grace`, as far as the epochs before and its own steps tell. Where it
-turns out to take longer the run is ended then; what it began of the epoch is done again, to the same bits.
+There is, if it takes no longer than `dassl.signals.grace`, as far as the epoch before or its own steps tell: the more
+hopeful of the two, since the first epoch, and the first step, may do more. Where it turns out to take longer the run is
+ended then; what it began of the epoch is done again, to the same bits.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,11 +25,12 @@ def between_epochs(trainer: Any) -> Iterator[Callable[[], None]]:
     began, usual = time.monotonic(), None
 
     def finishing() -> str | None:
-        epoch, spent = f"epoch {trainer.epoch + 1}", time.monotonic() - began
-        left = _left(trainer, spent) if usual is None else max(0.0, usual - spent)
-        if left is None or not processes.first():  # which says for all
-            return f"{epoch}, if that takes no longer than {signals.grace():g} s,"
-        return None if left > signals.grace() else f"{epoch}, which takes about {left:.0f} s,"
+        epoch, spent, grace = f"epoch {trainer.epoch + 1}", time.monotonic() - began, signals.grace()
+        known = [*_by_steps(trainer, spent), *([] if usual is None else [max(0.0, usual - spent)])]
+        left = min(known, default=None)
+        if grace and (left is None or not processes.first()):  # which says for all
+            return f"{epoch}, if that takes no longer than {grace:g} s,"
+        return None if not grace or left > grace else f"{epoch}, which takes about {max(1, math.ceil(left))} s,"
 
     def end() -> None:
         nonlocal began, usual
@@ -40,7 +43,7 @@ def between_epochs(trainer: Any) -> Iterator[Callable[[], None]]:
         yield end
 
 
-def _left(trainer: Any, spent: float) -> float | None:
-    """Seconds to the end of the first epoch; None if there is nothing to tell from, as in its first step."""
+def _by_steps(trainer: Any, spent: float) -> list[float]:
+    """Seconds to the end of the epoch, if there is something to tell from."""
     done, steps = getattr(trainer, "batch_idx", 0), getattr(trainer, "num_batches", 0)
-    return spent / done * (steps - done) if 0 < done < steps else None
+    return [spent / done * (steps - done)] if 0 < done < steps else []

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from yacs.config import CfgNode
 
-from dassl import layout
+from dassl import layout, signals
 from dassl.config import check_ranges, require
 from dassl.data import DataManager
 from dassl.data.datasets import build_dataset
@@ -335,7 +335,8 @@ class SimpleTrainer(TrainerBase):
 
     def train(self) -> None:  # type: ignore[override]
         """Train from the first epoch, or from where the output folder (or cfg.RESUME) left off."""
-        super().train(self.start_epoch, self.max_epoch)
+        with signals.heeding():
+            super().train(self.start_epoch, self.max_epoch)
 
     def backbone_digest(self) -> str:
         """The SHA-256 of the files of frozen weights, which no checkpoint holds; "": there are none, or not known."""

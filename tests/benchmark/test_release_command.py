@@ -4,6 +4,7 @@ import json
 import re
 import runpy
 import shutil
+from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -143,8 +144,9 @@ def test_a_folder_that_holds_a_run_of_ours(tmp_path):
     (tmp_path / "config.yaml").write_text(cfg.dump())
     (tmp_path / "metrics.json").write_text(json.dumps({"config": cfg}))
     cfg.RELEASE.NAME = "theirs"
-    with pytest.raises(UserError, match=r"holds a finished run .*RELEASE.NAME was '', is now 'theirs'.* --overwrite"):
-        inside_release.build_trainer(cfg, False, None)
+    told = r"holds a finished run .*RELEASE.NAME was '', is now 'theirs'.* --overwrite"
+    with ExitStack() as ends, pytest.raises(UserError, match=told):
+        inside_release.build_trainer(cfg, False, None, ends)
 
 
 @pytest.mark.parametrize(

@@ -202,6 +202,27 @@ def test_elsewhere_too(cfg, whole, wrong, tmp_path):
             trainer.load_model(run, epoch=1)
 
 
+def test_schedulers_begin_again_too(cfg, whole):
+    """Those of which torch keeps a Counter, for one."""
+
+    class Milestones(Tiny):
+        def build_model(self):
+            super().build_model()
+            for name, optim in self._optims.items():
+                self._scheds[name] = torch.optim.lr_scheduler.MultiStepLR(optim, [1, 2])
+
+    shutil.rmtree(cfg.OUTPUT_DIR)
+    set_random_seed(1)
+    trainer = Milestones(cfg)
+    trainer.train()
+    harm(cfg.OUTPUT_DIR, "NaN", [3])
+    set_random_seed(1)
+    again = Milestones(cfg)
+    again.train()
+    assert again.start_epoch == 0 and same(state(again), state(trainer))
+    assert again.get_current_lr() == trainer.get_current_lr()
+
+
 def test_a_run_that_is_not_there_is_not_resumed(cfg, tmp_path):
     cfg.RESUME = str(tmp_path)
     with pytest.raises(UserError, match="no run to resume"):

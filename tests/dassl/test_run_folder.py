@@ -47,3 +47,12 @@ def test_classes_that_are_none(classes, tmp_path):
 def test_nothing_is_too_deep(cfg, tmp_path):
     (tmp_path / METRICS).write_text("[" * 100_000)
     assert not run_folder.is_finished(cfg) and read_metrics(tmp_path) is None
+
+
+def test_a_damaged_config_is_replaced_when_asked(cfg, tmp_path):
+    (tmp_path / METRICS).write_text("{}")
+    (tmp_path / CONFIG).write_text("a: [")
+    with pytest.raises(UserError, match="config.yaml is damaged"):
+        run_folder.claim(cfg)
+    run_folder.claim(cfg, overwrite=True)
+    assert run_folder.read_config(tmp_path)["OUTPUT_DIR"] == str(tmp_path) and not (tmp_path / METRICS).exists()

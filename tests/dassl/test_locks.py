@@ -1,0 +1,119 @@
+"""The lock of a run's folder: who has it is told, what a kill left is free, other machines' are obeyed for a while."""
+
+import os
+import re
+import signal
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from dassl.engine import run_folder
+from dassl.utils import UserError, locks
+from tests.in_a_process import CONTEXT
+
+
+def hold(folder, forks, wait):
+    """Have the lock until a file says so; a forked process lives longer."""
+    with run_folder.alone_in(folder, wait):
+        if forks and os.fork() == 0:
+            time.sleep(5)
+            os._exit(0)
+        Path(folder, "held").touch()
+        while not Path(folder, "end").exists():
+            time.sleep(0.01)
+    Path(folder, "left").touch()
+    time.sleep(30)
+
+
+@pytest.fixture
+def holding(tmp_path):
+    """holding(forks=False, wait=False): the process of a `hold`, when it has the lock unless it is to wait for it."""
+    started = []
+
+    def start(forks=False, wait=False):
+        process = CONTEXT.Process(target=hold, args=(str(tmp_path), forks, wait))
+        process.start()
+        started.append(process)
+        until((tmp_path / "held").exists if not wait else lambda: True)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.join()
+
+
+def until(so):
+    end = time.monotonic() + 60
+    while not so():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_the_second_run_in_a_folder_is_refused(holding, tmp_path, toy_run):
+    process = holding()
+    named = re.escape(f"process {process.pid} on {socket.gethostname()}")
+    with pytest.raises(UserError, match=f"^{named} is at a run in {re.escape(str(tmp_path))}: wait for its end, or"):
+        toy_run("ZeroshotCLIP", tmp_path, config="vit_b16")
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", "held"}, "nothing was touched"
+    assert locks.owner(tmp_path / ".lock") == f"process {process.pid} on {socket.gethostname()}"
+    (tmp_path / "end").touch()
+    until((tmp_path / "left").exists)
+    assert not (tmp_path / ".lock").exists() and locks.owner(tmp_path / ".lock") is None
+    with run_folder.alone_in(tmp_path), run_folder.alone_in(tmp_path):  # as a grid's run and train.py in it
+        assert (tmp_path / ".lock").read_text() == f"{socket.gethostname()} {os.getpid()}\n"
+    assert not (tmp_path / ".lock").exists()
+
+
+def test_what_a_kill_left_is_free_at_once(holding, tmp_path):
+    """Also while a process lives that the killed one forked."""
+    process = holding(forks=True)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert str(process.pid) in (tmp_path / ".lock").read_text() and locks.owner(tmp_path / ".lock") is None
+    with run_folder.alone_in(tmp_path):
+        assert (tmp_path / ".lock").read_text() == f"{socket.gethostname()} {os.getpid()}\n"
+
+
+def test_waiting(holding, tmp_path):
+    with run_folder.alone_in(tmp_path):
+        holding(wait=True)
+        time.sleep(0.3)
+        assert not (tmp_path / "held").exists()
+    until((tmp_path / "held").exists)
+
+
+def test_the_lock_of_another_machine(tmp_path):
+    """Which its file system may not tell of: that it is touched does."""
+    lock = tmp_path / ".lock"
+    lock.write_text("elsewhere 7\n")
+    with pytest.raises(UserError, match=rf"process 7 on elsewhere \(as of \d+ s ago; remove {lock} if it has ended\)"):
+        run_folder.alone_in(tmp_path).__enter__()
+    assert lock.read_text() == "elsewhere 7\n" and "elsewhere" in locks.owner(lock)
+    os.utime(lock, (0, time.time() - locks.STALE - 5))
+    assert locks.owner(lock) is None
+    with run_folder.alone_in(tmp_path):
+        assert "elsewhere" not in lock.read_text()
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\x00", b"elsewhere", b"elsewhere seven"])
+def test_a_file_that_names_nobody(content, tmp_path):
+    (tmp_path / ".lock").write_bytes(content)
+    with run_folder.alone_in(tmp_path):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_it_is_touched(tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "BEAT", 0.01)
+    with run_folder.alone_in(tmp_path):
+        os.utime(tmp_path / ".lock", (0, 0))
+        until(lambda: (tmp_path / ".lock").stat().st_mtime > 0)
+
+
+def test_a_folder_that_cannot_be_written_to(tmp_path):
+    (tmp_path / ".lock").mkdir()
+    with pytest.raises(UserError, match=r"cannot write .*\.lock: Is a directory"):
+        run_folder.alone_in(tmp_path).__enter__()
