@@ -6,7 +6,6 @@ has the same bits.
 
 import os
 import random
-import re
 import shutil
 import signal
 import subprocess
@@ -15,8 +14,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmark import __main__ as benchmark
 from tests.attack import runs
-from tests.attack.child import TRACES, left_behind
+from tests.attack.child import TRACES, call, left_behind
+from tests.attack.flips import printed
 from tests.attack.harness import Attack, Attempt
 
 REPO = Path(__file__).parents[2]
@@ -97,5 +98,5 @@ class Grids(Attack):
         if status:
             raise RuntimeError(f"the grid ended with status {status}: {out[-300:]}")
         folders = [path.parent for path in sorted((place / "output").rglob("metrics.json"))]
-        table = "\n".join(line for line in out.splitlines() if re.match(r"^[|+]|^\S+ .*\d", line))
-        return table.replace(str(place), ""), {str(f.relative_to(place)): runs.result(f) for f in folders}
+        table = call(printed, benchmark.main, ["table", str(place / "output")]).value
+        return table, {str(f.relative_to(place)): runs.result(f) for f in folders}
