@@ -22,6 +22,7 @@ from dassl.layout import ANY_CHECKPOINT, CLASSES, CONFIG, CONFUSIONS, INPUTS, LO
 from dassl.utils import (
     UserError,
     atomic_path,
+    digests,
     locks,
     mkdir_if_missing,
     numerics,
@@ -155,7 +156,11 @@ def write_classes(folder: str | os.PathLike, dataset: DatasetBase) -> None:
 
 
 def read_classes(folder: str | os.PathLike) -> dict[str, Any] | None:
-    """What `write_classes` wrote, or None: runs of earlier versions have no such file. Raises UserError if damaged."""
+    """What `write_classes` wrote, or None: runs of earlier versions have no such file.
+
+    Raises:
+        UserError: it is damaged, or not the file that inputs.json has the digest of.
+    """
     path = os.path.join(folder, CLASSES)
     if not os.path.isfile(path):
         return None
@@ -163,7 +168,22 @@ def read_classes(folder: str | os.PathLike) -> dict[str, Any] | None:
     names = classes.get("classnames") if isinstance(classes, dict) else None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise UserError(f"{path} is damaged: repeat the run's train.py command to write it again")
+    recorded = _recorded_classes(folder)
+    if recorded and recorded != digests.of_value(classes):
+        raise UserError(
+            f"{path} does not hold the classes that {INPUTS} beside it recorded: repeat the run's train.py command to "
+            "write both again"
+        )
     return classes
+
+
+def _recorded_classes(folder):
+    """Their digest in inputs.json, or None."""
+    try:
+        with open(os.path.join(folder, INPUTS), encoding="utf-8") as file:
+            return json.load(file)["data"]["classes"]
+    except (OSError, ValueError, KeyError, TypeError):  # there is none, or whoever needs it says that it is damaged
+        return None
 
 
 def is_finished(cfg: CfgNode) -> bool:

@@ -233,7 +233,7 @@ VICTIMS = {
     "features": Victim(("cache/image_features/*",), a_cache(zero_shot), zero_shot),
     "views": Victim(("cache/image_features/*",), a_cache(trained), trained),
     "backbone": Victim(("backbone.pt",), a_copy("backbone.pt", EMBEDDED / "icon-clip-vit.pt"), with_backbone),
-    "converted": Victim(("cache/weights/*.pt",), a_cache(with_converted), with_converted),
+    "converted": Victim(("cache/weights/[!.]*",), a_cache(with_converted), with_converted),
     "icons": Victim(("cache/icons-*/rare/split.json", "cache/icons-*/rare/images/*/*/0*"), a_cache(icons), icons),
     "archive": Victim(("icons.zip",), a_copy("icons.zip", EMBEDDED / "icons.zip"), zipped),
     "data": Victim(("root/*/split*", "root/*/*/*/0.png"), a_run_and_its_data, with_data),

@@ -6,7 +6,6 @@ has the same bits.
 
 import os
 import random
-import re
 import shutil
 import signal
 import subprocess
@@ -15,8 +14,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmark import __main__ as benchmark
 from tests.attack import runs
-from tests.attack.child import TRACES, left_behind
+from tests.attack.child import TRACES, call, left_behind
+from tests.attack.flips import printed
 from tests.attack.harness import Attack, Attempt
 
 REPO = Path(__file__).parents[2]
@@ -50,14 +51,19 @@ class Grids(Attack):
             process = self.start(place)
             time.sleep(moment)
             process.send_signal(which)
-            out, err = process.communicate(timeout=60)
             kills += 1
             told.append(f"{which.name} after {moment:.1f} s")
+            try:
+                process.wait(120)
+            except subprocess.TimeoutExpired:
+                fell = "it does not end"
+            printed = (place / "console.txt").read_text()
             if left := left_behind(str(place)):
                 fell = f"left behind: {left}"
-                subprocess.run(["kill", "-9", *(line.split()[0] for line in left)], check=False)
-            elif any(mark in out + err for mark in TRACES):
-                fell = f"a traceback: {(out + err).splitlines()[-1][:150]!r}"
+                for line in left:
+                    os.kill(int(line.split()[0]), signal.SIGKILL)
+            elif any(mark in printed for mark in TRACES):
+                fell = f"a traceback: {printed.splitlines()[-1][:150]!r}"
             if fell:
                 return Attempt([(seed, f"{', '.join(told)}: {fell}")], kills)
         found = self.finish(place)
@@ -74,24 +80,23 @@ class Grids(Attack):
         found = self.finish(self.place("whole"))
         return *found, time.monotonic() - started
 
-    def start(self, place: Path) -> subprocess.Popen[str]:
+    def start(self, place: Path) -> subprocess.Popen[bytes]:
         (place / "grid.yaml").write_text(GRID)
         root = runs.data(str(self.folder / "data"))[0]
         words = ["--root", root, "--output", str(place / "output"), "--device", "cpu", "--workers", "2"]
-        return subprocess.Popen(
-            [sys.executable, "-m", "benchmark", "run", str(place / "grid.yaml"), *words],
-            env={**os.environ, **runs.environment(self.folder / "cache"), "ATTACKED": str(place)},
-            cwd=REPO,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
+        with open(place / "console.txt", "w") as console:
+            return subprocess.Popen(
+                [sys.executable, "-m", "benchmark", "run", str(place / "grid.yaml"), *words],
+                env={**os.environ, **runs.environment(self.folder / "cache"), "ATTACKED": str(place)},
+                cwd=REPO,
+                stdout=console,
+                stderr=console,
+            )
 
     def finish(self, place: Path) -> tuple[str, dict[str, Any]]:
-        process = self.start(place)
-        out, err = process.communicate(timeout=300)
-        if process.returncode:
-            raise RuntimeError(f"the grid ended with status {process.returncode}: {err[-300:]}")
+        status, out = self.start(place).wait(600), (place / "console.txt").read_text()
+        if status:
+            raise RuntimeError(f"the grid ended with status {status}: {out[-300:]}")
         folders = [path.parent for path in sorted((place / "output").rglob("metrics.json"))]
-        table = "\n".join(line for line in out.splitlines() if re.match(r"^[|+]|^\S+ .*\d", line))
-        return table.replace(str(place), ""), {str(f.relative_to(place)): runs.result(f) for f in folders}
+        table = call(printed, benchmark.main, ["table", str(place / "output")]).value
+        return table, {str(f.relative_to(place)): runs.result(f) for f in folders}
