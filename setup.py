@@ -1,4 +1,5 @@
-"""The package: version ranges of what it needs. requirements.txt pins the tested versions.
+"""The package: version ranges of what it needs. requirements.txt pins the tested versions; requirements.lock has them
+and all that they need in turn, with the hashes of their files (make lock).
 
 Beside other people's packages it installs `mocoop` alone; the others, whose names are not ours alone (Hugging Face's
 `datasets`), go to its folder `home`, laid out as in a clone. mocoop/__init__.py says how they are found.
@@ -34,7 +35,8 @@ setup(
         "matplotlib>=3.8",
         "numpy>=2",
         "pandas>=2.2",
-        "pillow>=10",
+        "pillow>=10.1",
+        "pydantic>=2.7",
         "pyyaml>=6",
         "rich>=13",
         "safetensors>=0.4",

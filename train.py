@@ -9,7 +9,7 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from yacs.config import CfgNode
@@ -22,6 +22,12 @@ logger = logging.getLogger("dassl.train")
 
 PROGRAM = "train.py", "python train.py"
 """What usage lines and what examples begin with."""
+
+ARGUMENTS = ("eval_only", "model_dir", "load_epoch", "no_train")
+"""Those that are not config."""
+
+PACKAGES = ("datasets", "prompting", "trainers")
+"""Whose code decides results, beside the engine's."""
 
 
 class Train(Command):
@@ -38,6 +44,7 @@ class Train(Command):
       --dataset-config-file configs/datasets/dtd.yaml \\
       --config-file configs/trainers/CoOp/vit_b16_ep50.yaml \\
       --output-dir output/coop-on-dtd --eval-only --model-dir output/coop""",
+        "--replay output/coop",
     )
 
     def add_arguments(self, add: Any) -> None:
@@ -58,11 +65,16 @@ class Train(Command):
         add("--load-epoch", type=int, help="load the weights of this epoch for --eval-only")
         add("--no-train", action="store_true", help="do not call trainer.train()")
         add("--overwrite", action="store_true", help="replace a run of another config in the output directory")
+        add("--replay", default="", metavar="RUN", help="do a finished run again, and say whether the bits agree")
         add("opts", nargs=argparse.REMAINDER, help="config keys and values: KEY VALUE ...")
 
-    def run(self, args: argparse.Namespace) -> None:
+    def run(self, args: argparse.Namespace) -> int | None:
         try:
             with heeding():
+                if args.replay:
+                    from learned import replay
+
+                    return replay.replay(args, self.parse([], *PROGRAM), perform)
                 do(args)
         except (UserError, Stopped) as error:
             from dassl.utils.logger import Tee
@@ -70,6 +82,7 @@ class Train(Command):
             if isinstance(sys.stdout, Tee):  # the log ends with it, too
                 sys.stdout.file.write(f"{'error: ' * isinstance(error, UserError)}{error}\n")
             raise
+        return None
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -79,7 +92,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def setup_cfg(args: argparse.Namespace) -> CfgNode:
     """The frozen config: defaults, dataset config, trainer config, arguments, KEY VALUE; the last word wins."""
     import datasets  # noqa: F401  registers every dataset; here, so that a broken plug-in is a mistake like others
-    from dassl.config import get_cfg_default, merge_from_file, merge_from_list
+    from dassl.config import check_ranges, get_cfg_default, merge_from_file, merge_from_list
     from dassl.engine import TRAINER_REGISTRY
     from trainers import extend_cfg
 
@@ -107,6 +120,7 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
     merge_from_list(cfg, [word for pair in arguments.items() if pair[1] not in (None, "") for word in pair])
     merge_from_list(cfg, args.opts)
     _set_input(cfg, default_input)
+    check_ranges(cfg)
     cfg.freeze()
     return cfg
 
@@ -136,10 +150,25 @@ def _set_input(cfg, default):
 
 def do(args: argparse.Namespace) -> Any:
     """Do the run; its trainer. Raises UserError for a mistake of the user's."""
+    return perform(setup_cfg(args), args)
+
+
+def perform(
+    cfg: CfgNode,
+    args: argparse.Namespace,
+    first: Callable[[], object] = lambda: None,
+    begun: Callable[[Any], object] = lambda trainer: None,
+) -> Any:
+    """Do the run of a frozen config; its trainer.
+
+    Args:
+        args: for what is not config.
+        first: called when nobody else is at a run in the output folder.
+        begun: called with the trainer when it is ready, and what goes into the run is recorded.
+    """
     from dassl.engine import TRAINER_REGISTRY, run_folder
     from dassl.utils import processes
 
-    cfg = setup_cfg(args)
     processes.join(cfg)
     if not cfg.TRAINER.NAME:
         print("trainers:", *_trainers(), sep="\n  ", file=sys.stderr)
@@ -150,13 +179,22 @@ def do(args: argparse.Namespace) -> Any:
     if args.eval_only and processes.count() > 1:
         raise UserError("several processes train together, and test with one: start --eval-only by python train.py")
     with run_folder.alone_in(cfg.OUTPUT_DIR):
-        return _do(args, cfg)
+        processes.from_first(first)
+        trainer = _start(args, cfg)
+        begun(trainer)
+        if args.eval_only:
+            trainer.test()
+        elif not args.no_train:
+            trainer.train()
+    return trainer
 
 
-def _do(args, cfg):
+def _start(args, cfg):
+    """The trainer, with the weights that it evaluates; what goes into the run is recorded."""
+    import mocoop
     from dassl.config import without_effect
     from dassl.data.datasets import DATASET_REGISTRY
-    from dassl.engine import TRAINER_REGISTRY, build_trainer, run_folder
+    from dassl.engine import TRAINER_REGISTRY, build_trainer, inputs, run_folder
     from dassl.utils import collect_env_info, processes, set_numerics, set_random_seed, setup_logger
 
     processes.from_first(lambda: run_folder.claim(cfg, args.overwrite))
@@ -179,11 +217,11 @@ def _do(args, cfg):
     if args.eval_only:
         if trainer.has_weights() and not (args.model_dir or cfg.MODEL.INIT_WEIGHTS):
             raise UserError("--eval-only needs --model-dir: nothing is trained yet")
-        trainer.check_classes(args.model_dir)
+        trainer.check_weights(args.model_dir)
         trainer.load_model(args.model_dir, epoch=args.load_epoch)
-        trainer.test()
-    elif not args.no_train:
-        trainer.train()
+    told = {name: getattr(args, name) for name in ARGUMENTS}
+    trainer.inputs = inputs.of(trainer, told, PACKAGES, mocoop.version())
+    inputs.write(cfg.OUTPUT_DIR, trainer.inputs)
     return trainer
 
 

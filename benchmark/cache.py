@@ -2,13 +2,14 @@
 
 import argparse
 import math
+import shutil
 import time
 from collections import defaultdict
 from typing import Any
 
 from tabulate import tabulate
 
-from dassl.errors import UserError
+from dassl.errors import UserError, nearest
 from mocoop.command import Command
 
 GIB = 2**30
@@ -19,15 +20,16 @@ class Cache(Command):
     """Show what is kept on disk of what runs compute, and free it.
 
     Image features of frozen encoders are kept for all runs that need the same ones (docs/features.md); what was used
-    longest ago goes by itself when a run's FEATURES_LIMIT_GB is reached. All of it is safe to remove, at any time: what
-    is missing is computed again. The options free image features alone; of the other folders, data that was converted
-    or drawn, only the size is shown.
+    longest ago goes by itself when a run's FEATURES_LIMIT_GB is reached. All of it is safe to remove: what is missing
+    is computed again. Only images that were converted or drawn have to stay while runs read them. --older-than and
+    --limit are of image features alone.
     """
 
-    examples = ("cache", "cache --older-than 30", "cache --limit 5", "cache --free")
+    examples = ("cache", "cache --older-than 30", "cache --limit 5", "cache --free", "cache --free all")
 
     def add_arguments(self, add: Any) -> None:
-        add("--free", action="store_true", help="remove all image features")
+        more = "remove all image features; with names, those folders; with `all`, everything"
+        add("--free", nargs="*", metavar="FOLDER", help=more)
         add("--older-than", type=float, metavar="DAYS", help="remove those that no run has used for so long")
         add("--limit", type=float, metavar="GB", help="remove those used longest ago, until no more GiB are left")
 
@@ -38,8 +40,12 @@ class Cache(Command):
 
         root = cache_dir()
         folder = root / FOLDER
-        if args.free or (args.older_than, args.limit) != (None, None):
-            _free(folder, args.free, args.older_than, args.limit)
+        if args.free is not None and (args.older_than, args.limit) != (None, None):
+            raise UserError("--free removes all there is: give it alone, or --older-than and --limit without it")
+        if args.free:
+            _free_folders(root, args.free)
+        elif args.free is not None or (args.older_than, args.limit) != (None, None):
+            _free(folder, args.free is not None, args.older_than, args.limit)
         found = entries(folder)
         bound = f"runs keep it below {LIMIT_GB:g} GiB (FEATURES_LIMIT_GB)"
         print(f"{folder}: {len(found)} entries, {_of(found)}; {bound}")
@@ -54,8 +60,6 @@ def _free(folder, free, days, limit):
     """Remove what the options name, and say how much that was."""
     from prompting.feature_store import entries, remove, shrink
 
-    if free and (days, limit) != (None, None):
-        raise UserError("--free removes all image features: give it alone, or --older-than and --limit without it")
     if not all(number is None or number >= 0 for number in (days, limit)):
         raise UserError("--older-than and --limit take a number that is not negative")
     before = math.inf if free else time.time() - (math.inf if days is None else days * DAY)
@@ -65,6 +69,21 @@ def _free(folder, free, days, limit):
     print(f"removed {len(gone)} entries, {_of(gone)}\n")
     if any(entry.path.exists() for entry in old) or sum(entry.size for entry in entries(folder)) > room:
         raise UserError(f"not all of it can be removed from {folder}: is it someone else's?")
+
+
+def _free_folders(root, names):
+    """Remove folders and what is in them."""
+    folders = {path.name: path for path in root.iterdir() if path.is_dir()}
+    names = list(folders) if names == ["all"] else names
+    for name in names:
+        if name not in folders:
+            raise UserError(f"there is nothing called {name} in {root}: {nearest(name, folders)}")
+    for name in names:
+        _, files, size, _ = _folder(folders[name])
+        shutil.rmtree(folders[name], ignore_errors=True)
+        if folders[name].exists():
+            raise UserError(f"not all of {folders[name]} can be removed: is it someone else's?")
+        print(f"removed {name}: {files} files, {size}\n")
 
 
 KINDS = ("image features", "backbone", "precision", "seeds", "entries", "size", "last use")

@@ -1,7 +1,9 @@
 """The commands that do the runs of a grid or protocol and show their progress. report/commands.py adds the results."""
 
 import argparse
+import os
 import shlex
+import shutil
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -22,6 +24,7 @@ from dassl.signals import heeding
 from mocoop import HOME
 from mocoop.command import Command
 
+MIB = 2**20
 LAUNCHERS = {"ray": "benchmark.on_ray", "slurm": "benchmark.on_slurm"}
 
 PROTOCOL_HELP = """\
@@ -103,6 +106,9 @@ class Run(Command):
         for one, code in failed.items():
             print(f"\nfailed with exit status {code}: {one}\n  {place.folder(one)}", file=sys.stderr)
             print(*(f"  {line}" for line in runner.last_lines(one, place)), sep="\n", file=sys.stderr)
+        full = os.path.isdir(place.output) and shutil.disk_usage(place.output).free < MIB
+        if failed and full:  # where the runs could not say so either
+            print(f"\nthe disk of {place.output} is full", file=sys.stderr)
         return status
 
     def tell(self, grid: Grid, place: Place) -> None:

@@ -44,9 +44,11 @@ from dassl.layout import flat
 from mocoop import HOME
 
 CONFIGS = HOME / "configs"
-KEYS = ("rank", "trains", "needs", "configs", "keys", "cost", "figures", "published")
-CHOICES = ("source", "default", "by_shots", "by_dataset")
-ENTRIES = ("config", "why", "shots")
+KINDS = {"rank": int, "trains": bool, "needs": dict, "configs": dict, "keys": dict, "cost": dict, "figures": dict}
+KINDS |= {"published": str}
+CHOICES = {"source": str, "default": str | dict, "by_shots": dict, "by_dataset": dict}
+ENTRIES = {"config": str, "why": str, "shots": dict}
+FIGURE = dict.fromkeys(("title", "caption", "label", "names"), str)
 
 DEFAULT = "default"
 """The config of a trainer without a method.yaml: its own of that name or, without one, the one for all."""
@@ -129,9 +131,9 @@ class Method:
 
     def backbone(self, dataset_config: Path, config: Path, overrides: Sequence[str]) -> str:
         """The backbone that a data set's config names for what this method needs; "": the trainer's config names it."""
-        backbones = read_yaml(dataset_config).get("DATASET", {}).get("BACKBONES", {})
+        backbones = section(dataset_config, "DATASET", "BACKBONES")
         need = self.need(_said([dataset_config, config], overrides))
-        return backbones.get(need) or backbones.get("any", "")
+        return str(backbones.get(need) or backbones.get("any", ""))
 
 
 @cache
@@ -145,18 +147,39 @@ def method_of(trainer: str) -> Method:
     if not file.is_file():
         return Method(trainer)
     facts = read_yaml(file)
-    for key in facts:
-        if key not in KEYS:
-            raise UserError(f"{file}: unknown key {key}: {nearest(key, KEYS)}")
-    for choice in facts.get("configs", {}).values():
-        choice = choice if isinstance(choice, dict) else {}
-        entries = [choice.get("default"), *choice.get("by_shots", {}).values(), *choice.get("by_dataset", {}).values()]
-        trees = [(choice, CHOICES), *((entry, ENTRIES) for entry in entries if isinstance(entry, dict))]
-        for tree, known in trees:
-            for key in tree:
-                if key not in known:
-                    raise UserError(f"{file}: unknown key {key}: {nearest(key, known)}")
+    _check(file, "", facts, KINDS)
+    choices = facts.get("configs", {})
+    _check(file, "configs", choices, dict.fromkeys(choices, str | dict))
+    for name, choice in choices.items():
+        if isinstance(choice, dict):
+            _check(file, f"configs.{name}", choice, CHOICES)
+            entries = {"default": choice.get("default"), **choice.get("by_shots", {}), **choice.get("by_dataset", {})}
+            for key, entry in entries.items():
+                _check(file, f"configs.{name}", {key: entry}, {key: str | dict | None})
+                if isinstance(entry, dict):
+                    _check(file, f"configs.{name}.{key}", entry, ENTRIES)
+                    _check(file, f"configs.{name}.{key}.shots", of := entry.get("shots", {}), dict.fromkeys(of, str))
+    for key, kind in (("needs", dict | None), ("keys", dict), ("cost", int), ("figures", dict)):
+        _check(file, key, part := facts.get(key, {}), dict.fromkeys(part, kind))
+    for key, part in facts.get("keys", {}).items():
+        _check(file, f"keys.{key}", {"where": part.get("where")}, {"where": dict | None})
+    for key, figure in facts.get("figures", {}).items():
+        _check(file, f"figures.{key}", figure, FIGURE, ("title", "caption", "label"))
     return Method(trainer, known=True, **facts)
+
+
+def _check(file, where, tree, kinds, needed=()):
+    """Raises UserError unless a tree has these keys alone, and values of these kinds. pydantic is slow for --help."""
+    told = f"{file}: {where + ': ' if where else ''}"
+    for key, value in tree.items():
+        if key not in kinds:
+            raise UserError(f"{told}unknown key {key}: {nearest(key, kinds)}")
+        if not isinstance(value, kinds[key]):
+            kind = getattr(kinds[key], "__name__", kinds[key])
+            raise UserError(f"{told}{key} is {value!r}: give a value of the type {kind}")
+    for key in needed:
+        if key not in tree:
+            raise UserError(f"{told}{key} is missing")
 
 
 def _entry(said):
@@ -209,10 +232,20 @@ def read_yaml(file: Path) -> dict[str, Any]:
     """What a config file says. Raises UserError where it cannot be read."""
     try:
         tree = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except Exception as error:  # yaml's constructors raise almost anything
         raise UserError(f"cannot read the config file {file}: {getattr(error, 'strerror', None) or error}") from error
     if not isinstance(tree, dict):
         raise UserError(f"the config file {file} must hold KEY: VALUE lines, not a {type(tree).__name__}")
+    return tree
+
+
+def section(file: Path, *keys: str) -> dict[str, Any]:
+    """What a config file says below some keys, {} where nothing. Raises UserError where that is no KEY: VALUE lines."""
+    tree = read_yaml(file)
+    for i, key in enumerate(keys, start=1):
+        tree = tree.get(key) or {}
+        if not isinstance(tree, dict):
+            raise UserError(f"{file}: {'.'.join(keys[:i])} is {tree!r}: give KEY: VALUE lines")
     return tree
 
 
@@ -220,7 +253,10 @@ def read_yaml(file: Path) -> dict[str, Any]:
 def styles(dataset: str) -> tuple[str, ...]:
     """The styles of a data set's images as its config names them; most have none."""
     file = CONFIGS / "datasets" / f"{dataset}.yaml"
-    return tuple(read_yaml(file).get("DATASET", {}).get("STYLES", ())) if file.is_file() else ()
+    found = section(file, "DATASET").get("STYLES", []) if file.is_file() else []
+    if not isinstance(found, list) or not all(isinstance(style, str) for style in found):
+        raise UserError(f"{file}: DATASET.STYLES is {found!r}: give a list of names")
+    return tuple(found)
 
 
 @cache
@@ -239,15 +275,15 @@ def dataset_and_style(name: str) -> tuple[str, str | None]:
 
 def told(dataset: str, trainer: str, config: Path) -> list[object]:
     """What a data set's config tells a trainer and the trainer's own, which wins, does not: KEY VALUE words."""
-    tree = read_yaml(config_file("datasets", f"{dataset_and_style(dataset)[0]}.yaml"))
-    section, own = tree.get("TRAINER", {}).get(trainer.upper(), {}), flat(read_yaml(config))
-    words = {f"TRAINER.{trainer.upper()}.{key}": value for key, value in section.items()}
+    file, own = config_file("datasets", f"{dataset_and_style(dataset)[0]}.yaml"), flat(read_yaml(config))
+    said = section(file, "TRAINER", trainer.upper())
+    words = {f"TRAINER.{trainer.upper()}.{key}": value for key, value in said.items()}
     return [word for key, value in words.items() if key not in own for word in (key, value)]
 
 
 def named_in(config: Path) -> str:
     """The backbone that a trainer's config names; "" for none."""
-    return read_yaml(config).get("MODEL", {}).get("BACKBONE", {}).get("NAME", "")
+    return str(section(config, "MODEL", "BACKBONE").get("NAME", ""))
 
 
 def backbone_label(backbone: str, usual: str) -> str:

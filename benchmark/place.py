@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmark.protocol import Run
-from dassl.layout import BEST, POINTER, PROMPT_LEARNER
+from dassl.layout import BEST, PROMPT_LEARNER, checkpoint, epochs_in
 
 CONSOLE, FAILED = "console.txt", "failed.txt"
 """Files in a run's folder: what a quiet run prints, while it runs and if it failed."""
@@ -52,5 +52,5 @@ def last_weights(folder: Path) -> Path:
     folder = folder / PROMPT_LEARNER
     if (folder / BEST).is_file():
         return folder / BEST
-    pointer = folder / POINTER
-    return folder / pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else folder
+    epochs = epochs_in(folder)
+    return folder / checkpoint(max(epochs)) if epochs else folder

@@ -103,7 +103,7 @@ class Screen(Lines):
         for run, state in self.states.items():
             counts[self.methods[run.folder]][state] += 1
         for method, count in counts.items():
-            table.add_row(method, *(str(count[state] or "") for state in COLUMNS))
+            table.add_row(Text(method), *(str(count[state] or "") for state in COLUMNS))
         now = time.monotonic()
         running = [f"{_clock(now - began)}  {run}" for run, began in self.began.items()]
         return Group(table, *map(Text, running), Text(self.time_left()))

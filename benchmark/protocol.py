@@ -132,10 +132,11 @@ class Protocol:
     @cached_property
     def pattern(self) -> re.Pattern[str]:
         """What a run's folder matches; CoOp's folders say more of the config between shots and seed: `variant`."""
-        pattern = re.sub(r"\{(shots|seed)\}", r"(?P<\1>\\d+)", self.layout)
+        pattern = re.sub(r"\{(shots|seed)\}", r"(?P<\1>\\d{1,10})", self.layout)
         pattern = re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+?)", pattern)
-        pattern = pattern.replace(r"shots_(?P<shots>\d+)/", r"(shots_(?P<shots>\d+)/)?")
-        pattern = pattern.replace(r"_(?P<shots>\d+)shots", r"(_(?P<shots>\d+)shots(/(?P<variant>nctx[^/]+))?)?")
+        shots = r"(?P<shots>\d{1,10})"
+        pattern = pattern.replace(f"shots_{shots}/", f"(shots_{shots}/)?")
+        pattern = pattern.replace(f"_{shots}shots", f"(_{shots}shots(/(?P<variant>nctx[^/]+))?)?")
         return re.compile(f"^{pattern}$")
 
     @property

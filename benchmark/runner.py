@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmark.place import CONSOLE, FAILED, Place
 from benchmark.protocol import Run
-from dassl.errors import Stopped, UserError
+from dassl.errors import Stopped, UserError, printable
 from dassl.signals import grace, heard
 
 CONTEXT = get_context("forkserver")
@@ -120,7 +120,7 @@ def last_lines(run: Run, place: Place, count: int = 5) -> list[str]:
     for name in (FAILED, CONSOLE):
         if (path := place.folder(run) / name).is_file():
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-            return [line for line in lines if line.strip()][-count:]
+            return [printable(line) for line in lines if line.strip()][-count:]
     return []
 
 

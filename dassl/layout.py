@@ -1,14 +1,16 @@
 """The names inside a run's folder, and what its metrics.json says. Needs nothing but Python: reports read many of them.
 
-<run>/config.yaml, classes.json, log.txt, metrics.json, cmat.pt, tensorboard/
+<run>/config.yaml, classes.json, inputs.json, log.txt, metrics.json, cmat.pt, tensorboard/
 <run>/<model>/checkpoint, model.pth.tar-<epoch>, model-best.pth.tar
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 CONFIG, CLASSES, METRICS, LOG = "config.yaml", "classes.json", "metrics.json", "log.txt"
+INPUTS = "inputs.json"
 CONFUSIONS, TENSORBOARD = "cmat.pt", "tensorboard"
 LOCK = ".lock"
 """There while a run is under way: the host and the number of its process."""
@@ -23,9 +25,20 @@ PROMPT_LEARNER = "prompt_learner"
 """The model's name in runs of methods that learn prompts, as in CoOp's."""
 
 
-def checkpoint(epoch: int) -> str:
+def checkpoint(epoch: int | str) -> str:
     """The name of the checkpoint after an epoch, counted from 1."""
     return f"model.pth.tar-{epoch}"
+
+
+def epochs_in(folder: str | Path) -> set[int]:
+    """The epochs whose checkpoints lie in a model's folder.
+
+    Which one POINTER names does not matter: what is not whole has another name. Without it there are none, as in a run
+    that is being removed.
+    """
+    names = [path.name for path in Path(folder).glob(checkpoint("*")) if path.is_file()]
+    found = {int(name.rpartition("-")[2]) for name in names if re.fullmatch(checkpoint("[1-9][0-9]*"), name)}
+    return found if Path(folder, POINTER).is_file() else set()
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -40,7 +53,7 @@ def read_metrics(folder: str | Path) -> dict[str, Any] | None:
     """The content of a run's metrics.json; None where there is none, or no result in it."""
     try:
         metrics = json.loads(Path(folder, METRICS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(metrics, dict) or not isinstance(metrics.get("trainer"), str):
         return None

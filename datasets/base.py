@@ -123,7 +123,7 @@ class SplitDataset(DatasetBase):
     def _made_split(self):
         try:
             return self.make_split()
-        except (KeyError, IndexError, TypeError, ValueError) as error:
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise UserError(
                 f"the lists in {self.dataset_dir} are not those that {type(self).__name__} comes with "
                 f"({type(error).__name__}: {error}): unpack the dataset again"

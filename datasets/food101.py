@@ -19,7 +19,7 @@ class Food101(SplitDataset):
     counts = (101, 50500, 20200, 30300)
     sources = (
         Source(
-            "http://data.vision.ee.ethz.ch/cvl/food-101.tar.gz",
+            "https://data.vision.ee.ethz.ch/cvl/food-101.tar.gz",
             gives={name: f"food-101/{name}" for name in ("images", "meta", "README.txt", "license_agreement.txt")},
             md5="85eeb15f3717b99a5da872d97d918f87",
         ),

@@ -19,42 +19,57 @@ from PIL import ImageFilter
 from yacs.config import CfgNode
 
 from dassl.data.datasets import DATASET_REGISTRY, Datum
-from dassl.utils import UserError, atomic_folder, cache_dir, read_image, read_json
+from dassl.utils import UserError, cache_dir, read_image, read_json
 from datasets.base import SplitDataset
 from datasets.compositional import CompositionalDataset
+from datasets.derived import derived
 from datasets.split import read_split
 
 ARCHIVE = Path(__file__).parents[1] / "embedded" / "icons.zip"
 STYLES = ("outline", "filled", "duotone", "pixel", "hand-drawn", "colour")
+RESTORE = "restore the file from the repository, or install the project again"
 SIGMA = 3
 """Of the Gaussian that blurs icons, in pixels; an icon has 64 x 64."""
 
 
-def unpacked() -> Path:
-    """The folder of the unpacked archive, whole: runs that start at once may all come here."""
-    digest = hashlib.sha256(ARCHIVE.read_bytes()).hexdigest()[:12]
-    folder = cache_dir() / f"icons-{digest}"
-    if not folder.is_dir():
-        with atomic_folder(folder) as temporary, zipfile.ZipFile(ARCHIVE) as archive:
-            archive.extractall(temporary)
-            # the pairs' list in the form that CSP's readers take
-            pairs = temporary / "pairs"
-            torch.save(read_json(pairs / "metadata.json"), pairs / "metadata_compositional-split-natural.t7")
-    return folder
+def unpacked(part: str = "") -> Path:
+    """The folder of the unpacked archive; `part` is the folder in there that has to be whole, "" for all of it.
+
+    Raises:
+        UserError: the archive is gone or damaged.
+    """
+    try:
+        digest = hashlib.sha256(ARCHIVE.read_bytes()).hexdigest()[:12]
+    except OSError as error:
+        raise UserError(f"cannot read {ARCHIVE} ({error.strerror}): {RESTORE}") from error
+    return derived(cache_dir() / f"icons-{digest}", _unpack, part)
+
+
+def _unpack(folder):
+    try:
+        with zipfile.ZipFile(ARCHIVE) as archive:
+            archive.extractall(folder)
+    except OSError:  # of the folder
+        raise
+    except Exception as error:  # a damaged archive makes zipfile raise almost anything
+        raise UserError(f"{ARCHIVE} is damaged ({error}): {RESTORE}") from error
+    # the pairs' list in the form that CSP's readers take
+    pairs = folder / "pairs"
+    torch.save(read_json(pairs / "metadata.json"), pairs / "metadata_compositional-split-natural.t7")
 
 
 def blurred(part: str) -> Path:
-    """The folder of a part of the archive with all of its images blurred, whole as `unpacked`."""
-    source = unpacked() / part
-    folder = cache_dir() / f"{source.parent.name}-{part}-blurred{SIGMA}"
-    if not folder.is_dir():
-        with atomic_folder(folder) as temporary:
-            shutil.copyfile(source / "split.json", temporary / "split.json")
-            for image in (source / "images").rglob("*.png"):
-                path = temporary / image.relative_to(source)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                read_image(image).filter(ImageFilter.GaussianBlur(SIGMA)).save(path)
-    return folder
+    """The folder of a part of the archive with all of its images blurred."""
+    source = unpacked(part) / part
+
+    def blur(folder: Path) -> None:
+        shutil.copyfile(source / "split.json", folder / "split.json")
+        for image in (source / "images").rglob("*.png"):
+            path = folder / image.relative_to(source)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            read_image(image).filter(ImageFilter.GaussianBlur(SIGMA)).save(path)
+
+    return derived(cache_dir() / f"{source.parent.name}-{part}-blurred{SIGMA}", blur)
 
 
 class Icons(SplitDataset):
@@ -83,7 +98,7 @@ class Icons(SplitDataset):
 
     def folder(self) -> Path:
         """Where the part lies."""
-        return unpacked() / self.part
+        return unpacked(self.part) / self.part
 
 
 def _keep(items, domains):
@@ -113,5 +128,5 @@ class IconsPairs(CompositionalDataset):
     template = "a photo of a {}."
 
     def locate(self, options: CfgNode) -> tuple[str, str]:
-        self.dataset_dir = str(unpacked() / "pairs")
+        self.dataset_dir = str(unpacked("pairs") / "pairs")
         return super().locate(options)

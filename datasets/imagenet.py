@@ -50,9 +50,7 @@ class ImageNetFolders(SplitDataset):
         path = next(filter(os.path.isfile, self._lists()), None)
         if path is None:
             return _open_clips(self._lists()[-1])
-        with open(path, encoding="utf-8") as file:
-            pairs = [line.strip().partition(" ")[::2] for line in file if line.strip()]
-        return dict(sorted(pairs))
+        return dict(sorted(line.partition(" ")[::2] for line in self.lines(path)))
 
     def _lists(self):
         folders = dict.fromkeys((self.dataset_dir, os.path.join(os.path.dirname(self.dataset_dir), "imagenet")))

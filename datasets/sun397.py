@@ -21,7 +21,7 @@ class SUN397(SplitDataset):
     counts = (397, 15880, 3970, 19850)
     sources = (
         Source(
-            "http://vision.princeton.edu/projects/2010/SUN/SUN397.tar.gz",
+            "https://vision.princeton.edu/projects/2010/SUN/SUN397.tar.gz",
             gives={"SUN397": "SUN397"},
             md5="8ca2778205c41d23104230ba66911c7a",
         ),

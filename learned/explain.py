@@ -15,8 +15,10 @@ from yacs.config import CfgNode
 
 import datasets  # noqa: F401  registers every dataset
 from dassl.data.datasets import Datum, build_dataset
+from dassl.errors import printable
 from dassl.utils import UserError, atomic_path, mkdir_if_missing, read_image
 from learned.model import TrainedModel, build_for, load_run
+from mocoop import escape
 from mocoop.command import Command
 from prompting.backbone import known_tokens
 from prompting.mixture import Mixture
@@ -51,7 +53,7 @@ class Table:
         numbers = [isinstance(cell, int | float) for cell in rows[0]] if rows else []
         if n is not None and len(rows) > n * (1 + self.tail):
             rows = rows[:n] + ([["..."] + [""] * (len(numbers) - 1), *rows[-n:]] if self.tail else [])
-        rows = [[f"{x:.{self.digits}f}" if isinstance(x, float) else x for x in row] for row in rows]
+        rows = [[f"{x:.{self.digits}f}" if isinstance(x, float) else printable(x) for x in row] for row in rows]
         align = ["right" if number else "left" for number in numbers]
         print(f"\n{self.title}\n{tabulate(rows, self.header, colalign=align, disable_numparse=True)}")
         if folder:
@@ -59,7 +61,7 @@ class Table:
                 atomic_path(Path(folder, f"{self.name}.csv")) as temporary,
                 open(temporary, "w", encoding="utf-8", newline="") as file,
             ):
-                csv.writer(file).writerows([self.header, *self.rows])
+                csv.writer(file).writerows(escape.csv_rows([self.header, *self.rows]))
 
 
 def words(model: TrainedModel, n: int) -> Table | None:

@@ -19,6 +19,7 @@ from dassl.data.datasets import Datum
 from dassl.data.transforms import build_transform
 from dassl.engine import TRAINER_REGISTRY, MisfitError, run_folder
 from dassl.engine.trainer import SimpleTrainer
+from dassl.evaluation.finite import check_finite
 from dassl.layout import ANY_CHECKPOINT, CLASSES, CONFIG, METRICS
 from dassl.utils import UserError, read_json, set_numerics
 from datasets.compositional import pairs_by_name
@@ -67,8 +68,12 @@ class TrainedModel:
 
         They sum to 1, but for a CLIP trained with a sigmoid that nothing was learned on: its answers are each class's
         own. What is learned by cross-entropy knows classes beside each other only.
+
+        Raises:
+            UserError: the best logit of an image is infinite or NaN.
         """
         logits = self.logits(images).float()
+        check_finite(logits.amax(dim=1).isfinite().cpu(), "images")
         sigmoid = self._plain and self.trainer.model.logit_bias is not None and not self.trainer.has_weights()
         return (logits.sigmoid() if sigmoid else logits.softmax(dim=-1)).cpu()
 
@@ -80,10 +85,13 @@ class TrainedModel:
 
     @torch.no_grad()
     def predicted(self, loader: DataLoader) -> torch.Tensor:
-        """(n,) the class given to each image of a loader, on the CPU."""
+        """(n,) the class given to each image of a loader, on the CPU. Raises UserError as `probabilities` does."""
         self.trainer.set_model_mode("eval")
         batches = (self.trainer.predict_classes if self._answers else self.trainer.predict)(loader)
-        return torch.cat([logits.argmax(dim=1).cpu() for logits, _ in batches])
+        found = [(logits.argmax(dim=1), logits.amax(dim=1).isfinite()) for logits, _ in batches]
+        predicted, finite = (torch.cat(parts).cpu() for parts in zip(*found, strict=True))
+        check_finite(finite, "images", lambda i: self.classnames[predicted[i]])
+        return predicted
 
     def mixture(self) -> Mixture | None:
         """What the answers of the images last `predicted` are made of; None where the method mixes no parts."""
@@ -98,7 +106,7 @@ class TrainedModel:
         normalised image features are the logits. With it logit_bias, to be added, where the backbone has one.
 
         Raises:
-            UserError: the logits are more than that.
+            UserError: the logits are more than that, or not finite.
         """
         cfg = self.trainer.cfg
         model: Any = getattr(self.trainer, "model", None)
@@ -111,7 +119,10 @@ class TrainedModel:
         if overrides("encode_image") or not self.trainer.frozen_image_encoder:
             raise UserError(f"this run of {cfg.TRAINER.NAME} has changed CLIP's image encoder: use predict.py")
         parts = {"text_features": self.text_features, "logit_scale": model.logit_scale, "logit_bias": model.logit_bias}
-        return {name: part.float().cpu().contiguous() for name, part in parts.items() if part is not None}
+        classifier = {name: part.float().cpu().contiguous() for name, part in parts.items() if part is not None}
+        scaled = classifier["text_features"] * classifier["logit_scale"] + classifier.get("logit_bias", 0)
+        check_finite(scaled.isfinite().all(dim=1), "classes", self.classnames.__getitem__)
+        return classifier
 
 
 def load_run(
@@ -164,7 +175,7 @@ def load_run(
         if weights is None and not cfg.MODEL.INIT_WEIGHTS:
             raise UserError(f"no weights in {model_dir}: did the run finish its first epoch?")
         try:
-            trainer.check_classes(weights)
+            trainer.check_weights(weights)
             trainer.load_model(weights, epoch=epoch)
         except OSError as error:  # of a trainer from elsewhere, like the RuntimeError
             raise UserError(error) from error
@@ -189,7 +200,7 @@ def read_cfg(model_dir: str | Path) -> CfgNode:
             words += [f"TRAINER.{kind.section}.FORM", earlier]  # unless the config says it
     for key, value in run_folder.read_config(model_dir).items():
         block, *rest = key.split(".")[:2]
-        if block != "TRAINER" or rest[0] in cfg.TRAINER:
+        if block != "TRAINER" or (rest and rest[0] in cfg.TRAINER):
             words += [key, value]
     merge_from_list(cfg, words, source=os.path.join(model_dir, CONFIG))
     return cfg

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from dassl.errors import UserError  # torch is imported when a run is loaded: --help does without
+from dassl.errors import UserError, printable  # torch is imported when a run is loaded: --help does without
+from mocoop import escape
 from mocoop.command import Command
 
 Predictions = Iterable[tuple[str, list[tuple[str, float]]]]
@@ -70,14 +71,15 @@ def classify(model: Any, paths: Sequence[str], batch_size: int) -> Iterator[tupl
 def as_table(predictions: Predictions, width: int) -> None:
     for path, classes in predictions:
         for rank, (name, probability) in enumerate(classes):
-            print(f"{path if rank == 0 else '':{width}}  {probability:7.2%}  {name}")
+            print(f"{printable(path) if rank == 0 else '':{width}}  {probability:7.2%}  {printable(name)}")
 
 
 def as_csv(predictions: Predictions, width: int) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(["image", "rank", "class", "probability"])
     for path, classes in predictions:
-        writer.writerows([path, rank, name, f"{p:.6g}"] for rank, (name, p) in enumerate(classes, start=1))
+        rows = [[path, rank, name, f"{p:.6g}"] for rank, (name, p) in enumerate(classes, start=1)]
+        writer.writerows(escape.csv_rows(rows))
 
 
 def as_json(predictions: Predictions, width: int) -> None:
@@ -85,7 +87,8 @@ def as_json(predictions: Predictions, width: int) -> None:
     before = "[\n"
     for path, classes in predictions:
         ranked = [{"class": name, "probability": float(f"{p:.6g}")} for name, p in classes]
-        print(before + json.dumps({"image": path, "classes": ranked}, ensure_ascii=False), end="")
+        text = json.dumps(item := {"image": path, "classes": ranked}, ensure_ascii=False)
+        print(before + (text if text.isprintable() else json.dumps(item)), end="")
         before = ",\n"
     print("\n]" if before == ",\n" else "[]")
 

@@ -15,6 +15,16 @@ HOME = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[1]
 PACKAGES = ("benchmark", "dassl", "datasets", "embedded", "learned", "prompting", "report", "trainers")
 
 
+def version() -> str:
+    """Of the installation; "" in a clone that is not installed."""
+    from importlib import metadata  # slow
+
+    try:
+        return metadata.version("mocoop") if _INSTALLED.is_dir() else ""
+    except metadata.PackageNotFoundError:
+        return ""
+
+
 def enter() -> None:
     """Let the project's packages be found under their names, before all others.
 

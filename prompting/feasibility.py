@@ -116,6 +116,8 @@ def _parts(name):
 def _numbers(text, found, place):
     try:
         vector = torch.tensor([float(number) for number in text.split()])
+        if not vector.isfinite().all():
+            raise ValueError("not finite")
     except ValueError as error:
         raise UserError(f"{place} is not a word and its numbers: give a text file like GloVe's") from error
     length = len(next(iter(found.values()), vector))

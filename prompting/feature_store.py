@@ -11,7 +11,6 @@ import json
 import logging
 import math
 import os
-import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -20,20 +19,18 @@ from typing import NamedTuple
 import torch
 
 from dassl.utils import WriteError, atomic_path
-from dassl.utils.locks import alone, remove_if_free
+from dassl.utils.caches import LOCK
+from dassl.utils.locks import alone
 from dassl.utils.logger import log_once
 
 logger = logging.getLogger("dassl.prompting")
 
 LIMIT_GB = 20.0
-SUFFIX, LOCK = ".safetensors", ".lock"
+SUFFIX = ".safetensors"
 EARLIER = ".pt"
 """Of the entries of earlier versions, which nobody reads any more."""
 
 WAITING = "Waiting for another run that computes the same image features"
-
-STALE = 3600
-"""Seconds after which what nobody writes or locks was left by a killed process."""
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 DIGEST, BLANK = "sha256", "0" * 64
@@ -181,10 +178,10 @@ def _digest(head, features):
 
 
 def entries(folder: Path) -> list[Entry]:
-    """What a store holds, entries of earlier versions too, from the one that was used longest ago."""
+    """What a store holds, whatever version or part of the project wrote it, from what was used longest ago."""
     found = []
     for path in folder.iterdir() if folder.is_dir() else ():
-        if path.suffix in (SUFFIX, EARLIER) and not path.name.startswith("."):
+        if not path.name.startswith("."):
             with suppress(OSError):  # another process removed it just now
                 stat = path.stat()
                 found.append(Entry(path, stat.st_size, stat.st_mtime))
@@ -199,7 +196,7 @@ def remove(entry: Entry) -> bool:
 
 
 def shrink(folder: Path, limit: float, spare: Path | None = None) -> list[Entry]:
-    """Remove what was used longest ago until the entries of a folder fit into a limit, and what killed processes left.
+    """Remove what was used longest ago until the entries of a folder fit into a limit.
 
     Args:
         folder: a store's.
@@ -215,17 +212,4 @@ def shrink(folder: Path, limit: float, spare: Path | None = None) -> list[Entry]
         if over > 0 and entry.path != spare and remove(entry):
             gone.append(entry)
             over -= entry.size
-    _remove_leftovers(folder)
     return gone
-
-
-def _remove_leftovers(folder):
-    """Remove temporary files and locks that nobody has touched for long."""
-    for path in folder.glob(".*"):
-        with suppress(OSError):
-            if time.time() - path.stat().st_mtime < STALE:
-                continue
-            if path.suffix == LOCK:
-                remove_if_free(path)
-            else:
-                path.unlink()

@@ -2,9 +2,10 @@
 
 An entry of the store holds the features of one list of images under one encoder and one transform; where the transform
 is random, in one epoch's views under one seed. Its key is a digest of all that decides the numbers: the weights, their
-modules and their family, the transform, the content of every image file in order, seed and epoch of views and the code
-that makes them, the batches, the precision, torch's flags, and the libraries and the processor that decode and compute.
-Entries are therefore exact, shared by all trainers whose images they are, and safe to delete.
+modules and their family, the transform, the content of every image file in order and the code that reads them, seed and
+epoch of views and the code that makes them, the batches, the precision, torch's flags, and the libraries and the
+processor that decode and compute. Entries are therefore exact, shared by all trainers whose images they are, and safe
+to delete.
 """
 
 import functools
@@ -13,24 +14,22 @@ import inspect
 import logging
 import platform
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from enum import Enum
 from itertools import chain
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import PIL
 import PIL.features
 import torch
 import torchvision
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from dassl.data import seeding
 from dassl.data.transforms import transforms
-from dassl.utils import UserError, cache_dir, numerics
+from dassl.utils import UserError, cache_dir, digests, images, numerics
 from dassl.utils.logger import log_once
 from prompting.feature_store import LIMIT_GB, FeatureStore
 
@@ -43,9 +42,6 @@ DETERMINISTIC = {"Compose", "Resize", "CenterCrop", "ToImage", "ToDtype", "Norma
 PLAIN = "torchvision.transforms."
 MODULES = "torch.nn.", f"{transforms.__name__}."
 """Where the transforms are that their settings describe, given the versions and the code in the key."""
-
-_digests: WeakKeyDictionary[nn.Module | Dataset, tuple[list, bytes]] = WeakKeyDictionary()
-"""Of weights and of datasets: the state that they were in, and the digest of their content."""
 
 
 def cached_image_features(
@@ -150,18 +146,20 @@ def _key(weights, loader, paths, told, precision, views):
     device = next(iter(weights.state_dict().values())).device
     backbone = getattr(weights, "backbone", None)  # the same weights mean something else with another activation
     family = backbone and (backbone.family.name, backbone.family.activation, backbone.family.head_width)
-    code = views and [inspect.getsource(module) for module in (seeding, transforms)]
+    code = [inspect.getsource(module) for module in (images, *((seeding, transforms) if views else ()))]
     how = (_versions(), _processor(device), numerics(), precision, loader.batch_size, told, views, code, family)
     digest = hashlib.sha256(repr((*how, repr(weights))).encode())
-    digest.update(_weights_digest(weights))
-    digest.update(_files_digest(loader.dataset, list(paths)))
+    tensors = weights.state_dict()
+    written = [(tensor.data_ptr(), tensor._version) for tensor in tensors.values()]
+    digest.update(bytes.fromhex(digests.once(weights, written, lambda: digests.of_tensors(tensors))))
+    digest.update(bytes.fromhex(digests.of_images(loader.dataset, paths)))
     return digest.hexdigest()[:40]
 
 
 @functools.cache
 def _versions():
     """Of what decodes, transforms and computes."""
-    decoders = [PIL.features.version(name) for name in ("jpg", "libjpeg_turbo", "webp")]
+    decoders = [PIL.features.version(name) for name in ("jpg", "libjpeg_turbo", "webp", "avif", "jpg_2000")]
     return torch.__version__, torchvision.__version__, PIL.__version__, decoders
 
 
@@ -179,45 +177,3 @@ def _cpu():
         lines = file.read().partition("\n\n")[0].splitlines()
         return [line for line in lines if line.startswith(("vendor_id", "cpu family", "model", "CPU "))]
     return platform.processor()
-
-
-def _weights_digest(weights):
-    """Of what a module has learned; computed again where a tensor of it was written since."""
-    tensors = weights.state_dict()
-    state = [(tensor.data_ptr(), tensor._version) for tensor in tensors.values()]
-    return _once(weights, state, lambda: _tensors_digest(tensors))
-
-
-def _tensors_digest(tensors):
-    digest = hashlib.sha256()
-    for name, tensor in tensors.items():
-        tensor = tensor.detach().cpu().contiguous()
-        digest.update(repr((name, tensor.dtype, tuple(tensor.shape))).encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
-    return digest.digest()
-
-
-def _files_digest(dataset, paths):
-    """Of the content of a dataset's image files, in order; read once."""
-    return _once(dataset, paths, lambda: _contents_digest(paths))
-
-
-def _contents_digest(paths):
-    with ThreadPoolExecutor() as pool:  # hashing and reading release the GIL
-        return hashlib.sha256(b"".join(pool.map(_file_digest, paths))).digest()
-
-
-def _file_digest(path):
-    try:
-        with open(path, "rb") as file:
-            return hashlib.sha256(file.read()).digest()
-    except OSError as error:
-        raise UserError(f"cannot read the image {path}: {error.strerror}") from error
-
-
-def _once(owner, state, compute):
-    """What `compute` gave for an object when it was last in this state."""
-    known = _digests.get(owner)
-    if known is None or known[0] != state:
-        known = _digests[owner] = (state, compute())
-    return known[1]

@@ -2,53 +2,65 @@
 
 Weights that are computed with as they are in their file are its pages, and the system has each page once however many
 processes map it. Of OpenAI's archives, in half precision, float32 would be a copy in each run: so it is kept in a file
-of its own, under the digest of what it was made from, and that is mapped. It is safe to delete at any time; runs that
-have it keep it. Its bytes are not read again to verify them, only what they should be.
+of its own, under a digest of what it was made from, and that is mapped. The file is the numbers, one tensor after the
+other, and a checksum of them all, which each run compares. It is safe to delete at any time: runs that have it keep it.
 """
 
 import hashlib
 import logging
 import os
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
 from dassl.utils import UserError, atomic_path, cache_dir
-
-try:
-    import fcntl
-except ImportError:  # not on Windows: runs there each have a copy
-    fcntl = None  # type: ignore[assignment]
+from dassl.utils.caches import LOCK
+from dassl.utils.locks import alone
+from prompting.feature_store import shrink
 
 logger = logging.getLogger("dassl.prompting")
+
+FOLDER = "weights"
+"""In the project's folder for derived files."""
 
 FROM = 64 * 2**20
 """Bytes of weights from which on a file is worth it."""
 
-KEPT = 4
-"""Files; of more, that goes which was not used for the longest time."""
+LIMIT = 8 * 2**30
+"""Bytes that all files may have; of more, those go that were not used for the longest time."""
+
+ALIGNED = 64
+"""Bytes, of which each tensor begins at a multiple."""
+
+CHECKSUM = 4
+"""Bytes of the checksum (CRC-32) at a file's end."""
+
+WAITING = "Waiting for another run that converts the same weights"
+
+Due = Mapping[str, tuple[torch.Tensor, torch.dtype]]
 
 
-def converted(due: Mapping[str, tuple[torch.Tensor, torch.dtype]]) -> dict[str, torch.Tensor]:
+def converted(due: Due) -> dict[str, torch.Tensor]:
     """{name: the tensor in that precision} of {name: (tensor, precision)}; to the bit what Tensor.to gives.
 
     They may be written to: a process then has a page of its own.
     """
     size = sum(tensor.numel() * dtype.itemsize for tensor, dtype in due.values())
-    if fcntl is None or size < FROM or any(tensor.device.type != "cpu" for tensor, _ in due.values()):
+    if not FROM <= size <= LIMIT or any(tensor.device.type != "cpu" for tensor, _ in due.values()):
         return _made(due)
     try:
-        path = cache_dir("weights") / f"{_digest(due)}.pt"
-        with open(path.with_suffix(".lock"), "wb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # of runs that begin together one makes it
-            if (found := _read(path, due)) is not None:
-                return found
-            with atomic_path(path) as temporary, open(temporary, "wb") as file:
-                torch.save(_made(due), file)
-            _drop_old(path.parent)
-            return _read(path, due) or _made(due)
-    except (OSError, RuntimeError, UserError) as error:
+        path = cache_dir(FOLDER) / _key(due)
+        with alone(path.with_name(f".{path.name}{LOCK}"), WAITING):  # of runs that begin together one makes it
+            found = _read(path, due)
+            if found is None:
+                with atomic_path(path, durable=False) as temporary:
+                    _write(temporary, due)
+                shrink(path.parent, LIMIT, spare=path)
+                found = _read(path, due)
+        return found or _made(due)
+    except (OSError, UserError) as error:
         logger.warning("Weights are not shared with other runs: %s", error)
         return _made(due)
 
@@ -57,30 +69,49 @@ def _made(due):
     return {name: tensor.to(dtype) for name, (tensor, dtype) in due.items()}
 
 
-def _digest(due):
-    digest = hashlib.blake2b(digest_size=20)
+def _key(due):
+    digest = hashlib.sha256()
     for name, (tensor, dtype) in due.items():
-        digest.update(repr((name, tensor.dtype, dtype, tuple(tensor.shape))).encode())
-        digest.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+        content = zlib.crc32(_bytes(tensor.contiguous()))
+        digest.update(repr((name, tensor.dtype, dtype, tensor.shape, tensor.stride(), content)).encode())
+    return digest.hexdigest()[:40]
 
 
-def _read(path, due):
-    """What a file holds, or None where there is none or it is damaged."""
+def _write(path: Path, due: Due) -> None:
+    total = 0
+    with open(path, "wb") as file:
+        for tensor, dtype in due.values():
+            for part in (_bytes(tensor.to(dtype)), bytes(-tensor.numel() * dtype.itemsize % ALIGNED)):
+                file.write(part)
+                total = zlib.crc32(part, total)
+        file.write(total.to_bytes(CHECKSUM, "little"))
+
+
+def _read(path: Path, due: Due) -> dict[str, torch.Tensor] | None:
+    """What a file holds, mapped; None where there is none or it is damaged."""
+    if not path.exists():
+        return None
+    found, end = {}, 0
     try:
-        found = torch.load(path, weights_only=True, mmap=True)
-        if {k: (v.shape, v.dtype) for k, v in found.items()} != {k: (t.shape, dtype) for k, (t, dtype) in due.items()}:
-            raise ValueError("it holds something else")
+        size = path.stat().st_size - CHECKSUM
+        mapped = torch.UntypedStorage.from_file(str(path), False, size)
+        for name, (tensor, dtype) in due.items():
+            made = tensor.to("meta", dtype)
+            start, end = end, end + made.nbytes
+            found[name] = torch.empty(0, dtype=dtype).set_(mapped[start:end]).as_strided(made.shape, made.stride())
+            end += -end % ALIGNED
+        with open(path, "rb") as file:
+            file.seek(size)
+            total = int.from_bytes(file.read(), "little")
+        if end != size or zlib.crc32(torch.empty(0, dtype=torch.uint8).set_(mapped).numpy()) != total:
+            raise ValueError("its bytes are not those that were written")
         os.utime(path)
-        return found
-    except FileNotFoundError:
+    except Exception as error:  # torch raises almost anything on a file that is too short
+        logger.warning("Making the damaged file %s again (%s)", path, error)
         return None
-    except Exception as error:  # torch raises almost anything on a damaged file
-        logger.warning("Making the damaged file %s again (%s)", path, type(error).__name__)
-        return None
+    return found
 
 
-def _drop_old(folder: Path) -> None:
-    files = sorted(folder.glob("[!.]*.pt"), key=lambda file: file.stat().st_mtime, reverse=True)
-    for file in files[KEPT:]:
-        file.unlink(missing_ok=True)
+def _bytes(tensor: torch.Tensor) -> memoryview:
+    """Of a dense tensor, in the order in which they are in memory."""
+    return memoryview(tensor.detach().as_strided((tensor.numel(),), (1,)).view(torch.uint8).numpy())

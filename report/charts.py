@@ -21,9 +21,12 @@ from matplotlib.ticker import MaxNLocator
 from benchmark.facts import method_of
 from benchmark.protocol import Protocol
 from benchmark.protocols import PROTOCOLS
-from dassl.layout import METRICS, read_metrics
+from dassl.errors import printable
+from dassl.layout import METRICS
+from dassl.utils import atomic_path
 from report import summary
 from report.logs import read_logs
+from report.metrics import read_metrics, shares
 from report.summary import AVERAGE, labels
 
 PANEL = (3.6, 2.9)  # inches
@@ -45,6 +48,7 @@ STYLE: Any = {
     "lines.markersize": 5,
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "report",  # the same figure has the same bytes
+    "text.parse_math": False,  # a name may have dollars in it
 }
 
 
@@ -74,14 +78,17 @@ class Chart:
             grid = list(figure.subplots(rows, columns, squeeze=False).flat)
             for axes, (title, draw) in zip(grid, self.panels.items(), strict=False):
                 draw(axes)
-                axes.set_title(title)
+                axes.set_title(printable(title))
             for axes in grid[len(self.panels) :]:
                 axes.remove()
             if self.legend:
                 handles = [matplotlib.lines.Line2D([], [], **style) for style in self.legend.values()]
-                figure.legend(handles, list(self.legend), loc="outside lower center", ncols=min(4, len(handles)))
+                figure.legend(
+                    handles, [*map(printable, self.legend)], loc="outside lower center", ncols=min(4, len(handles))
+                )
             for suffix in ("svg", "png"):
-                figure.savefig(Path(folder, f"{self.name}.{suffix}"), dpi=200, metadata=_nameless(suffix))
+                with atomic_path(Path(folder, f"{self.name}.{suffix}")) as temporary:
+                    figure.savefig(temporary, format=suffix, dpi=200, metadata=_nameless(suffix))
 
     def svgs(self) -> dict[str, str]:
         """{title: SVG of that panel alone}."""
@@ -197,23 +204,29 @@ def trainers_figures(data: Data) -> list[Chart]:
 
 
 def _shares(data: Data, runs: pd.DataFrame, key: str, facts: dict[str, str]) -> Chart:
-    shares: dict[str, dict] = {}
+    found: dict[str, dict] = {}
     names: dict[str, list] = {}
+    bars: dict[str, int] = {}
     for run in _at_most_shots(runs[runs.source == METRICS]).itertuples():
         metrics = read_metrics(run.folder) or {}
-        if share := metrics.get(key):
+        if share := shares(run.folder, metrics, key):
             title = run.dataset if pd.isna(run.shots) else f"{run.dataset}, {run.shots} shots"
             title = f"{title}: {run.label}" if runs.label.nunique() > 1 else title
+            if len(share) != bars.setdefault(
+                title, len(share)
+            ):  # of another mixture than the first: no mean goes over both
+                continue
             part = data.protocol.parts.get(run.part, run.part)
-            shares.setdefault(title, {}).setdefault(part, []).append(share)
-            names[title] = metrics.get(facts.get("names", "")) or []
-    parts = sorted({part for seeds in shares.values() for part in seeds})
+            found.setdefault(title, {}).setdefault(part, []).append(share)
+            told = metrics.get(facts.get("names", ""))
+            names[title] = told if isinstance(told, list) else []
+    parts = sorted({part for seeds in found.values() for part in seeds})
     styles = {
         part: {"color": COLOURS[i % len(COLOURS)], "marker": "s", "linestyle": ""} for i, part in enumerate(parts)
     }
     panels = {
         title: partial(_draw_shares, parts=seeds, names=names[title], label=facts["label"], styles=styles)
-        for title, seeds in sorted(shares.items())
+        for title, seeds in sorted(found.items())
     }
     return Chart(f"{data.protocol.name}_{key}", facts["title"], facts["caption"], panels, styles)
 
@@ -301,7 +314,7 @@ def _draw_shares(axes, parts, names, label, styles):
         style = {"color": styles[part]["color"], "error_kw": {"elinewidth": 0.8}}
         axes.barh(place, seeds.mean(axis=0), height * 0.9, xerr=error, **style)
     numbered = [f"{i}: {names[i - 1]}" if i <= len(names) else str(i) for i in range(1, bars + 1)]
-    axes.set_yticks(y, numbered, fontsize=7)
+    axes.set_yticks(y, [*map(printable, numbered)], fontsize=7)
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
     axes.set_xlim(0, 100)

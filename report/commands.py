@@ -13,6 +13,7 @@ from benchmark.protocol import Run as OneRun
 from benchmark.protocols import PROTOCOLS
 from benchmark.speed import command as speed
 from dassl.errors import UserError
+from mocoop import escape
 from mocoop.command import Command
 
 
@@ -60,7 +61,8 @@ class Results(Command):
         from report import results
 
         runs = results.read(args.output)
-        for file, write in ((args.csv, runs.to_csv), (args.parquet, runs.to_parquet)):
+        safe = runs.rename(columns=escape.csv).apply(lambda column: column.map(escape.csv))
+        for file, write in ((args.csv, safe.to_csv), (args.parquet, runs.to_parquet)):
             if file:
                 mkdir_if_missing(os.path.dirname(file) or ".")
                 try:

@@ -8,13 +8,12 @@ import pandas as pd
 from tabulate import tabulate
 
 from benchmark.protocols import PROTOCOLS
+from dassl.errors import printable
+from mocoop import escape
 from report.summary import AVERAGE
 
 UNITS = "In percent: mean ± standard deviation over seeds; best in bold."
 PARTIAL = "(n of N): over n of the N datasets only, not to be compared."
-
-_ESCAPES = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
-_LATEX = str.maketrans(_ESCAPES | {c: f"\\{c}" for c in "&%$#_{}"})
 
 
 @dataclass(frozen=True)
@@ -91,12 +90,12 @@ def heading(column: str | int) -> str:
 def text(summaries: Mapping[str, pd.DataFrame], ansi: bool | None = None) -> str:
     """Tables for the terminal. Best figures are bold there (ANSI), and between stars in a file."""
     bold = "\033[1m{}\033[0m" if (sys.stdout.isatty() if ansi is None else ansi) else "*{}*"
-    return _document(summaries, "{}\n", "\n{}\n", "simple", bold.format)
+    return _document(summaries, "{}\n", "\n{}\n", "simple", bold.format, printable)
 
 
 def markdown(summaries: Mapping[str, pd.DataFrame]) -> str:
     """Tables for GitHub and the like."""
-    return _document(summaries, "## {}\n", "\n### {}\n", "pipe", "**{}**".format)
+    return _document(summaries, "## {}\n", "\n### {}\n", "pipe", "**{}**".format, escape.markdown)
 
 
 def latex(summaries: Mapping[str, pd.DataFrame]) -> str:
@@ -108,12 +107,12 @@ def latex(summaries: Mapping[str, pd.DataFrame]) -> str:
             caption = f"{PROTOCOLS[protocol].title}: {table.title}. {UNITS}"
             caption += f" Published: {'; '.join(table.sources)}." if table.sources else ""
             caption += f" {table.not_compared}" if table.uncompared else ""
-            header = [name.translate(_LATEX) for name in header]
-            rows = [[method.translate(_LATEX), *line] for method, *line in rows]
+            header = [escape.latex(name) for name in header]
+            rows = [[escape.latex(method), *line] for method, *line in rows]
             lines += [
                 "\\begin{table}[htbp]",
                 "\\centering",
-                f"\\caption{{{caption.translate(_LATEX)}}}",
+                f"\\caption{{{escape.latex(caption)}}}",
                 f"\\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
                 "\\toprule",
                 " & ".join(header) + r" \\",
@@ -129,7 +128,8 @@ def latex(summaries: Mapping[str, pd.DataFrame]) -> str:
 
 def csv(summaries: Mapping[str, pd.DataFrame]) -> str:
     """All cells of all tables, a line each, unrounded; `summary.summarise` tells the columns."""
-    return pd.concat(summaries.values()).to_csv(index=False, lineterminator="\n")
+    cells = pd.concat(summaries.values())
+    return cells.apply(lambda column: column.map(escape.csv)).to_csv(index=False, lineterminator="\n")
 
 
 FORMATS = {"text": text, "markdown": markdown, "latex": latex, "csv": csv}
@@ -161,18 +161,19 @@ def _cell(cell):
     return Cell(cell.mean, figures[0], cell.best, datasets, *figures[1:])
 
 
-def _document(summaries, heading, title, style, bold):
+def _document(summaries, heading, title, style, bold, escaped):
     lines = []
     for protocol, cells in summaries.items():
         laid_out = tables(cells)
-        lines += [heading.format(PROTOCOLS[protocol].title), f"{PROTOCOLS[protocol].note} {UNITS}"]
+        lines += [heading.format(escaped(PROTOCOLS[protocol].title)), f"{PROTOCOLS[protocol].note} {UNITS}"]
         lines += [PARTIAL] * any(table.partial for table in laid_out)
         for table in laid_out:
             header, rows = table.flat(bold)
+            header, rows = [escaped(name) for name in header], [[escaped(method), *line] for method, *line in rows]
             align = ["left", *["right"] * (len(header) - 1)]
-            lines.append(title.format(table.title))
+            lines.append(title.format(escaped(table.title)))
             lines.append(tabulate(rows, header, tablefmt=style, colalign=align, disable_numparse=True))
-            lines += [f"\nPublished: {'; '.join(table.sources)}"] * bool(table.sources)
-            lines += [f"\n{table.not_compared}"] * bool(table.uncompared)
+            lines += [f"\nPublished: {escaped('; '.join(table.sources))}"] * bool(table.sources)
+            lines += [f"\n{escaped(table.not_compared)}"] * bool(table.uncompared)
         lines.append("")
     return "\n".join(lines)

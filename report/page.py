@@ -13,6 +13,7 @@ import pandas as pd
 
 from benchmark.grid import is_grid, read_grid
 from benchmark.protocols import PROTOCOLS
+from dassl.errors import printable
 from dassl.utils import UserError, atomic_path, mkdir_if_missing
 from mocoop.command import Command
 from report import charts as drawn
@@ -61,7 +62,8 @@ def write(
         chart.save(folder / "figures")
     for protocol, pictures in sheets.items():
         for dataset, picture in pictures.items():
-            (folder / "figures" / f"{protocol}_experts_{dataset}.jpg").write_bytes(picture)
+            with atomic_path(folder / "figures" / f"{protocol}_experts_{dataset}.jpg") as temporary:
+                temporary.write_bytes(picture)
     _write(folder / PAGE, page(runs, summaries, charts, sheets, name, compare, tests))
     return summaries, tests
 
@@ -97,7 +99,7 @@ def page(
         for protocol, cells in summaries.items()
     ]
     return environment.get_template(TEMPLATE).render(
-        name=name,
+        name=printable(name),
         runs=runs[runs.protocol.isin(list(summaries))],
         sections=sections,
         headings={name: protocol.title for name, protocol in PROTOCOLS.items()},
@@ -207,4 +209,4 @@ def _data_uri(picture, kind):
 
 def _write(path, text):
     with atomic_path(path) as temporary:
-        Path(temporary).write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")

@@ -43,18 +43,13 @@ import yaml
 from benchmark.facts import method_name
 from benchmark.grid import Grid
 from benchmark.protocols import identify, named
-from dassl.errors import UserError
-from dassl.layout import CONFIG, LOG, METRICS, read_metrics
+from dassl.errors import UserError, printable
+from dassl.layout import CONFIG, LOG, METRICS
 from report import logs
+from report.metrics import COSTS, COUNTS, FIGURES, VERSIONS, is_result, read_metrics, row
 
 IDENTITY = ["protocol", "part", "dataset", "shots", "trainer", "config", "seed", "method"]
-FIGURES = [
-    *("accuracy", "macro_f1", "error_rate", "best_seen", "best_unseen", "best_harmonic", "auc"),
-    *("attribute_accuracy", "object_accuracy", "best_harmonic_20", "auc_20"),
-]
-COUNTS = ["total", "correct", "trainable_parameters", "processes"]
-COSTS = ["train_seconds", "test_seconds", "peak_memory_mb"]
-FACTS = ["backbone", "release", "device", "python", "torch", "torchvision", "split", "folder", "source"]
+FACTS = ["backbone", "release", "device", *VERSIONS, "split", "folder", "source"]
 ON = " on "
 """What stands between a method and its backbone, where the method ran on several."""
 
@@ -64,7 +59,7 @@ COLUMNS = [*IDENTITY, *FIGURES, *COUNTS, *COSTS, *FACTS]
 def read(output: str | Path) -> pd.DataFrame:
     """The table of all finished runs in a folder and those below it, ordered by folder.
 
-    Damaged and foreign files are passed over.
+    Damaged and foreign files are passed over, each with a warning.
 
     Raises:
         UserError: there is no such folder.
@@ -94,18 +89,17 @@ def read_run(folder: str | Path, output: str | Path) -> dict[str, Any] | None:
     metrics, source = read_metrics(folder), METRICS
     if metrics is None and not (folder / CONFIG).is_file():  # ours has one, and is unfinished
         metrics, source = read_log(folder), LOG
+        metrics = metrics if metrics and is_result(folder / LOG, metrics) else None
     if metrics is None:
         return None
-    known = {key: value for key, value in metrics.items() if key in COLUMNS or isinstance(value, int | float)}
-    row = {"protocol": "", "part": "", "config": ""} | known | (metrics.get("versions") or {})
-    row |= {key: None for key, least in (("shots", 1), ("seed", 0)) if not _at_least(row.get(key), least)}
-    row["config"] = ""  # in metrics.json it is the whole config
+    found: dict[str, Any] = row(metrics) | {"protocol": "", "part": "", "config": ""}
+    found |= {key: None for key, least in (("shots", 1), ("seed", 0)) if found[key] is not None and found[key] < least}
     identity = identify(folder.relative_to(output).as_posix())
-    if identity and identity["trainer"] == row["trainer"]:  # else a folder that happens to be named like one
-        row |= identity
-    row["method"] = named(row) if row["config"] else method_name(row["trainer"])
-    row["method"] += f" [{row['release']}]" if row.get("release") else ""
-    return row | {"folder": str(folder), "source": source}
+    if identity and identity["trainer"] == found["trainer"]:  # else a folder that happens to be named like one
+        found |= identity | {name: printable(identity[name]) for name in ("dataset", "config")}
+    found["method"] = named(found) if found["config"] else method_name(found["trainer"])
+    found["method"] += f" [{found['release']}]" if found.get("release") else ""
+    return found | {"folder": str(folder), "source": source}
 
 
 def read_log(folder: str | Path) -> dict[str, Any] | None:
@@ -117,7 +111,7 @@ def read_log(folder: str | Path) -> dict[str, Any] | None:
             continue
         try:
             cfg = yaml.safe_load(config[1])
-            row = {
+            found: dict[str, Any] = {
                 **figures,
                 "trainer": cfg["TRAINER"]["NAME"],
                 "dataset": cfg["DATASET"]["NAME"],
@@ -126,15 +120,16 @@ def read_log(folder: str | Path) -> dict[str, Any] | None:
                 "backbone": cfg["MODEL"]["BACKBONE"]["NAME"],
                 "split": cfg["TEST"]["SPLIT"],
             }
-        except (yaml.YAMLError, KeyError, TypeError, ValueError):
+            found |= {name: int(found[name]) for name in COUNTS if name in found}
+        except Exception:  # yaml's constructors raise almost anything
             continue
-        if row.get("total") and "correct" in row:  # the log rounds accuracy to a tenth
-            row["accuracy"] = 100 * row["correct"] / row["total"]
-        row["error_rate"] = row.pop("error", None)
-        if elapsed := re.search(r"^Elapsed: (?:(\d+) days?, )?(\d+):(\d+):(\d+)$", text, re.MULTILINE):
+        if found.get("total") and "correct" in found:  # the log rounds accuracy to a tenth
+            found["accuracy"] = 100 * found["correct"] / found["total"]
+        found["error_rate"] = found.pop("error", None)
+        if elapsed := re.search(r"^Elapsed: (?:(\d{1,9}) days?, )?(\d{1,9}):(\d\d):(\d\d)$", text, re.MULTILINE):
             days, hours, minutes, seconds = (int(part or 0) for part in elapsed.groups())
-            row["train_seconds"] = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
-        return row
+            found["train_seconds"] = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+        return found
     return None
 
 
@@ -153,7 +148,3 @@ def _apart(frame):
     several = frame.groupby(["protocol", "method"]).backbone.transform("nunique") > 1
     names = frame.method + ON + frame.backbone
     return frame.assign(method=frame.method.mask(several & frame.backbone.notna(), names))
-
-
-def _at_least(value, least):
-    return isinstance(value, int | float) and value >= least

@@ -8,7 +8,7 @@ from tabulate import tabulate
 
 from benchmark.facts import label_in, method_of
 from benchmark.protocols import PROTOCOLS
-from dassl.errors import UserError
+from dassl.errors import UserError, printable
 from report.layouts import heading
 from report.summary import AVERAGE, figures, labels
 
@@ -41,7 +41,7 @@ def text(tests: pd.DataFrame, first: str, second: str) -> str:
     """What `compare` found as a table for the terminal."""
     shown = tests.assign(difference=tests.difference.map("{:+.2f}".format), p=tests.p.map(p_value))
     table = tabulate(shown.values, list(tests), disable_numparse=True) if len(tests) else NO_PAIR
-    return f"{first} against {second}\n{NOTE}\n\n{table}\n"
+    return f"{printable(first)} against {printable(second)}\n{NOTE}\n\n{table}\n"
 
 
 def p_value(p: float) -> str:

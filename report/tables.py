@@ -10,6 +10,7 @@ from tabulate import tabulate
 
 from benchmark.facts import dataset_and_style, method_of
 from benchmark.protocols import PROTOCOLS
+from dassl.errors import printable
 
 
 def per_seed(runs: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -60,9 +61,11 @@ def text(runs: pd.DataFrame, protocol: str, seeds: bool = True) -> str:
         runs, protocol: as `per_seed` takes them.
         seeds: whether to print more than the means.
     """
-    figures = per_seed(runs, protocol)
+    facts, figures = PROTOCOLS[protocol], per_seed(runs, protocol)
+    if facts.whole:
+        return _text(runs, protocol, figures, seeds)
     apart = [(None, figures)]
-    if PROTOCOLS[protocol].targets:  # each source has targets of its own
+    if facts.targets:  # each source has targets of its own
         apart = figures.groupby(level="dataset")
     return "\n".join(_text(runs, protocol, part.dropna(axis="columns", how="all"), seeds) for _, part in apart)
 
@@ -141,5 +144,5 @@ def _means(means, protocol):
 
 
 def _tabulate(rows, headers):
-    rows = [[None if pd.isna(value) else value for value in row] for row in rows]
+    rows = [[None if pd.isna(x) else printable(x) if isinstance(x, str) else x for x in row] for row in rows]
     return tabulate(rows, headers, floatfmt=".2f", tablefmt="simple")

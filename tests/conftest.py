@@ -50,10 +50,8 @@ def icon_clip():
     return str(path)
 
 
-@pytest.fixture(scope="session")
-def toy_root(tmp_path_factory):
-    """DATASET.ROOT with four classes in Caltech101's layout: 6, 2 and 3 noisy images each, of the class's colour."""
-    root = tmp_path_factory.mktemp("toy")
+def write_toy(root):
+    """Four classes in Caltech101's layout in `root`: 6, 2 and 3 noisy images each, of the class's colour."""
     images = root / "caltech-101" / "101_ObjectCategories"
     rng = np.random.default_rng(0)
     split = {"train": [], "val": [], "test": []}
@@ -65,6 +63,13 @@ def toy_root(tmp_path_factory):
             Image.fromarray(pixels).save(images / name / f"{i}.png")
             split[part].append([f"{name}/{i}.png", label, name])
     (root / "caltech-101" / "split_zhou_Caltech101.json").write_text(json.dumps(split))
+
+
+@pytest.fixture(scope="session")
+def toy_root(tmp_path_factory):
+    """DATASET.ROOT with what `write_toy` writes."""
+    root = tmp_path_factory.mktemp("toy")
+    write_toy(root)
     return str(root)
 
 

@@ -1,6 +1,7 @@
 """What tests have done in a process of its own, forked from a server that has imported what train.py needs."""
 
 import os
+import resource
 import signal
 import socket
 import sys
@@ -80,3 +81,11 @@ def train_until_killed(argv: list[str], trainer: str, rank: str = "") -> int:
 
     kind.model_backward_and_update = killed
     return train.run(argv)
+
+
+def on_a_small_disk(argv: list[str], bytes_of_a_file: int, stderr: str) -> int:
+    """Do a run in which no file may grow larger than this; what it says of it goes to a file."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_of_a_file, resource.RLIM_INFINITY))
+    sys.exit(train.run(argv))

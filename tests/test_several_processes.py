@@ -74,6 +74,13 @@ def test_started_by_torchrun(tmp_path, toy_run, toy_args):
     assert files(tmp_path / "several") == files(tmp_path / "one")
 
 
+def test_again_by_several_processes_the_bits_agree(tmp_path, toy_args):
+    words = toy_args("CoOp", tmp_path / "run", *SHORT, config=CASES["CoOp"][0])
+    assert together(tmp_path / "told", train.run, words) == [0, 0]
+    assert together(tmp_path / "told", train.run, ["--replay", str(tmp_path / "run")]) == [0, 0]
+    assert "=> identical" in (tmp_path / "told" / "0.txt").read_text()
+
+
 def test_if_one_ends_all_do_and_the_run_goes_on(tmp_path, toy_run, toy_args):
     toy_run("CoOp", tmp_path / "one", *SHORT, config=CASES["CoOp"][0])
     words = toy_args("CoOp", tmp_path / "several", *SHORT, config=CASES["CoOp"][0])

@@ -19,12 +19,12 @@ from yacs.config import CfgNode
 
 from dassl.config import require
 from dassl.data import DatasetWrapper
-from dassl.engine import TrainerX
+from dassl.engine import MisfitError, TrainerX
 from dassl.layout import PROMPT_LEARNER
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import UserError, count_num_param, load_pretrained_weights, processes
-from prompting.backbone import load_backbone
+from prompting.backbone import digest, load_backbone
 from prompting.compiled import MODES, Loss, compiled
 from prompting.epochs import Epochs, FrozenEncoder
 from prompting.forms import Forms, with_form
@@ -73,7 +73,6 @@ class PromptTrainer(TrainerX):
     _batch: Mapping[str, Any] = {}  # the one under way
     _compiled_loss: Loss | None = None
     _epochs: Epochs | None = None
-    _foreign = False  # whether the prompt learner is one that `learner_for` made
 
     def build_prompted_clip(
         self, clip_model: nn.Module, text_encoder: TextEncoder, classnames: Sequence[str]
@@ -183,8 +182,11 @@ class PromptTrainer(TrainerX):
         if learner is not None:
             self.adopt(learner)
             self.model.prompt_learner = self._models[name] = learner.to(self.device)
-            self._foreign = True
         super().load_weights(name, state_dict, source)
+
+    def check_resumable(self, name: str, state_dict: Mapping[str, torch.Tensor], source: str | Path) -> None:
+        if name == PROMPT_LEARNER and self.learner_for(state_dict, source) is not None:
+            raise MisfitError(f"the run in {source} has {self.other_learner} than this config's")
 
     def adopt(self, learner: nn.Module) -> None:
         """Called before a prompt learner of `learner_for` takes the place of the model's own."""
@@ -208,8 +210,6 @@ class PromptTrainer(TrainerX):
     def before_train(self) -> None:
         super().before_train()
         self._epochs = None
-        if self._foreign:
-            raise UserError(f"the run to resume has {self.other_learner} than this config's")
         if mode := self.cfg.TRAIN.COMPILE:
             self._compiled_loss = compiled(self.loss, self.model.text_encoder, mode)
 
@@ -294,6 +294,9 @@ class PromptTrainer(TrainerX):
                 self.scaler.step(optim)
                 self.scaler.update()
 
+    def backbone_digest(self) -> str:
+        return digest(self.cfg.MODEL.BACKBONE.NAME, self.cfg.MODEL.BACKBONE.FAMILY)
+
     def run_state(self) -> dict[str, Any]:
         return super().run_state() | ({} if self.scaler is None else {"scaler": self.scaler.state_dict()})
 
@@ -329,11 +332,8 @@ class PromptTrainer(TrainerX):
         data, is evaluated batch by batch as the engine does it.
         """
         dataset = loader.dataset
-        if (
-            not self.plain_inference
-            or type(dataset) is not DatasetWrapper
-            or not isinstance(loader.sampler, SequentialSampler)
-        ):
+        in_order = type(dataset) is DatasetWrapper and isinstance(loader.sampler, SequentialSampler)
+        if not (self.plain_inference and in_order):
             yield from super().predict(loader)
             return
         text_features = self.model.encode_text()

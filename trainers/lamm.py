@@ -46,7 +46,7 @@ from yacs.config import CfgNode as CN
 from dassl.config import require
 from dassl.engine import TRAINER_REGISTRY
 from dassl.layout import PROMPT_LEARNER
-from dassl.utils import UserError, load_checkpoint, processes
+from dassl.utils import UserError, load_weights, processes
 from prompting.context import check_context, initial_context
 from prompting.deep_prompts import CoupledPrompts, check_deep_context
 from prompting.epochs import FrozenEncoder
@@ -315,8 +315,7 @@ class LAMM(PromptTrainer):
     ) -> PromptedCLIP:
         options, path, weights = self.options, self.cfg.MODEL.INIT_WEIGHTS, {}
         if path:
-            weights = load_checkpoint(path)
-            weights = weights.get("state_dict", weights)
+            weights = load_weights(path)
         width = text_encoder.token_embedding.weight.shape[1]
         earlier = vectors_in(weights, options, width, f"{path} (MODEL.INIT_WEIGHTS)")
         ours = list(dict.fromkeys(map(plain, classnames[: self.num_seen])))  # unseen pairs go by their names

@@ -135,6 +135,7 @@ class LinearProbe(PromptTrainer):
             weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
         self.model.prompt_learner.weight.copy_(torch.from_numpy(weight))
         self.model.prompt_learner.bias.copy_(torch.from_numpy(bias))
+        self.sweep_models(self.output_dir)
         self.save_model(0, self.output_dir)
         self.test()
 

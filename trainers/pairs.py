@@ -21,6 +21,7 @@ from yacs.config import CfgNode as CN
 from dassl.config import require
 from dassl.evaluation import BestPairs
 from dassl.evaluation.compositional import outcomes, twenty_point_curve
+from dassl.evaluation.finite import check_finite
 from dassl.utils import UserError
 from prompting.chunks import bytes_per_token, how_many_fit
 from prompting.compiled import GRAPHS
@@ -132,6 +133,7 @@ class PairTrainer(PromptTrainer):
         dataset, path = self.dm.dataset, self.options.WORD_VECTORS
         names = [*dataset.attributes, *dataset.objects]
         vectors = word_vectors(path, names) if path else encode_templates(text_encoder, ["{}"], names)[0].cpu()
+        check_finite(vectors.isfinite().all(dim=1), "attributes and objects")
         n = len(dataset.attributes)
         seen = torch.zeros(n, len(dataset.objects), dtype=torch.bool)
         for attribute, object_ in dataset.pairs[: dataset.num_seen]:
@@ -207,6 +209,7 @@ class PairTrainer(PromptTrainer):
 
     def _choose(self, best):
         """Which threshold does best on the validation images' best pairs; the smallest of equals."""
+        check_finite(best.finite().cpu(), "val images")
         dataset, labels = self.dm.dataset, self._labels(self.val_loader).numpy()
         codes = np.array([a * len(dataset.objects) + o for a, o in dataset.pairs])
         results = []

@@ -85,7 +85,7 @@ def runs_of(protocol: str, points: Iterable[Point]) -> list[Run]:
     for point in points:
         facts = method_of(point.trainer)
         if not facts.suits(_with_configs(facts, protocol)):
-            known = ", ".join(facts.configs)
+            known = ", ".join(map(str, facts.configs))
             raise UserError(f"the protocol {protocol} does not suit {point.trainer}: it supports {known}")
         for key in SET_BY_PROTOCOL.intersection(point.overrides[::2]):
             raise UserError(f"{key} cannot be overridden: the protocol sets it, by dataset, shots, seed and folder")

@@ -12,6 +12,7 @@ from tabulate import tabulate
 
 from benchmark.speed.rows import Row
 from dassl.utils import atomic_path, mkdir_if_missing, write_json
+from mocoop import escape
 
 HEAD = ("method", "what", "plain s", "cold s", "x", "at hand s", "x", "floor s", "of cold", "of at hand", "error")
 NAMES = 2
@@ -44,8 +45,9 @@ def line(cells: Sequence[str], head: Sequence[str] = HEAD) -> str:
 def markdown(head: Sequence[str], lines: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
     """A table and, above it, what it is of."""
     align = ["left"] * NAMES + ["right"] * (len(head) - NAMES)
-    table = tabulate(lines, head, tablefmt="github", disable_numparse=True, colalign=align)
-    return "\n".join([*(f"- {note}" for note in notes), "", table, ""])
+    escaped = [[escape.markdown(cell) for cell in line] for line in lines]
+    table = tabulate(escaped, head, tablefmt="github", disable_numparse=True, colalign=align)
+    return "\n".join([*(f"- {escape.markdown(note)}" for note in notes), "", table, ""])
 
 
 def write(folder: Path, name: str, text: str, values: Mapping[str, Any]) -> None:

@@ -13,9 +13,21 @@ import yaml
 from yacs.config import CfgNode
 
 from dassl.config.defaults import DASSLS, DEFAULTS
+from dassl.config.ranges import RANGES
 from dassl.utils import UserError, nearest
 
-__all__ = ["clean_cfg", "get_cfg_default", "merge_from_file", "merge_from_list", "require", "without_effect"]
+__all__ = [
+    "check_ranges",
+    "clean_cfg",
+    "get_cfg_default",
+    "merge_from_file",
+    "merge_from_list",
+    "require",
+    "without_effect",
+]
+
+LARGEST = 2**63 - 1, 3.4e38
+"""Of the whole and the other numbers that torch takes."""
 
 KINDS = {
     bool: "True or False",
@@ -86,20 +98,20 @@ def require(
     one_of: Collection[object] | None = None,
     note: str = "",
 ) -> None:
-    """Check one value of a config: that it is one of some words, or a number between limits.
+    """Check one value of a config: that it is one of some words, or a number, or numbers, between limits.
 
     Args:
         cfg: the config.
         key: such as "OPTIM.LR".
-        at_least, above: the lower limit, itself allowed or not; one of them is given, unless one_of is.
-        at_most, below: the upper limit, likewise; or none.
+        at_least, above: the lower limit, itself allowed or not; or none.
+        at_most, below: the upper limit, likewise.
         one_of: the words.
         note: what the message adds about the limits.
 
     Raises:
         UserError: the value is another one.
     """
-    value = cfg
+    value: Any = cfg
     for name in key.split("."):
         value = value[name]
     if one_of is not None:
@@ -107,17 +119,35 @@ def require(
             raise UserError(f'unknown {key} "{value}": {nearest(value, one_of)}')
         return
     limits = ((at_least, ge), (above, gt), (at_most, le), (below, lt))
-    number = isinstance(value, int | float)  # a key whose default is None may hold anything
-    if number and all(holds(value, limit) for limit, holds in limits if limit is not None):  # NaN holds none
-        return
+    numbers = value if isinstance(value, list | tuple) else [value]
+    if all(isinstance(x, int | float) for x in numbers):  # a key whose default is None may hold anything
+        if all(holds(x, limit) for x in numbers for limit, holds in limits if limit is not None):  # NaN holds none
+            return
     words = f"a number above {above}" if at_least is None else f"{at_least}"
-    if at_most is not None:
+    if at_least is None and above is None:
+        words = f"a number up to {at_most}" if below is None else f"a number below {below}"
+    elif at_most is not None:
         words += f" to {at_most}" if above is None else f", up to {at_most}"
     elif below is not None:
         words += f" to below {below}"
     elif above is None:
         words += " or more"
     raise UserError(f"{key} is {value}: give {words}" + (f", {note}" if note else ""))
+
+
+def check_ranges(cfg: CfgNode) -> None:
+    """Raise UserError where a value of one of Dassl's keys or ours is such that no run can come of it, or no sound one.
+
+    Of other keys' values, NaN, infinite and very large ones.
+    """
+    for key, value in _keys(cfg):
+        for number in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(number, int | float) and not abs(number) <= LARGEST[isinstance(number, float)]:
+                raise UserError(f"{key} is {value}: no run can use such a number")
+    for key, limits in RANGES.items():
+        require(cfg, key, **limits)
+    if len(scale := cfg.INPUT.RRCROP_SCALE) != 2 or scale[0] > scale[1]:
+        raise UserError(f"INPUT.RRCROP_SCALE is {tuple(scale)}: give the smallest share of the area, then the largest")
 
 
 def without_effect(cfg: CfgNode, *readers: type) -> list[str]:

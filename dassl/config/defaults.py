@@ -90,6 +90,7 @@ DEFAULTS = CfgNode(
                 "NAME": "",
                 "PRETRAINED": True,
                 "FAMILY": "",  # ours: whose architecture a file's weights are of, where it does not say
+                "ALLOW_OTHER": False,  # ours: evaluate weights that were trained with another backbone
                 "IMAGE_PREC": "",  # ours: fp32, fp16 or bf16, of a frozen image encoder alone; "" follows the trainer
             },
             "HEAD": {"NAME": "", "HIDDEN_LAYERS": (), "ACTIVATION": "relu", "BN": True, "DROPOUT": 0.0},

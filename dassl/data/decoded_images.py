@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from dassl.utils import read_image
+from dassl.utils import UserError, read_image
+from dassl.utils.images import open_image
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ class DecodedImages:
     def __init__(self, paths: Iterable[str], budget_gb: float, shared: bool) -> None:
         paths = list(dict.fromkeys(paths))
         with ThreadPoolExecutor() as pool:  # decoding releases the GIL
-            self._places, size = _places(paths, pool.map(_height_width, paths), budget_gb * 2**30)
+            self._places, size = _places(paths, pool.map(_size, paths), budget_gb * 2**30)
             try:
                 self._pixels = torch.empty(size, dtype=torch.uint8)
                 if shared:
@@ -55,28 +56,29 @@ class DecodedImages:
         return Image.fromarray(self._view(path))
 
     def _decode(self, path):
-        self._view(path)[:] = np.asarray(read_image(path))
+        image, (start, *size) = read_image(path), self._places[path]
+        if sorted(image.size) != sorted(size):
+            raise UserError(f"cannot read the image {path} (its size is not what it says first): replace the file")
+        self._places[path] = start, *image.size  # turned, where EXIF says so
+        self._view(path)[:] = np.asarray(image)
 
     def _view(self, path):
         """The (H, W, 3) array of an image's pixels."""
-        start, height, width = self._places[path]
+        start, width, height = self._places[path]
         return self._pixels[start : start + height * width * 3].view(height, width, 3).numpy()
 
 
-def _height_width(path):
-    try:
-        with Image.open(path) as image:  # reads the header only
-            return image.height, image.width
-    except Exception:
-        return read_image(path).size[::-1]  # says what is wrong with the file
+def _size(path):
+    with open_image(path) as image:  # reads the header only
+        return image.size
 
 
 def _places(paths, sizes, budget):
-    """The dict path -> (start, height, width) of the images that fit the budget, and their bytes in all."""
+    """The dict path -> (start, width, height) of the images that fit the budget, and their bytes in all."""
     places, end = {}, 0
-    for path, (height, width) in zip(paths, sizes, strict=True):
+    for path, (width, height) in zip(paths, sizes, strict=True):
         start, end = end, end + height * width * 3
         if end > budget:
             return places, start
-        places[path] = start, height, width
+        places[path] = start, width, height
     return places, end

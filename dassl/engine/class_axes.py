@@ -47,7 +47,7 @@ def match(
             "its run's train.py command, which writes the file, or write it: "
             '{"classnames": [names in the order of labels]}'
         )
-    theirs, ours = ([name.replace("_", " ") for name in names] for names in (theirs, ours))
+    theirs, ours = _plain(theirs), _plain(ours)
     if theirs == ours:
         return weights
     lacking = [name for name in ours if name not in theirs]
@@ -80,7 +80,15 @@ def doubtful(model: nn.Module, theirs: Sequence[str], ours: Sequence[str]) -> li
 
     They have an axis as long as both lists, which are of different classes.
     """
-    theirs, ours = ([name.replace("_", " ") for name in names] for names in (theirs, ours))
-    if theirs == ours or len(theirs) != len(ours):  # another length does not load
+    if same(theirs, ours) or len(theirs) != len(ours):  # another length does not load
         return []
     return [name for name, p in model.named_parameters() if p.requires_grad and len(ours) in p.shape]
+
+
+def same(theirs: Sequence[str], ours: Sequence[str]) -> bool:
+    """Whether class names are the same in the same order; underscores count as spaces."""
+    return _plain(theirs) == _plain(ours)
+
+
+def _plain(names):
+    return [name.replace("_", " ") for name in names]

@@ -1,4 +1,6 @@
-"""What a run leaves beside log and checkpoints: first config.yaml and classes.json, at its end metrics.json."""
+"""What a run leaves beside log and checkpoints: first config.yaml, classes.json and (dassl.engine.inputs) inputs.json,
+at its end metrics.json.
+"""
 
 import glob
 import json
@@ -16,8 +18,19 @@ import yaml
 from yacs.config import CfgNode
 
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase
-from dassl.layout import ANY_CHECKPOINT, CLASSES, CONFIG, CONFUSIONS, LOCK, METRICS, POINTER, flat
-from dassl.utils import UserError, atomic_path, locks, mkdir_if_missing, numerics, processes, read_json, write_json
+from dassl.layout import ANY_CHECKPOINT, CLASSES, CONFIG, CONFUSIONS, INPUTS, LOCK, METRICS, POINTER, flat
+from dassl.utils import (
+    UserError,
+    atomic_path,
+    digests,
+    locks,
+    mkdir_if_missing,
+    numerics,
+    processes,
+    read_json,
+    remove_half_written,
+    write_json,
+)
 
 NO_EFFECT = {
     "OUTPUT_DIR",
@@ -65,13 +78,20 @@ def alone_in(folder: str | Path, wait: bool = False) -> Iterator[None]:
 def claim(cfg: CfgNode, overwrite: bool = False) -> None:
     """Reserve cfg.OUTPUT_DIR for this config, before anything is written to it.
 
-    A folder that holds a run of the same config may be taken again: that run resumes, or is tested once more.
+    A folder that holds a run of the same config may be taken again: that run resumes, or is tested once more. What a
+    kill left half-written in it is removed.
 
     Raises:
-        UserError: the folder holds a run of another config and `overwrite` is false (names the first difference), its
-            config.yaml is damaged, or it cannot be created.
+        UserError: the folder holds a run of another config (names the first difference), or of a damaged one, and
+            `overwrite` is false; or it cannot be created.
     """
-    differing = conflict(cfg)
+    try:
+        differing = conflict(cfg)
+    except UserError:  # nobody knows what run it is
+        if not overwrite:
+            raise
+        differing = {}
+        clear(cfg.OUTPUT_DIR)
     if differing and not overwrite:
         state = "a finished" if os.path.isfile(os.path.join(cfg.OUTPUT_DIR, METRICS)) else "an unfinished"
         raise UserError(
@@ -79,8 +99,9 @@ def claim(cfg: CfgNode, overwrite: bool = False) -> None:
             "or replace that run with --overwrite"
         )
     if differing:
-        _clear(cfg.OUTPUT_DIR)
+        clear(cfg.OUTPUT_DIR)
     mkdir_if_missing(cfg.OUTPUT_DIR)
+    remove_half_written(cfg.OUTPUT_DIR)
     path = os.path.join(cfg.OUTPUT_DIR, CONFIG)
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write(cfg.dump())
@@ -95,6 +116,17 @@ def conflict(cfg: CfgNode) -> dict[str, tuple[Any, Any]]:
         return {}
     held, ours = read_config(cfg.OUTPUT_DIR), flat(_tree(cfg))
     return {key: (held[key], ours[key]) for key in _differing(held, ours, _no_effect(cfg))}
+
+
+def clear(folder: str | os.PathLike) -> None:
+    """Remove an earlier run's checkpoints and result. Its logs stay, and so do runs in folders below."""
+    pointers = _pointers(folder)
+    doomed = [os.path.join(folder, METRICS), *pointers]  # first what makes it a run, last what tells of which
+    for pointer in pointers:
+        doomed += glob.glob(os.path.join(glob.escape(os.path.dirname(pointer)), ANY_CHECKPOINT))
+    for path in [*doomed, *(os.path.join(folder, name) for name in (CONFUSIONS, INPUTS, CLASSES, CONFIG))]:
+        if os.path.isfile(path):
+            os.remove(path)
 
 
 def tell(differing: Mapping[str, tuple[Any, Any]]) -> str:
@@ -113,7 +145,7 @@ def read_config(folder: str | os.PathLike) -> dict[str, Any]:
             return flat(yaml.safe_load(file) or {})
     except OSError as error:
         raise UserError(f"no run in {folder}: cannot read {path} ({error.strerror})") from error
-    except (yaml.YAMLError, AttributeError, UnicodeDecodeError) as error:
+    except Exception as error:  # yaml's constructors raise almost anything
         raise UserError(f"{path} is damaged: choose another folder, or remove that one") from error
 
 
@@ -124,14 +156,34 @@ def write_classes(folder: str | os.PathLike, dataset: DatasetBase) -> None:
 
 
 def read_classes(folder: str | os.PathLike) -> dict[str, Any] | None:
-    """What `write_classes` wrote, or None: runs of earlier versions have no such file. Raises UserError if damaged."""
+    """What `write_classes` wrote, or None: runs of earlier versions have no such file.
+
+    Raises:
+        UserError: it is damaged, or not the file that inputs.json has the digest of.
+    """
     path = os.path.join(folder, CLASSES)
     if not os.path.isfile(path):
         return None
     classes = read_json(path)
-    if not isinstance(classes, dict) or "classnames" not in classes:
+    names = classes.get("classnames") if isinstance(classes, dict) else None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise UserError(f"{path} is damaged: repeat the run's train.py command to write it again")
+    recorded = _recorded_classes(folder)
+    if recorded and recorded != digests.of_value(classes):
+        raise UserError(
+            f"{path} does not hold the classes that {INPUTS} beside it recorded: repeat the run's train.py command to "
+            "write both again"
+        )
     return classes
+
+
+def _recorded_classes(folder):
+    """Their digest in inputs.json, or None."""
+    try:
+        with open(os.path.join(folder, INPUTS), encoding="utf-8") as file:
+            return json.load(file)["data"]["classes"]
+    except (OSError, ValueError, KeyError, TypeError):  # there is none, or whoever needs it says that it is damaged
+        return None
 
 
 def is_finished(cfg: CfgNode) -> bool:
@@ -139,7 +191,7 @@ def is_finished(cfg: CfgNode) -> bool:
     try:
         with open(os.path.join(cfg.OUTPUT_DIR, METRICS), encoding="utf-8") as file:
             held = flat(json.load(file)["config"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # missing or damaged
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):  # missing or damaged
         return False
     return not _differing(held, flat(_tree(cfg)), _no_effect(cfg) - MORE_OUTPUT)
 
@@ -170,24 +222,13 @@ def write_metrics(cfg: CfgNode, metrics: Mapping[str, Any]) -> None:
     write_json(record, os.path.join(cfg.OUTPUT_DIR, METRICS))
 
 
-def _clear(folder):
-    """Remove an earlier run's checkpoints and result. Its logs stay, and so do runs in folders below."""
-    pointers = _pointers(folder)
-    doomed = [os.path.join(folder, METRICS), *pointers]  # first what makes it a run, last what tells of which
-    for pointer in pointers:
-        doomed += glob.glob(os.path.join(glob.escape(os.path.dirname(pointer)), ANY_CHECKPOINT))
-    for path in [*doomed, *(os.path.join(folder, name) for name in (CONFUSIONS, CLASSES, CONFIG))]:
-        if os.path.isfile(path):
-            os.remove(path)
-
-
 def _holds_a_run(folder):
     """Whether a run got as far as a checkpoint or a result; one that failed at its start leaves nothing to protect."""
     return os.path.isfile(os.path.join(folder, METRICS)) or bool(_pointers(folder))
 
 
 def _pointers(folder):
-    return glob.glob(os.path.join(glob.escape(folder), "*", POINTER))
+    return glob.glob(os.path.join(glob.escape(os.fspath(folder)), "*", POINTER))
 
 
 def _no_effect(cfg):
@@ -199,7 +240,8 @@ def _differing(held, ours, no_effect):
     # a key on one side alone belongs to a trainer or a version that the other run did not know
     keys = [k for k in sorted(held.keys() & ours.keys()) if k not in no_effect and held[k] != ours[k]]
     # weights of a neighbour, in an output that moved or that is named in another way
-    seen_from_here = [os.path.relpath(run[WEIGHTS], run["OUTPUT_DIR"]) for run in (held, ours) if run.get(WEIGHTS)]
+    places = [(run.get(WEIGHTS), run.get("OUTPUT_DIR")) for run in (held, ours)]
+    seen_from_here = [os.path.relpath(*place) for place in places if all(isinstance(x, str) and x for x in place)]
     moved = len(seen_from_here) == 2 and len(set(seen_from_here)) == 1
     return [k for k in keys if not (k == WEIGHTS and moved)]
 

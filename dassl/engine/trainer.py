@@ -6,10 +6,8 @@ weights_only; the progress bar appears only on a terminal.
 """
 
 import datetime
-import glob
 import logging
 import os
-import shutil
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,29 +20,24 @@ from torch import nn
 from yacs.config import CfgNode
 
 from dassl import layout, signals
+from dassl.config import check_ranges, require
 from dassl.data import DataManager
 from dassl.data.datasets import build_dataset
-from dassl.engine import class_axes, run_folder, stopping
+from dassl.engine import made_with, run_folder, stopping
 from dassl.engine.late_writer import LateWriter
+from dassl.engine.saved_models import SavedModels
 from dassl.engine.simple_net import SimpleNet
 from dassl.engine.steps import NonFiniteLossError, Steps, progress
 from dassl.evaluation import build_evaluator
-from dassl.layout import BEST
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.optim.prograd import prograd
 from dassl.utils import (
     UserError,
-    atomic_path,
     count_num_param,
-    get_rng_state,
     load_checkpoint,
     load_pretrained_weights,
     mkdir_if_missing,
-    nearest,
     processes,
-    remove_half_written,
-    save_checkpoint,
-    set_rng_state,
     tolist_if_not,
 )
 
@@ -60,14 +53,8 @@ def __getattr__(name):
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-class MisfitError(UserError):
-    """Weights belong to a different model from the one they are loaded into."""
-
-
-class TrainerBase:
+class TrainerBase(SavedModels):
     """Registered models and what every loop does with them: train, save, load, resume, log scalars."""
-
-    _steps: Steps | None = None  # those under way
 
     def __init__(self) -> None:
         self._models: OrderedDict[str, nn.Module] = OrderedDict()
@@ -104,110 +91,6 @@ class TrainerBase:
             if name not in registered:
                 raise ValueError(f'no model is registered as "{name}"; registered: {registered}')
         return names
-
-    def has_weights(self) -> bool:
-        """Whether any registered model has something to save and load; zero-shot CLIP has nothing."""
-        return any(model.state_dict() for model in self._models.values())
-
-    # Checkpoints
-
-    @processes.first_alone
-    def save_model(
-        self,
-        epoch: int,
-        directory: str | Path,
-        is_best: bool = False,
-        val_result: float | None = None,
-        model_name: str = "",
-    ) -> None:
-        """Write <directory>/<name>/model.pth.tar-<epoch + 1> for every registered model."""
-        if self._steps is not None:
-            self._steps.look()
-        for name, model in self._models.items():
-            optim, sched = self._optims[name], self._scheds[name]
-            state = {
-                "state_dict": model.state_dict(),
-                "epoch": epoch + 1,
-                "optimizer": None if optim is None else optim.state_dict(),
-                "scheduler": None if sched is None else sched.state_dict(),
-                "val_result": None if val_result is None else float(val_result),
-                "run_state": self.run_state(),
-            }
-            save_checkpoint(state, os.path.join(directory, name), is_best=is_best, model_name=model_name)
-
-    def run_state(self) -> dict[str, Any]:
-        """What a resumed run needs beyond models, optimizers and schedulers (weights_only-safe values)."""
-        return {"rng": get_rng_state()}
-
-    def load_run_state(self, state: Mapping[str, Any]) -> None:
-        """Take up what `run_state` gave."""
-        set_rng_state(state["rng"])
-
-    def resume_model_if_exist(self, directory: str | Path) -> int:
-        """Load the last epoch that all registered models have in a folder; return the epoch to start with (0: none)."""
-        names = self.get_model_names()
-        last = [_last_epoch(os.path.join(directory, name)) for name in names]
-        if None in last or not last:
-            logger.info("No checkpoint found, train from scratch")
-            return 0
-        epoch = min(last)  # a kill between two models' files leaves one of them an epoch ahead
-        logger.info("Found checkpoint at %s (will resume training from epoch %d)", directory, epoch + 1)
-        for name in names:
-            checkpoint = load_checkpoint(os.path.join(directory, name, layout.checkpoint(epoch)))
-            self.load_weights(name, checkpoint["state_dict"], directory)
-            for states, key in ((self._optims, "optimizer"), (self._scheds, "scheduler")):
-                if states[name] is not None and checkpoint[key] is not None:
-                    states[name].load_state_dict(checkpoint[key])
-        if "run_state" in checkpoint:
-            self.load_run_state(checkpoint["run_state"])
-        return epoch
-
-    def load_model(self, directory: str | Path = "", epoch: int | None = None) -> None:
-        """Load weights of all registered models: of an epoch, else the best on val, else the last.
-
-        Raises:
-            UserError: there is no such file, it is damaged, or the weights do not fit.
-        """
-        if not directory:
-            logger.info("Note that load_model() is skipped as no pretrained model is given")
-            return
-        for name in self.get_model_names():
-            folder = self.model_folder(directory, name)
-            file = layout.checkpoint(epoch) if epoch is not None else BEST
-            last = _last_epoch(folder)
-            if epoch is None and not os.path.isfile(os.path.join(folder, BEST)) and last is not None:
-                file = layout.checkpoint(last)
-            path = os.path.join(folder, file)
-            if not os.path.isfile(path):
-                found = ", ".join(sorted(os.path.basename(p) for p in _checkpoints(folder))) or "nothing"
-                raise UserError(f"no model at {path} (found there: {found}): check --model-dir and --load-epoch")
-            checkpoint = load_checkpoint(path)
-            logger.info(
-                "Load %s to %s (epoch=%s, val_result=%s)",
-                path,
-                name,
-                checkpoint.get("epoch"),
-                checkpoint.get("val_result"),
-            )
-            self.load_weights(name, self.for_own_classes(self._models[name], checkpoint["state_dict"], path), path)
-
-    def for_own_classes(
-        self, model: nn.Module, state_dict: Mapping[str, torch.Tensor], path: str
-    ) -> Mapping[str, torch.Tensor]:
-        """What `load_weights` is given of a checkpoint, where its classes are others. Default: all as it is."""
-        return state_dict
-
-    def model_folder(self, directory: str | Path, name: str) -> str:
-        """Where `load_model` looks for a registered model's checkpoints."""
-        return os.path.join(directory, name)
-
-    def load_weights(self, name: str, state_dict: Mapping[str, torch.Tensor], source: str | Path) -> None:
-        """Load a state dict into a registered model. Raises MisfitError, naming `source`, where it does not fit."""
-        try:
-            self._models[name].load_state_dict(state_dict)
-        except RuntimeError as error:
-            reason = "; ".join(line.strip() for line in str(error).splitlines()[1:]) or str(error)
-            raise MisfitError(f"the weights in {source} do not fit this config's {name}: {reason}") from error
 
     # Modes and rates
 
@@ -380,7 +263,9 @@ class SimpleTrainer(TrainerBase):
             class, {} where nothing does. Weights of other classes are then matched by class name, and refused where a
             class has none. None, where the trainer does not say: they are refused if they look as if they did.
         new_classes_as_started: a class that weights do not know may keep its initial values.
-        told_classes: class names of weights without a classes.json.
+        told_classes: class names of weights that do not tell them.
+        given_weights: {model name/file: digest} of the checkpoints that it was given.
+        inputs: what went into the run (dassl.engine.inputs), for metrics.json; None where nobody recorded it.
         dm: the DataManager; train_loader_x, train_loader_u, val_loader, test_loader, num_classes and lab2cname of it.
         device: where the model computes.
         evaluator: what `test` feeds.
@@ -394,9 +279,7 @@ class SimpleTrainer(TrainerBase):
 
     def __init__(self, cfg: CfgNode) -> None:
         super().__init__()
-        for key, choices in (("FINAL_MODEL", ("last_step", "best_val")), ("SPLIT", ("test", "val"))):
-            if cfg.TEST[key] not in choices:
-                raise UserError(f'unknown TEST.{key} "{cfg.TEST[key]}": {nearest(cfg.TEST[key], choices)}')
+        check_ranges(cfg)
         self.check_cfg(cfg)
         self.device = torch.device("cuda" if torch.cuda.is_available() and cfg.USE_CUDA else "cpu")
         self.start_epoch = self.epoch = 0
@@ -405,11 +288,13 @@ class SimpleTrainer(TrainerBase):
         self.cfg = cfg
         self.best_result = -np.inf
         self.loaded_from: dict[str, Any] | None = None
+        self.given_weights: dict[str, str] = {}
+        self.inputs: dict[str, Any] | None = None
         self.train_seconds = 0.0
         self.build_data_loader()
         self.build_model()
         if cfg.MODEL.INIT_WEIGHTS:
-            self.check_classes(_run_of(cfg.MODEL.INIT_WEIGHTS))
+            self.check_weights(cfg.MODEL.INIT_WEIGHTS)
         self.build_evaluator()
 
     def check_cfg(self, cfg: CfgNode) -> None:
@@ -452,39 +337,42 @@ class SimpleTrainer(TrainerBase):
         with signals.heeding():
             super().train(self.start_epoch, self.max_epoch)
 
+    def backbone_digest(self) -> str:
+        """The SHA-256 of the files of frozen weights, which no checkpoint holds; "": there are none, or not known."""
+        return ""
+
+    def made_with(self) -> dict[str, Any] | None:
+        return made_with.of(self)._asdict()
+
     def run_state(self) -> dict[str, Any]:
         return super().run_state() | {"best_result": float(self.best_result), "train_seconds": self._elapsed()}
 
     def load_run_state(self, state: Mapping[str, Any]) -> None:
         super().load_run_state(state)
-        self.best_result, self.train_seconds = state["best_result"], state["train_seconds"]
+        self.best_result, self.train_seconds = float(state["best_result"]), float(state["train_seconds"])
 
     def before_train(self) -> None:
         if self.train_loader_x is None:
             raise UserError(f"{self.cfg.DATASET.NAME} has no images to train on: give --eval-only and --model-dir")
+        if any(optim is not None for optim in self._optims.values()):
+            require(self.cfg, "OPTIM.MAX_EPOCH", at_least=1)
         processes.check_models(self._models.values())
-        directory = self.output_dir
-        if self.cfg.RESUME and not all(_last_epoch(os.path.join(directory, n)) for n in self.get_model_names()):
-            directory = self.cfg.RESUME
-            if not os.path.isdir(directory):
-                raise UserError(f"no folder {directory} to resume from (--resume)")
-            self._take_best(directory)
         mkdir_if_missing(self.output_dir)
-        self.start_epoch = self.resume_model_if_exist(directory)
-        self._sweep(whole=directory == self.output_dir)
+        self.start_epoch = self.resume_run(self.output_dir, self.cfg.RESUME)
+        if self.start_epoch > self.max_epoch:
+            raise UserError(f"the run to resume has {self.start_epoch} epochs: give OPTIM.MAX_EPOCH that many, or more")
+        self.sweep_models(self.output_dir)
+        finished = os.path.isfile(os.path.join(self.output_dir, layout.METRICS))
+        if not finished or self.start_epoch < self.max_epoch:  # what a finished run left is meant to be kept
+            self._thin_out(self.start_epoch)
         self.epoch = max(0, self.start_epoch - 1)
         self.init_writer(os.path.join(self.output_dir, layout.TENSORBOARD), self.start_epoch * len(self.train_loader_x))
         self.time_start = time.time()
 
-    @processes.first_alone
-    def _take_best(self, directory):
-        """Copy the best models of the run to resume, so that this one may end with them."""
-        for name in self.get_model_names():
-            best = os.path.join(directory, name, BEST)
-            if os.path.isfile(best):
-                mkdir_if_missing(os.path.join(self.output_dir, name))
-                with atomic_path(os.path.join(self.output_dir, name, BEST)) as temporary:
-                    shutil.copyfile(best, temporary)
+    def check_resumed(self, directory: str | Path) -> None:
+        if self.cfg.TEST.FINAL_MODEL == "best_val" and self.best_result > -np.inf:
+            for name in self.get_model_names():
+                load_checkpoint(os.path.join(directory, name, layout.BEST))
 
     def after_epoch(self) -> None:
         self._detect_broken_weights()
@@ -492,9 +380,12 @@ class SimpleTrainer(TrainerBase):
             result = processes.from_first(lambda: self.test(split="val"))
             if result > self.best_result:
                 self.best_result = result
-                self.save_model(self.epoch, self.output_dir, val_result=result, model_name=BEST)
+                self.save_model(self.epoch, self.output_dir, val_result=result, model_name=layout.BEST)
         self.save_model(self.epoch, self.output_dir)
-        self._drop_checkpoint(self.epoch)
+        self._thin_out(self.epoch + 1)
+
+    def _thin_out(self, epoch):
+        self.thin_out_checkpoints(self.output_dir, epoch, self.max_epoch, self.cfg.TRAIN.CHECKPOINT_FREQ)
 
     def _detect_broken_weights(self):
         """Raises NonFiniteLossError where an epoch left infinite or NaN weights, before they are saved."""
@@ -505,32 +396,6 @@ class SimpleTrainer(TrainerBase):
                     f"the weights of {name} became infinite or NaN in epoch {self.epoch + 1}: lower OPTIM.LR or "
                     f"compute in fp32; {kept}"
                 )
-
-    @processes.first_alone
-    def _sweep(self, whole):
-        """Remove what a kill left in the output folder: half-written files, and models of the epoch that was dropped.
-
-        Args:
-            whole: all models of the epoch to go on from stand there. What a finished run left is meant to be kept.
-        """
-        for name in self.get_model_names():
-            remove_half_written(os.path.join(self.output_dir, name))
-        if whole and not os.path.isfile(os.path.join(self.output_dir, layout.METRICS)):
-            self._drop_checkpoint(self.start_epoch - 1)
-
-    @processes.first_alone
-    def _drop_checkpoint(self, epoch):
-        """Remove the checkpoint of an epoch (counted from 1), unless CHECKPOINT_FREQ asked for it.
-
-        Only when every model has the next one: a kill in between finds a whole set.
-        """
-        frequency = self.cfg.TRAIN.CHECKPOINT_FREQ
-        if epoch < 1 or (frequency > 0 and epoch % frequency == 0):
-            return
-        for name in self.get_model_names():
-            path = os.path.join(self.output_dir, name, layout.checkpoint(epoch))
-            if os.path.isfile(path):
-                os.remove(path)
 
     def after_train(self) -> None:
         self.train_seconds = self._elapsed()
@@ -559,40 +424,13 @@ class SimpleTrainer(TrainerBase):
     def for_own_classes(
         self, model: nn.Module, state_dict: Mapping[str, torch.Tensor], path: str
     ) -> Mapping[str, torch.Tensor]:
-        if self.class_axes is None:
-            self.check_classes(_run_of(path))
-        if not self.class_axes:
-            return state_dict
-        theirs = self._classes_of(_run_of(path))
-        if theirs is None and os.path.realpath(_run_of(path)) == os.path.realpath(self.output_dir):
-            return state_dict  # this run's own
-        ours, start = self.dm.dataset.classnames, model.state_dict()
-        return class_axes.match(
-            state_dict, start, self.class_axes, theirs, ours, path, as_started=self.new_classes_as_started
-        )
+        return made_with.fitted(self, model, state_dict, path)
 
-    def check_classes(self, directory: str | Path) -> None:
-        """Raise UserError where weights of a run would be put on other classes without anybody knowing.
-
-        That is where the trainer has no `class_axes`, the run's classes are others and as many, and a parameter has an
-        axis of that length. To be called before a `load_model` that may be the trainer's own.
-        """
-        theirs = self._classes_of(directory) if self.class_axes is None and directory else None
-        if theirs is None:
-            return
-        for model in self._models.values():
-            for name in class_axes.doubtful(model, theirs, self.dm.dataset.classnames):
-                size = tuple(model.get_parameter(name).shape)
-                raise UserError(
-                    f"{directory} has other classes than this run, and {self.cfg.TRAINER.NAME} does not say "
-                    f"whether its parameter {name} holds values for each class, as its size {size} suggests: "
-                    f"set the trainer's class_axes to {{}} if not, or to {{{name!r}: axis of the classes}}"
-                )
-
-    def _classes_of(self, directory):
-        """Class names of a run's weights in the order of labels, or None."""
-        classes = run_folder.read_classes(directory)
-        return self.told_classes if classes is None else classes["classnames"]
+    def check_weights(self, source: str | Path, resumes: bool = False) -> None:
+        if os.path.isfile(source):
+            made_with.check(self, source, resumes)
+        elif source and type(self).load_model is not SimpleTrainer.load_model:  # which checks what it loads
+            made_with.check_run(self, source)
 
     @torch.no_grad()
     def test(self, split: str | None = None) -> Any:
@@ -637,6 +475,7 @@ class SimpleTrainer(TrainerBase):
                 **(self.evaluator.counts() if hasattr(self.evaluator, "counts") else {}),
                 **self.extra_metrics(),
                 "loaded_from": self.loaded_from,
+                "inputs": self.inputs,
                 "trainable_parameters": sum(p.numel() for p in {id(p): p for p in trained}.values()),
                 "train_seconds": round(self.train_seconds, 2),
                 "test_seconds": round(seconds, 2),
@@ -709,11 +548,6 @@ class TrainerXU(TrainerX):
         return self._on_device(batch_x["img"], batch_x["label"], batch_u["img"])
 
 
-def _run_of(path):
-    """The run that a checkpoint is of: <run>/<model name>/<file>."""
-    return os.path.dirname(os.path.dirname(os.path.abspath(path)))
-
-
 def _cycle(loader, n):
     """n batches, starting over where the loader ends."""
     given = 0
@@ -723,21 +557,3 @@ def _cycle(loader, n):
             given += 1
             if given == n:
                 return
-
-
-def _checkpoints(folder):
-    return glob.glob(os.path.join(glob.escape(folder), layout.ANY_CHECKPOINT))
-
-
-def _last_epoch(folder):
-    """The epoch that a model's `checkpoint` file points at, or None."""
-    try:
-        with open(os.path.join(folder, layout.POINTER), encoding="utf-8") as file:
-            name = file.read().strip()
-    except FileNotFoundError:
-        return None
-    _, _, epoch = name.rpartition("-")
-    if name == BEST or not epoch.isdigit():
-        files = [p.rpartition("-")[2] for p in _checkpoints(folder)]
-        epoch = max((f for f in files if f.isdigit()), key=int, default="")
-    return int(epoch) if epoch.isdigit() else None

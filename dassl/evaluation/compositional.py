@@ -19,7 +19,8 @@ from yacs.config import CfgNode
 
 from dassl.evaluation.build import EVALUATOR_REGISTRY
 from dassl.evaluation.evaluator import EvaluatorBase
-from dassl.utils import UserError, atomic_path, mkdir_if_missing, nearest
+from dassl.evaluation.finite import check_finite
+from dassl.utils import UserError, atomic_path, digests, mkdir_if_missing, nearest
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ class BestPairs:
     def update(
         self, scores: torch.Tensor, pairs: torch.Tensor, groups: torch.Tensor, images: slice = slice(None)
     ) -> None:
-        """Take in the scores of more pairs; of equal scores the first one stays.
+        """Take in the scores of more pairs; of equal scores the first one stays, and a NaN wins and stays.
 
         Args:
             scores: (B, k).
@@ -65,9 +66,13 @@ class BestPairs:
             if not len(columns):
                 continue
             best, at = scores[:, columns].float().max(dim=1)
-            better = best > self.scores[images, group]
+            better = (best > self.scores[images, group]) | best.isnan()
             self.scores[images, group] = torch.where(better, best, self.scores[images, group])
             self.pairs[images, group] = torch.where(better, pairs[columns][at], self.pairs[images, group])
+
+    def finite(self) -> torch.Tensor:
+        """(n,) booleans, whether an image's best scores are numbers; those of empty groups aside."""
+        return (self.scores.isfinite() | (self.pairs < 0)).all(dim=1)
 
     def seen_and_unseen(self, first: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
         """(scores, pairs), both (n, 2): of the seen pairs, and of the unseen groups from `first` on."""
@@ -211,6 +216,7 @@ class Compositional(EvaluatorBase):
         self._scores: list[torch.Tensor] = []
         self._pairs: list[torch.Tensor] = []
         self._labels: list[torch.Tensor] = []
+        self._finite: list[torch.Tensor] = []
         self._correct = self._total = 0
         self.curve: Curve = {}
 
@@ -229,6 +235,7 @@ class Compositional(EvaluatorBase):
         scores, pairs = mo.seen_and_unseen()
         self._scores.append(scores)
         self._pairs.append(pairs)
+        self._finite.append(mo.finite())
         self._labels.append(gt)
 
     def _best_in_closed_world(self, scores):
@@ -249,10 +256,11 @@ class Compositional(EvaluatorBase):
         were dropped; and curve, what `thinned` leaves of it
 
         Raises:
-            UserError: nothing was processed.
+            UserError: nothing was processed, or an image's best score is infinite or NaN.
         """
         if not sum(map(len, self._labels)):
             raise UserError("nothing to evaluate: the test split is empty")
+        check_finite(torch.cat(self._finite).cpu(), f"{self.split} images")
         scores, pairs = (torch.cat(parts).cpu().numpy() for parts in (self._scores, self._pairs))
         labels = torch.cat(self._labels).cpu().numpy()
         true, figures = self._codes.numpy()[labels], OrderedDict()
@@ -294,8 +302,10 @@ class Compositional(EvaluatorBase):
         }
         return {name: float(100 * right[images].mean()) for name, images in buckets.items() if images.any()}
 
-    def counts(self) -> dict[str, int]:
-        return {"total": self._total, "correct": self._correct}
+    def counts(self) -> dict[str, Any]:
+        """`predictions` is a digest of the best pairs, image by image."""
+        said = digests.of_tensors({"pairs": torch.cat(self._pairs)})
+        return {"total": self._total, "correct": self._correct, "predictions": said}
 
     def _plot(self):
         from matplotlib.figure import Figure  # slow to import

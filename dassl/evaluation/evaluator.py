@@ -1,5 +1,6 @@
 """Evaluators: the interface, and the one for classification."""
 
+import io
 import logging
 import os
 from collections import OrderedDict
@@ -10,9 +11,10 @@ import torch
 from yacs.config import CfgNode
 
 from dassl.evaluation.build import EVALUATOR_REGISTRY
+from dassl.evaluation.finite import check_finite
 from dassl.layout import CONFUSIONS
 from dassl.metrics import METRIC_REGISTRY
-from dassl.utils import UserError, atomic_path, mkdir_if_missing
+from dassl.utils import UserError, atomic_path, digests, mkdir_if_missing
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +45,7 @@ class EvaluatorBase:
         """An OrderedDict of figures; the first is the one that models are chosen by."""
         raise NotImplementedError
 
-    def counts(self) -> dict[str, int]:
+    def counts(self) -> dict[str, Any]:
         """What was counted in the last `evaluate`, for metrics.json beside the figures. Default: nothing."""
         return {}
 
@@ -79,6 +81,7 @@ class Classification(EvaluatorBase):
     def reset(self) -> None:
         self._predicted: list[torch.Tensor] = []
         self._true: list[torch.Tensor] = []
+        self._finite: list[torch.Tensor] = []
         self._scores: list[torch.Tensor] = []
         self._correct = self._total = 0
         self._num_classes = 0
@@ -92,6 +95,7 @@ class Classification(EvaluatorBase):
         """
         self._predicted.append(mo.argmax(dim=1))
         self._true.append(gt)
+        self._finite.append(mo.amax(dim=1).isfinite())
         if self._metrics:
             self._scores.append(mo)
         self._num_classes = mo.shape[1]
@@ -100,11 +104,12 @@ class Classification(EvaluatorBase):
         """accuracy, error_rate, macro_f1 and, where asked for, perclass_accuracy and TEST.METRICS, in percent.
 
         Raises:
-            UserError: nothing was processed.
+            UserError: nothing was processed, or an image's best logit is infinite or NaN.
         """
         if not sum(map(len, self._true)):
             raise UserError("nothing to evaluate: the test split is empty")
         predicted = torch.cat(self._predicted).cpu().numpy()
+        check_finite(torch.cat(self._finite).cpu(), f"{self.split} images", lambda i: self._name(predicted[i]))
         true = torch.cat(self._true).cpu().numpy()
         self._total, self._correct = len(true), int((predicted == true).sum())
         accuracy = 100 * self._correct / self._total
@@ -125,8 +130,13 @@ class Classification(EvaluatorBase):
             results.update(found)
         return results
 
-    def counts(self) -> dict[str, int]:
-        return {"total": self._total, "correct": self._correct}
+    def counts(self) -> dict[str, Any]:
+        """`predictions` is a digest of the classes given, image by image."""
+        said = digests.of_tensors({"classes": torch.cat(self._predicted)})
+        return {"total": self._total, "correct": self._correct, "predictions": said}
+
+    def _name(self, label):
+        return self._lab2cname.get(int(label), label)
 
     def _per_class(self, true, predicted):
         """Log every class's accuracy; return their mean, in percent."""
@@ -149,8 +159,9 @@ class Classification(EvaluatorBase):
         matrix = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
         mkdir_if_missing(self.cfg.OUTPUT_DIR)
         path = os.path.join(self.cfg.OUTPUT_DIR, CONFUSIONS)
-        with atomic_path(path) as temporary, open(temporary, "wb") as file:
-            torch.save(torch.from_numpy(matrix), file)
+        torch.save(torch.from_numpy(matrix), content := io.BytesIO())  # onto a full disk it hides why it fails
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(content.getbuffer())
         logger.info("Confusion matrix is saved to %s", path)
 
 

@@ -105,7 +105,7 @@ def _build_scheduler(optimizer, cfg):
             raise UserError(f"OPTIM.STEPSIZE is {steps!r}: single_step takes a whole number of epochs")
         return StepLR(optimizer, step_size=size if size > 0 else cfg.MAX_EPOCH, gamma=cfg.GAMMA)
     if name == "multi_step":
-        if not isinstance(steps, (list, tuple)):
+        if not isinstance(steps, (list, tuple)) or not all(isinstance(step, int) for step in steps):
             raise UserError(f"OPTIM.STEPSIZE is {steps!r}: multi_step takes a list of epochs")
         return MultiStepLR(optimizer, milestones=steps, gamma=cfg.GAMMA)
     if name == "cosine":

@@ -1,9 +1,11 @@
 """What every other part of the engine builds on: errors, files, logs, random state, checkpoints, meters."""
 
 from dassl.errors import UserError, nearest
+from dassl.utils.caches import cache_dir
 from dassl.utils.checkpoints import (
     load_checkpoint,
     load_pretrained_weights,
+    load_weights,
     resume_from_checkpoint,
     save_checkpoint,
 )
@@ -12,15 +14,14 @@ from dassl.utils.files import (
     WriteError,
     atomic_folder,
     atomic_path,
-    cache_dir,
     check_isfile,
     listdir_nohidden,
     mkdir_if_missing,
-    read_image,
     read_json,
     remove_half_written,
     write_json,
 )
+from dassl.utils.images import read_image
 from dassl.utils.layers import count_num_param, init_network_weights, open_all_layers, open_specified_layers
 from dassl.utils.logger import Logger, setup_logger
 from dassl.utils.meters import AverageMeter, MetricMeter
@@ -55,6 +56,7 @@ __all__ = [
     "listdir_nohidden",
     "load_checkpoint",
     "load_pretrained_weights",
+    "load_weights",
     "mkdir_if_missing",
     "nearest",
     "numerics",

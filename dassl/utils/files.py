@@ -12,8 +12,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from dassl.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -118,17 +116,6 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def cache_dir(*parts: str) -> Path:
-    """The project's folder for derived files joined with `parts`, as a Path, created.
-
-    It is $MOCOOP_CACHE, else mocoop in $XDG_CACHE_HOME, else ~/.cache/mocoop.
-    """
-    root = os.environ.get("MOCOOP_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "mocoop")
-    path = Path(root, *parts).expanduser()
-    mkdir_if_missing(path)
-    return path
-
-
 def read_json(fpath: str | Path) -> Any:
     """The content of a JSON file. Raises UserError if it is missing or no JSON."""
     try:
@@ -136,7 +123,7 @@ def read_json(fpath: str | Path) -> Any:
             return json.load(file)
     except OSError as error:
         raise UserError(f"cannot read {fpath}: {error.strerror}") from error
-    except ValueError as error:  # neither JSON nor UTF-8
+    except (ValueError, RecursionError) as error:  # neither JSON nor UTF-8; too deep
         raise UserError(f"{fpath} is not valid JSON: {error}") from error
 
 
@@ -154,17 +141,6 @@ def check_isfile(fpath: str | Path) -> bool:
     if not found:
         logger.warning("No file at %s", fpath)
     return found
-
-
-def read_image(path: str | Path) -> Image.Image:
-    """The image file as an RGB PIL image, pixels loaded. Raises UserError naming the path it cannot read."""
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except FileNotFoundError as error:
-        raise UserError(f"no image at {path}: is the dataset complete?") from error
-    except Exception as error:  # a damaged file makes PIL's decoders raise almost anything
-        raise UserError(f"cannot read the image {path} ({error}): replace the file") from error
 
 
 def listdir_nohidden(path: str | Path, sort: bool = False) -> list[str]:

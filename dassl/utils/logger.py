@@ -3,15 +3,20 @@
 import functools
 import logging
 import os
+import re
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
 from tqdm import tqdm
 
 from dassl.layout import LOG
-from dassl.utils.files import mkdir_if_missing
+from dassl.utils.files import WriteError, mkdir_if_missing
+
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+"""What a terminal would obey, in names that data sets have given."""
 
 
 def setup_logger(output: str | Path | None = None) -> None:
@@ -33,8 +38,7 @@ def setup_logger(output: str | Path | None = None) -> None:
         sys.stdout = sys.stdout.console
     logger.addHandler(ConsoleHandler())
     if output:
-        # line-buffered: a killed run has its log
-        file = open(_free_path(os.fspath(output)), "a", encoding="utf-8", buffering=1)
+        file: Any = _LogFile(_free_path(os.fspath(output)))
         logger.addHandler(logging.StreamHandler(file))
         sys.stdout = Tee(sys.stdout, file)
 
@@ -49,6 +53,51 @@ def _free_path(output):
 def log_once(level: int, message: str) -> None:
     """Log a message the first time that a process has it."""
     logging.getLogger("dassl").log(level, message)
+
+
+class _LogFile:
+    """The log file of a run that outlives it: if the disk takes no more, the rest of the log is lost, with a warning.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        WriteError: it cannot be opened.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        try:  # line-buffered: a killed run has its log
+            self._file: TextIO = open(path, "a", encoding="utf-8", errors="backslashreplace", buffering=1)
+        except OSError as error:
+            raise WriteError(f"write {path}", error) from error
+
+    def write(self, text: str) -> int:
+        try:
+            return self._file.write(text)
+        except OSError as error:
+            self._lose(error)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._file.flush()
+        except OSError as error:
+            self._lose(error)
+
+    def close(self) -> None:
+        with suppress(OSError):
+            self._file.close()
+
+    def _lose(self, error):
+        self.close()
+        self._file = open(os.devnull, "w", encoding="utf-8")
+        _warn(f"{WriteError(f'write {self.path}', error)}: the run goes on, and its log ends here")
+
+
+def _warn(text):
+    with suppress(OSError, ValueError):  # stderr may be as full
+        print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
 class Tee:
@@ -88,11 +137,17 @@ class Logger(Tee):
 class ConsoleHandler(logging.Handler):
     """Writes records to standard output, above a progress bar that may be on the terminal."""
 
+    broken = False
+
     def emit(self, record: logging.LogRecord) -> None:
         try:
             console = sys.stdout.console if isinstance(sys.stdout, Tee) else sys.stdout
             with tqdm.external_write_mode(file=sys.stdout):
-                console.write(self.format(record) + "\n")
+                console.write(_CONTROL.sub(lambda c: repr(c[0])[1:-1], self.format(record)) + "\n")
                 console.flush()
-        except Exception:  # logging's own rule: a broken console must not end the run
+        except OSError as error:  # logging's own rule: a broken console must not end the run
+            if not self.broken:
+                _warn(f"the console takes no more ({error.strerror}): the run goes on")
+            self.broken = True
+        except Exception:
             self.handleError(record)

@@ -2,19 +2,19 @@
 
 import difflib
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from dassl.errors import UserError, nearest
+from dassl.utils.downloads import download_url
 from dassl.utils.environment import collect_env_info
 from dassl.utils.files import (
     check_isfile,
     listdir_nohidden,
     mkdir_if_missing,
-    read_image,
     read_json,
     write_json,
 )
+from dassl.utils.images import read_image
 from dassl.utils.random_state import set_random_seed
 
 __all__ = [
@@ -36,16 +36,6 @@ __all__ = [
 def tolist_if_not(x: Any) -> list[Any]:
     """x itself if it is a list, else [x]."""
     return x if isinstance(x, list) else [x]
-
-
-def download_url(url: str, dst: str | Path) -> None:
-    """Download a file, whole or not at all, with a progress bar. Raises UserError where it cannot be had."""
-    from torch.hub import download_url_to_file
-
-    try:
-        download_url_to_file(url, str(dst))
-    except OSError as error:  # urllib's errors are such
-        raise UserError(f"cannot download {url} to {dst}: {error}") from error
 
 
 def get_most_similar_str_to_a_from_b(a: str, b: Iterable[str]) -> str:

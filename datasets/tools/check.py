@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from PIL import Image
 from tabulate import tabulate
 from tqdm import tqdm
 
+from dassl.errors import printable
 from dassl.utils import UserError
+from dassl.utils.images import as_rgb, open_image
 from datasets.split import missing_files
 from datasets.tools import Tool, config_names, find, read
 
@@ -76,7 +77,7 @@ def check(name: str, root: str, quick: bool = False, per_class: bool = False) ->
     if per_class:
         images = {part: Counter(item.label for item in items) for part, items in parts.items()}
         classes = sorted({(item.label, item.classname) for items in parts.values() for item in items})
-        rows = [[label, classname, *(images[part][label] for part in parts)] for label, classname in classes]
+        rows = [[label, printable(classname), *(images[part][label] for part in parts)] for label, classname in classes]
         print("", tabulate(rows, ["label", "class", *parts], disable_numparse=[1]), sep="\n")
 
     missing = {part: missing_files(items) for part, items in parts.items()}
@@ -98,7 +99,7 @@ def check(name: str, root: str, quick: bool = False, per_class: bool = False) ->
     if counts:
         found = {part: (classes, images) for part, classes, images, *_ in rows}
         problems += _differences(found, n_classes, dict(zip(parts, published, strict=True)), as_published)
-    print(*(problems or [f"{name}: all is well"]), "", sep="\n")
+    print(*map(printable, problems or [f"{name}: all is well"]), "", sep="\n")
     return not problems
 
 
@@ -113,11 +114,11 @@ def find_unreadable(paths: Sequence[str]) -> dict[str, str]:
 
 def _why_unreadable(path):
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             image.draft("RGB", (1, 1))  # reads all of a JPEG, but computes few of its pixels
-            image.load()
-    except Exception as error:  # a damaged file makes PIL's decoders raise almost anything
-        return str(error).partition(f" {path!r}")[0] or type(error).__name__
+            as_rgb(image)
+    except UserError as error:
+        return getattr(error, "reason", str(error))
     return None
 
 

@@ -8,7 +8,6 @@ import shutil
 import sys
 import tarfile
 import urllib.error
-import urllib.request
 import zipfile
 from collections.abc import Mapping
 from contextlib import contextmanager
@@ -18,6 +17,8 @@ from torchvision.datasets.utils import check_integrity
 from tqdm import tqdm
 
 from dassl.utils import UserError, mkdir_if_missing
+from dassl.utils.digests import sha256
+from dassl.utils.downloads import open_url
 from datasets.sources import Source
 from datasets.split import path_inside
 from datasets.tools import Tool, find
@@ -97,6 +98,8 @@ def download(source: Source, path: str) -> None:
         os.remove(part)
         raise UserError(f"{source.url} gave a web page, not the file: put it at {path} (from {source.page})")
     os.replace(part, path)
+    if not source.md5:
+        print(f"not checked: {path}, of which no checksum is published; its SHA-256 is {sha256(path)}")
 
 
 def _append(url, part):
@@ -104,7 +107,7 @@ def _append(url, part):
     start = os.path.getsize(part) if os.path.isfile(part) else 0
     headers = {"User-Agent": "Mozilla/5.0"} | ({"Range": f"bytes={start}-"} if start else {})
     try:
-        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=60)
+        response = open_url(url, headers)
     except urllib.error.HTTPError as error:
         if error.code == 416:  # nothing is missing
             return

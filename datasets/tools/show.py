@@ -8,6 +8,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from dassl.data.datasets import Datum
+from dassl.errors import printable
 from dassl.utils import UserError, atomic_path, read_image
 from datasets.tools import Tool, find, read
 
@@ -37,8 +38,8 @@ class Show(Tool):
         try:
             with atomic_path(args.out) as temporary:
                 picture.save(temporary)
-        except (OSError, ValueError) as error:  # ValueError: no format has this suffix
-            raise UserError(f"cannot write the picture {args.out}: {error}") from error
+        except ValueError as error:
+            raise UserError(f"cannot write {args.out}: {error}") from error  # no format has this suffix
         print(f"{args.out}: {picture.width} x {picture.height} pixels")
 
 
@@ -81,7 +82,7 @@ def sheet(rows: Sequence[Row], size: int) -> Image.Image:
                 picture.paste(ImageOps.pad(read_image(path), (size, size), color="white"), (x, y))
                 x += step
             x += GAP if group else 0
-        pen.text((x0, y + size), _fitting(name.replace("_", " "), font, cell - GAP), fill="black", font=font)
+        pen.text((x0, y + size), _fitting(printable(name).replace("_", " "), font, cell - GAP), fill="black", font=font)
     return picture
 
 

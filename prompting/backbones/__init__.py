@@ -12,6 +12,7 @@ Names of families with names of their own begin with a word and a colon, as in `
 
 import importlib
 import logging
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -58,6 +59,9 @@ class Family:
     read_at: str = "end"
 
     def __post_init__(self) -> None:
+        channels = [*self.pixel_mean, *self.pixel_std]
+        if len(channels) != 6 or not all(math.isfinite(value) for value in channels) or min(self.pixel_std) <= 0:
+            raise ValueError(f"{self.pixel_mean} and {self.pixel_std} are not three channels' means and deviations")
         if self.read_at not in READ_AT:
             raise ValueError(f"features of the family {self.name} are read at one of {', '.join(READ_AT)}")
 

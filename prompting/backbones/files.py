@@ -7,7 +7,6 @@ weights load only where it is known whose they are: from OpenAI's own marks, fro
 
 import os
 import warnings
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache, partial
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 
 from dassl.utils import UserError, nearest
 from prompting import archive
@@ -22,6 +22,8 @@ from prompting.backbones import Backbone, Family, NotAtHand, first_line, has_fam
 from prompting.openai_clip import model as openai_model
 
 BACKBONES: tuple[Backbone, ...] = ()
+
+SAFETENSORS = ".safetensors"
 
 OPENAI = Family("openai", "QuickGELU", 64, (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 FAMILIES = {family.name: family for family in (OPENAI,)}
@@ -32,6 +34,7 @@ OPENAI_MARKS = {"input_resolution", "context_length", "vocab_size"}  # in the st
 VOCABULARY = 49408  # tokens of OpenAI's tokenizer
 KNOWN_TOKENS = "token_embedding.rows"  # in an embedded backbone's file: which of them its embeddings are of
 TEXT_TOWER = "text_tower"  # in an embedded image tower's file: the embedded backbone whose text tower goes with it
+TEXTS = {FAMILY, TEXT_TOWER}
 NO_WEIGHTS = OPENAI_MARKS | {FAMILY, KNOWN_TOKENS, TEXT_TOWER}
 
 HOME = Path(__file__).parents[2] / "embedded"
@@ -39,7 +42,7 @@ HOME = Path(__file__).parents[2] / "embedded"
 
 
 def takes(name: str) -> bool:
-    return name.endswith((".pt", ".pth")) and not has_family(name)
+    return name.endswith((".pt", ".pth", SAFETENSORS)) and not has_family(name)
 
 
 def find(name: str, family: str) -> Backbone | None:
@@ -93,6 +96,9 @@ def load(path: Path, family: Family) -> Any:
             with torch.device("meta"), warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # of copies into nothing: the weights come next
                 model = openai_model.build_model(dict(weights))
+            for key, value in model.state_dict().items():
+                if key in weights and weights[key].is_floating_point() != value.is_floating_point():
+                    raise ValueError(f"{key} is of the type {weights[key].dtype}")
             model.load_state_dict(weights, assign=True)
             mask = model.build_attention_mask()
             for block in model.transformer.resblocks:
@@ -111,19 +117,20 @@ def known_tokens(path: Path) -> list[int]:
 
 def _files(path: Path) -> list[Path]:
     tower = _read(path).get(TEXT_TOWER)
-    _read_once.cache_clear()
     return [path] if tower is None else [path, _path_of(tower)]
 
 
 def _path_of(embedded: str) -> Path:
-    return HOME / f"{embedded}.pt"
+    return HOME / f"{Path(embedded).name}.pt"
 
 
 @contextmanager
 def _of_openais_architecture(path: Path) -> Iterator[None]:
     try:
         yield
-    except (KeyError, RuntimeError, AttributeError, AssertionError, IndexError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # of clip's code, any, where weights are not what it takes them for
         raise UserError(f"{path} does not hold a CLIP model of OpenAI's architecture: {first_line(error)}") from error
 
 
@@ -165,17 +172,20 @@ def _read(path: Path) -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def _read_once(path: Path, written: int) -> dict[str, Any]:
-    code = archive.code_of(path)
-    if code and (b"torch.gelu(" in code or b"torch.sigmoid(" not in code):
-        raise UserError(f"{path} is not a model of OpenAI's: its code does not compute {OPENAI.activation}")
     try:
-        if code:
-            return archive.tensors_of(path)
-        weights = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:
-        raise UserError(f"{path} is neither a TorchScript archive nor a state dict: {first_line(error)}") from error
-    weights = weights if isinstance(weights, dict) else {}
-    weights = {FAMILY: weights.get(FAMILY)} | weights.get("state_dict", weights)
+        found = _safetensors(path) if path.suffix == SAFETENSORS else _torchs(path)
+    except UserError:
+        raise
+    except Exception as error:  # what reads safetensors has errors of its own
+        told = f"{path} is neither a TorchScript archive nor a state dict, or damaged"
+        raise UserError(f"{told}: {first_line(error)}") from error
+    nested = found.get("state_dict", found) if isinstance(found, dict) else None
+    if not isinstance(nested, dict):
+        raise UserError(f"{path} holds no state dict")
+    weights: dict[str, Any] = {FAMILY: found.get(FAMILY)} | nested
+    for key, value in weights.items():
+        if not (isinstance(value, str | None) if key in TEXTS else isinstance(value, torch.Tensor)):
+            raise UserError(f"{path} does not hold a CLIP model of OpenAI's architecture: {key} in it is no tensor")
     if KNOWN_TOKENS in weights:
         rows, known = weights[KNOWN_TOKENS].long(), weights["token_embedding.weight"]
         full = torch.randn(VOCABULARY, known.shape[1], generator=torch.Generator().manual_seed(0))
@@ -193,3 +203,15 @@ def _read_once(path: Path, written: int) -> dict[str, Any]:
         if not any(key in weights for key in keys):
             raise UserError(f"{path} does not hold a CLIP model of OpenAI's architecture: it has no {keys[0]}")
     return weights
+
+
+def _torchs(path):
+    code = archive.code_of(path)
+    if code and (b"torch.gelu(" in code or b"torch.sigmoid(" not in code):
+        raise UserError(f"{path} is not a model of OpenAI's: its code does not compute {OPENAI.activation}")
+    return archive.contents_of(path)
+
+
+def _safetensors(path):
+    with safe_open(path, "pt") as file:
+        return {FAMILY: (file.metadata() or {}).get(FAMILY)} | {key: file.get_tensor(key) for key in file.keys()}

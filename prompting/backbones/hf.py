@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from dassl.utils import UserError, nearest
-from prompting import towers
+from prompting import towers, weight_files
 from prompting.backbones import Backbone, Family, NotAtHand, first_line, package, quietly
 from prompting.tokenizers import Tokenizer, TransformersTokenizer
 
@@ -47,12 +47,15 @@ def find(name: str, family: str) -> Backbone | None:
             raise UserError(f"{name}: there is no config.json in {source}; give the folder of a saved model")
     try:
         with quietly():
-            config = transformers.AutoConfig.from_pretrained(source)
+            config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
     except Exception as error:  # of whatever reads it: no network, an unknown name, a damaged file
         raise NotAtHand(f"backbone {name} cannot be loaded ({first_line(error)})") from error
     if config.model_type not in MODELS:
         raise UserError(f'{name} is a model of the type "{config.model_type}": {nearest(config.model_type, MODELS)}')
-    return _record(name, source, config)
+    try:
+        return _record(name, source, config)
+    except (AttributeError, IndexError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise UserError(f"the config of {name} makes no sense ({error!r})") from error
 
 
 def listed() -> Iterator[Backbone]:
@@ -106,7 +109,7 @@ def _normalisation(source, kind):
 
     try:
         with quietly():
-            said = AutoImageProcessor.from_pretrained(source)
+            said = AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
         return tuple(said.image_mean), tuple(said.image_std)
     except Exception:  # it is optional
         return NORMALISATION[kind]
@@ -117,7 +120,7 @@ def _tokenizer(name: str, source: str) -> Tokenizer:
     transformers = package("transformers", EXTRA, name)
     try:
         with quietly():
-            return TransformersTokenizer(transformers.AutoTokenizer.from_pretrained(source))
+            return TransformersTokenizer(transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False))
     except Exception as error:
         raise NotAtHand(f"the tokenizer of {name} cannot be loaded ({first_line(error)})") from error
 
@@ -134,7 +137,10 @@ def _is_at_hand(source):
 def _files(source):
     from huggingface_hub import try_to_load_from_cache
 
-    folder = Path(source) if Path(source).is_dir() else Path(try_to_load_from_cache(source, "config.json")).parent
+    config = Path(source, "config.json") if Path(source).is_dir() else try_to_load_from_cache(source, "config.json")
+    if not isinstance(config, str | Path):  # it is somewhere else
+        return []
+    folder = Path(config).parent
     weights = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
     return [folder / "config.json", *weights]
 
@@ -145,10 +151,14 @@ def _pretrained(name: str, source: str, kind: str) -> Any:
     bars = transformers.utils.logging.is_progress_bar_enabled()
     transformers.utils.logging.disable_progress_bar()
     try:
+        for path in _files(source)[1:]:
+            weight_files.check(path)
         with quietly(), torch.random.fork_rng(devices=[]):
             model, found = getattr(transformers, MODELS[kind]).from_pretrained(
                 source, output_loading_info=True, dtype=torch.float32
             )
+    except UserError:
+        raise
     except Exception as error:
         kind_of = NotAtHand if isinstance(error, OSError) else UserError
         raise kind_of(f"the weights of {name} cannot be loaded ({first_line(error)})") from error

@@ -9,7 +9,7 @@ tag says that its weights were trained with QuickGELU they are computed so, what
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from dassl.utils import UserError, nearest
-from prompting import towers
+from prompting import towers, weight_files
 from prompting.backbones import Backbone, Family, NotAtHand, first_line, package, quietly
 from prompting.openai_clip import model as openai_model
 from prompting.tokenizers import Tokenizer, TransformersTokenizer, openai_tokenizer
@@ -31,6 +31,7 @@ CONFIG = "open_clip_config.json"
 FOLDER = "local-dir:"
 WEIGHTS = (".safetensors", ".bin", ".pth")
 
+TOKENIZER_OPTIONS = {"clean", "context_length", "language", "strip_sep_token"}
 OTHER_BLOCKS = ("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc")
 OTHER_VIT = ("timm_model_name", "attentional_pool", "no_ln_pre", "final_ln_after_pool", *OTHER_BLOCKS)
 
@@ -101,10 +102,10 @@ def _in_file(name, arch, path):
 def _in_folder(name, folder):
     try:
         said = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        config = said["model_cfg"]
-    except (OSError, ValueError, KeyError) as error:
+        config, preprocess = said["model_cfg"], said.get("preprocess_cfg", {})
+    except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
         raise UserError(f"{name}: cannot read {folder / CONFIG}, which says what the model is ({error!r})") from error
-    return _record(name, f"{FOLDER}{folder}", config, said.get("preprocess_cfg", {}), lambda: None)
+    return _record(name, f"{FOLDER}{folder}", config, preprocess, lambda: None)
 
 
 def _files(folder):
@@ -114,6 +115,13 @@ def _files(folder):
 
 def _record(name, source, config, weights, fetch, at_hand=lambda: True):
     """A Backbone from an architecture's config and what is known of weights; source: open_clip's name of the former."""
+    try:
+        return _recorded(name, source, config, weights, fetch, at_hand)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"the config of {name} is none of open_clip's ({error!r})") from error
+
+
+def _recorded(name, source, config, weights, fetch, at_hand):
     text, vision = config["text_cfg"], config["vision_cfg"]
     _check(name, config, text)
     quick = config.get("quick_gelu", False) or weights.get("quick_gelu", False)
@@ -148,6 +156,8 @@ OPENAI = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.261
 
 def _check(name, config, text):
     """Raises UserError where a text tower is of a kind that prompts cannot be encoded with."""
+    if odd := sorted(set(text.get("tokenizer_kwargs", {})) - TOKENIZER_OPTIONS):
+        raise UserError(f"{name} gives its tokenizer the option {odd[0]}, which is not known here")
     if text.get("hf_model_name"):
         has = f"is {text['hf_model_name']} of transformers"
     elif "multimodal_cfg" in config or text.get("embed_cls"):
@@ -171,7 +181,7 @@ def _tokenizer(name: str, source: str) -> Tokenizer:
     open_clip = package("open_clip", EXTRA, name)
     try:
         with quietly():
-            made = open_clip.get_tokenizer(source)
+            made = open_clip.get_tokenizer(source, trust_remote_code=False)
         dropped = made.tokenizer.sep_token_id if made.strip_sep_token else None
         return TransformersTokenizer(made.tokenizer, made.clean_fn, dropped)
     except Exception as error:  # of whatever reads it: no network, no file, a damaged one
@@ -204,6 +214,10 @@ def _load(name, source, quick_gelu, kind, fetch):
     try:
         if path:
             _check_shapes(open_clip, source, path)
+        else:
+            for file in _files(Path(source.removeprefix(FOLDER))):
+                if file.suffix in WEIGHTS:
+                    weight_files.check(file)
         with torch.random.fork_rng(devices=[]):  # what open_clip draws before it loads leaves the run's numbers alone
             return _converted(open_clip.create_model(source, **options), kind)
     except UserError:
@@ -218,7 +232,7 @@ def _check_shapes(open_clip, arch, path):
     config, file = open_clip.get_model_config(arch), Path(path)
     if file.suffix in (".npz", ".npy"):
         return
-    shapes = _shapes(file)
+    shapes = weight_files.check(file)
     vision, text = config["vision_cfg"], config["text_cfg"]
     wanted = {"positional_embedding": text.get("context_length", 77) + bool(text.get("embed_cls"))}
     if isinstance(vision.get("layers"), int) and not vision.get("timm_model_name"):
@@ -227,17 +241,6 @@ def _check_shapes(open_clip, arch, path):
         found = shapes.get(key) or shapes.get(f"text.{key}")
         if found and found[0] != length:
             raise UserError(f"{path} does not hold weights of {arch}: {key} has {found[0]} places there, not {length}")
-
-
-def _shapes(path: Path) -> Mapping[str, Any]:
-    if path.suffix == ".safetensors":
-        from safetensors import safe_open
-
-        with safe_open(path, "pt") as file:
-            return {key: file.get_slice(key).get_shape() for key in file.keys()}
-    weights = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    weights = weights.get("state_dict", weights)
-    return {key.removeprefix("module."): value.shape for key, value in weights.items() if torch.is_tensor(value)}
 
 
 def _converted(model: Any, kind: str) -> nn.Module:

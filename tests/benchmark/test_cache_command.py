@@ -78,6 +78,15 @@ def test_all_is_freed(folder, capsys):
     assert left(folder) == set() and (folder.parent / "splits" / "some.json").is_file()
 
 
+def test_other_folders_are_freed_by_name(folder, capsys):
+    assert cache(capsys, "--free", "splits")[0] == "removed splits: 1 files, 0.00 MiB"
+    assert len(left(folder)) == 8 and not (folder.parent / "splits").exists()
+    assert main(["cache", "--free", "../splits"]) == 1
+    assert "there is nothing called ../splits in" in capsys.readouterr().err
+    assert cache(capsys, "--free", "all")[0] == "removed image_features: 8 files, 7.00 MiB"
+    assert list(folder.parent.iterdir()) == []
+
+
 def test_what_was_not_used_for_long_is_freed(folder, capsys):
     assert cache(capsys, "--older-than", "3.5")[0] == "removed 4 entries, 3.00 MiB"
     assert left(folder) == {"a", "b", "1-0", "1-1"}
@@ -91,7 +100,7 @@ def test_what_exceeds_a_limit_is_freed(folder, capsys):
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    (["--free", "--limit", "2"], "--free removes all image features: give it alone, or --older-than and --limit"),
+    (["--free", "--limit", "2"], "--free removes all there is: give it alone, or --older-than and --limit"),
     (["--limit", "-1"], "--older-than and --limit take a number that is not negative"),
     (["--older-than", "nan"], "--older-than and --limit take a number that is not negative"),
 ])  # fmt: skip

@@ -1,11 +1,14 @@
 """Grid files: their cross product, what they leave out, and mistakes in them."""
 
+import random
+
 import pytest
 import yaml
 
 from benchmark.facts import CONFIGS
 from benchmark.grid import read_grid
 from dassl.errors import UserError
+from tests.mutants import mutant
 
 BASE = {"protocol": "few_shot", "methods": ["CoOp"], "datasets": ["caltech101"], "shots": [1, 2], "seeds": [1]}
 
@@ -81,11 +84,19 @@ def test_several_documents_share_runs(grid):
         ({"methods": ["CSP"]}, "few_shot does not suit CSP: it supports czsl"),
         ({"methods": ["CoOp/rn49"]}, "trainers/CoOp/rn49.yaml"),
         ({"datasets": ["caltech"]}, "did you mean caltech101"),
-        ({"shots": ["many"]}, "shots of CoOp is ['many']"),
-        ({"seeds": None}, "seeds of CoOp is [None]"),
+        ({"shots": [1, "many"]}, "grid.yaml: shots[1] is 'many': give a whole number"),
+        ({"shots": 0}, "shots[0] is 0: it should be greater than"),
+        ({"seeds": [1, True]}, "seeds[1] is True: give a whole number"),
+        ({"seeds": 2**32}, "seeds[0] is 4294967296: it should be less than"),
+        ({"seeds": None}, "seeds of CoOp are not given"),
+        ({"datasets": [7]}, "datasets[0] is 7: give text, in quotes"),
+        ({"protocol": ["few_shot"]}, "protocol is ['few_shot']: give text"),
+        ({"methods": ["CoOp", {"trainer": "CoOp", "label": "../x"}]}, "methods[1].label is '../x': give the name"),
+        ({"overrides": {"OPTIM.LR": {"x": 1}}}, "overrides.OPTIM.LR is {'x': 1}: give text, a number"),
+        ({"backbone": "a\nb"}, "backbone is 'a\\nb': give one line"),
         ({"methods": [{"trainer": "CoOp", "overrides": {"A": 1}}]}, "need a label"),
         ({"methods": ["CoOp", {"trainer": "CoOp", "config": "vit_b16", "name": "CoOp"}]}, "a name"),
-        ({"methods": ["CoOp"], "exclude": [{"trainers": "CoOp"}]}, "unknown key trainers in a exclusion"),
+        ({"methods": ["CoOp"], "exclude": [{"trainers": "CoOp"}]}, "unknown key trainers in an exclusion"),
         ({"exclude": [{"trainer": "CoOp"}]}, "produces no runs"),
         ({"overrides": {"DATASET.SUBSAMPLE_CLASSES": "new"}}, "DATASET.SUBSAMPLE_CLASSES cannot be overridden"),
         ({"methods": [3]}, "not 3"),
@@ -97,7 +108,26 @@ def test_mistakes(change, words, grid):
     assert words in str(error.value) and "grid.yaml: " in str(error.value)
 
 
-@pytest.mark.parametrize("content", ["a: [", "", "- 1", None])
+def test_the_document_with_a_mistake_is_named(grid):
+    with pytest.raises(UserError, match=r"grid.yaml: document 2: methods\[0\]: unknown key confg in a method"):
+        grid({}, {"methods": {"trainer": "CoOp", "confg": "x"}})
+
+
+def test_values_that_are_not_what_they_should_be(tmp_path):
+    rng = random.Random(0)
+    path, known = tmp_path / "grid.yaml", [path.read_text() for path in sorted(CONFIGS.glob("grids/*.yaml"))]
+    refused = 0
+    for _ in range(200):
+        document = mutant(rng.choice(list(yaml.safe_load_all(rng.choice(known)))), rng)
+        path.write_bytes(yaml.safe_dump(document, allow_unicode=False).encode())
+        try:
+            read_grid(path)
+        except UserError as error:
+            refused += str(error).isprintable()
+    assert refused > 100, "nothing but a mistake in one line may come of it"
+
+
+@pytest.mark.parametrize("content", ["a: [", "", "- 1", "a: 2021-13-45", "a: !!bool x", "[" * 5000, "a: &a [*a]", None])
 def test_no_grid(content, tmp_path):
     path = tmp_path / "grid.yaml"
     if content is not None:

@@ -87,7 +87,8 @@ def test_incremental(configs, tmp_path):
 
     learner = tmp_path / first.folder / "prompt_learner"
     learner.mkdir(parents=True)
-    (learner / "checkpoint").write_text("model.pth.tar-50\n")
+    for name in ("checkpoint", "model.pth.tar-50"):
+        (learner / name).touch()
     place = Place(output=str(tmp_path))
     assert command(second, place)[-2:] == ["MODEL.INIT_WEIGHTS", str(learner / "model.pth.tar-50")]
     (learner / "model-best.pth.tar").touch()

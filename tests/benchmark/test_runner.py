@@ -55,7 +55,8 @@ def test_the_bits_of_train_py(toy, tmp_path):
     subprocess.run(arguments, check=True, capture_output=True)
     assert torch.equal(weights(place.folder(runs[0])), weights(plain.folder(runs[0])))
     left = {path.name for path in place.folder(runs[0]).iterdir()}
-    assert left == {"classes.json", "config.yaml", "log.txt", "metrics.json", "prompt_learner", "tensorboard"}
+    files = {"classes.json", "config.yaml", "inputs.json", "log.txt", "metrics.json"}
+    assert left == {*files, "prompt_learner", "tensorboard"}
 
 
 def test_what_is_finished_is_known(toy):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dassl import engine
 from dassl.absent import ABSENT
+from dassl.engine.saved_models import SavedModels
 from dassl.utils import Registry
 
 PAGE = Path(__file__).parents[2] / "docs" / "dassl.md"
@@ -41,7 +42,7 @@ DEEPER = {
 }
 """The modules that published code names as well, and what it takes from them."""
 
-CLASSES = [engine.TrainerBase, engine.SimpleTrainer, engine.TrainerX, engine.TrainerXU]
+CLASSES = [SavedModels, engine.TrainerBase, engine.SimpleTrainer, engine.TrainerX, engine.TrainerXU]
 """Whose methods trainers override and call."""
 
 

@@ -155,6 +155,22 @@ def test_pairs_left_out_never_win():
     assert best.pairs.tolist() == [[6, 7], [6, 7]] and best.scores.tolist() == [[1, 0], [0, 1]]
 
 
+@pytest.mark.parametrize("pair", [0, 8])
+def test_scores_that_are_no_numbers_make_no_curve(pair, tmp_path):
+    scores, labels = drawn(0)
+    scores[41, pair] = np.nan
+    with pytest.raises(UserError, match="1 of 80 test images have infinite or NaN values, first number 42"):
+        fed(evaluator(tmp_path), scores, labels)
+    codes = torch.tensor([a * OBJECTS + o for a, o in PAIRS])
+    groups = (torch.arange(len(PAIRS)) >= SEEN).long()
+    for order in (torch.arange(10), torch.arange(9, -1, -1)):  # the pair's chunk is followed by others, or is the last
+        best = BestPairs(len(labels))
+        for chunk in order.split(2):
+            best.update(torch.tensor(scores)[:, chunk], codes[chunk], groups[chunk])
+        assert best.finite().nonzero().numel() == 79 and not best.finite()[41]
+    assert BestPairs(3).finite().all(), "an empty group is no mistake"
+
+
 def test_evaluator_forgets_and_logs(tmp_path, caplog):
     found, drawn_scores = evaluator(tmp_path), drawn(0)
     first = fed(found, *drawn_scores)

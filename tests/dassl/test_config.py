@@ -2,11 +2,21 @@
 
 import ast
 import importlib
+import math
+import re
 
 import pytest
 from yacs.config import CfgNode
 
-from dassl.config import clean_cfg, get_cfg_default, merge_from_file, merge_from_list, require, without_effect
+from dassl.config import (
+    check_ranges,
+    clean_cfg,
+    get_cfg_default,
+    merge_from_file,
+    merge_from_list,
+    require,
+    without_effect,
+)
 from dassl.config.defaults import DASSLS
 from dassl.data.datasets import DatasetBase
 from dassl.engine import TrainerX
@@ -184,6 +194,51 @@ def test_require(limits, taken, refused, message):
 def keys(node, prefix=""):
     for name, value in node.items():
         yield from keys(value, f"{prefix}{name}.") if isinstance(value, CfgNode) else [prefix + name]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("SEED", 2**32, "a number below 4294967296"),
+        ("INPUT.SIZE", (0, 0), "1 or more"),
+        ("INPUT.PIXEL_STD", [0.2, 0.0, 0.2], "a number above 0"),
+        ("INPUT.RRCROP_SCALE", (2, 1), "a number above 0, up to 1"),
+        ("INPUT.RRCROP_SCALE", (0.9, 0.1), "the smallest share of the area, then the largest"),
+        ("INPUT.RRCROP_SCALE", (0.5,), "the smallest share"),
+        ("INPUT.RRCROP_SCALE", ("a", "b"), "a number"),
+        ("INPUT.CUTOUT_N", 10**6, "0 to 1000"),
+        ("INPUT.COLORJITTER_H", 0.6, "0 to 0.5"),
+        ("INPUT.CROP_PADDING", 10**30, "no run can use such a number"),
+        ("DATALOADER.NUM_WORKERS", -1, "0 or more"),
+        ("DATALOADER.TRAIN_X.BATCH_SIZE", 0, "1 or more"),
+        ("DATALOADER.TEST.BATCH_SIZE", -2, "1 or more"),
+        ("OPTIM.LR", math.nan, "no run can use such a number"),
+        ("OPTIM.LR", -0.1, "0 or more"),
+        ("OPTIM.GAMMA", -0.1, "0 or more"),
+        ("OPTIM.WARMUP_MIN_LR", 1e300, "no run can use such a number"),
+        ("OPTIM.ADAM_BETA2", 1.0, "0 to below 1"),
+        ("TRAINER.DDAIG.ALPHA", math.inf, "no run can use such a number"),  # of whichever trainer
+        ("TEST.FINAL_MODEL", "best", "did you mean best_val"),
+    ],
+)
+def test_values_that_no_run_can_use(key, value, words):
+    cfg = get_cfg_default()
+    check_ranges(cfg)
+    node = cfg
+    for name in key.split(".")[:-1]:
+        node = node[name]
+    node[key.split(".")[-1]] = value
+    with pytest.raises(UserError, match=f"{re.escape(key)}.*{re.escape(words)}"):
+        check_ranges(cfg)
+
+
+def test_seeds_shots_and_warm_ups_may_be_none():
+    cfg = get_cfg_default()
+    cfg.SEED = cfg.DATASET.NUM_SHOTS = cfg.OPTIM.WARMUP_EPOCH = cfg.TRAIN.PRINT_FREQ = -5
+    cfg.OPTIM.MAX_EPOCH = 0  # of what does not train by epochs
+    check_ranges(cfg)
+    cfg.SEED = 2**32 - 1
+    check_ranges(cfg)
 
 
 def test_what_is_called_dassls_is_what_no_code_reads():

@@ -6,10 +6,13 @@ import logging
 import pytest
 import torch
 
+import train
 from dassl.config import get_cfg_default
 from dassl.evaluation import EVALUATOR_REGISTRY, Classification, EvaluatorBase, build_evaluator
+from dassl.evaluation.finite import NonFiniteScoresError
 from dassl.metrics import METRIC_REGISTRY, compute_accuracy, compute_distance_matrix
 from dassl.utils import UserError
+from trainers.base import PromptTrainer
 
 # true -> predicted: 0 -> 0, 0; 1 -> 0, 1; 3 -> 3, 2, 3, 3. Class 2 does not occur.
 TRUE = torch.tensor([0, 0, 1, 1, 3, 3, 3, 3])
@@ -39,7 +42,8 @@ def test_classification(tmp_path, caplog):
         results = _feed(evaluator)
     assert list(results) == ["accuracy", "error_rate", "macro_f1"]
     assert list(results.values()) == pytest.approx([75, 25, MACRO_F1])
-    assert evaluator.counts() == {"total": 8, "correct": 6}
+    counts = evaluator.counts()
+    assert len(counts.pop("predictions")) == 64 and counts == {"total": 8, "correct": 6}
     assert caplog.messages[-1] == (
         "=> result\n* total: 8\n* correct: 6\n* accuracy: 75.0%\n* error: 25.0%\n* macro_f1: 77.5%"
     )
@@ -108,6 +112,42 @@ def test_nothing_to_evaluate(tmp_path):
     evaluator = _evaluator(tmp_path)
     with pytest.raises(UserError, match="nothing to evaluate: the test split is empty"):
         evaluator.evaluate()
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize("row", [[0, NAN, 1, 2], [0, INF, 1, 2], [NAN] * 4, [-INF] * 4], ids=str)
+def test_scores_that_are_no_numbers_make_no_result(row, tmp_path, caplog):
+    """argmax gives a class to each of these rows: 6 percent of Caltech101's images would have been right."""
+    evaluator = _evaluator(tmp_path, COMPUTE_CMAT=True)
+    evaluator.process(torch.eye(4), torch.arange(4))
+    evaluator.process(torch.tensor([[0.0, 1, 2, 3], row, row]), torch.zeros(3, dtype=torch.int64))
+    evaluator.split = "val"
+    name = "ant" if row[0] != 0 else "bee"
+    with pytest.raises(NonFiniteScoresError, match=f'2 of 7 val images .* first number 6 for class "{name}": .*fp32'):
+        evaluator.evaluate()
+    assert "=> result" not in caplog.text and not (tmp_path / "out").exists()
+
+
+def test_a_class_left_out_by_minus_infinity_wins_nothing(tmp_path):
+    evaluator = _evaluator(tmp_path)
+    evaluator.process(torch.tensor([[-INF, 1, 0, 0], [2, -INF, 0, 0]]), torch.tensor([1, 0]))
+    assert evaluator.evaluate()["accuracy"] == 100
+
+
+@pytest.mark.parametrize("trainer, keys", [
+    ("ZeroshotCLIP", ()), ("CoOp", ("TEST.FINAL_MODEL", "best_val", "OPTIM.MAX_EPOCH", 1)),
+])  # fmt: skip
+def test_a_run_with_broken_scores_ends_in_a_line(trainer, keys, tmp_path, toy_args, monkeypatch, capsys):
+    score = PromptTrainer.score
+    monkeypatch.setattr(PromptTrainer, "score", lambda *args: score(*args) * torch.tensor([1, 1, NAN, 1]))
+    config = {"config": "vit_b16", "flags": ["--eval-only"]} if trainer == "ZeroshotCLIP" else {}
+    assert train.run(toy_args(trainer, tmp_path, "DATALOADER.NUM_WORKERS", 0, *keys, **config)) == 1
+    split, n = ("val", 8) if keys else ("test", 12)
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and f"{n} of {n} {split} images" in errors[0] and 'class "crab_claw"' in errors[0]
+    assert not (tmp_path / "metrics.json").exists()
 
 
 def test_registry():

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from dassl.engine import trainer as engine
+from dassl.engine import run_folder
+from dassl.engine import saved_models as engine
 from dassl.utils import UserError, set_random_seed
 from tests.dassl.tiny import Tiny, same, state
 
@@ -139,6 +140,75 @@ def test_what_is_kept_on_purpose_is_not_swept(cfg):
     trainer.load_model(cfg.OUTPUT_DIR, epoch=2)
     trainer.test()
     assert files(cfg.OUTPUT_DIR) == before | {"body": before["body"] | {half_written.name}}
+
+
+def test_what_a_kill_left_is_swept_after_the_end_too(cfg):
+    """A checkpoint of the epoch before the last, and half-written files of the run and of its models."""
+    Tiny(cfg).train()
+    before = files(cfg.OUTPUT_DIR)
+    for name in ("body", "head"):
+        shutil.copyfile(Path(cfg.OUTPUT_DIR, name, "model.pth.tar-3"), Path(cfg.OUTPUT_DIR, name, "model.pth.tar-2"))
+    Path(cfg.OUTPUT_DIR, "metrics.json").unlink()
+    left = [Path(cfg.OUTPUT_DIR, folder, f".{'0' * 32}.left.json") for folder in ("", "body", "head")]
+    for path in left:
+        path.touch()
+    run_folder.claim(cfg)
+    Tiny(cfg).train()
+    assert files(cfg.OUTPUT_DIR) == before and not any(path.exists() for path in left)
+    for path in left:
+        path.touch()
+    run_folder.claim(cfg)
+    Tiny(cfg).train()
+    assert files(cfg.OUTPUT_DIR) == before and not any(path.exists() for path in left)
+
+
+def test_the_last_two_stay_until_the_end(cfg):
+    class Looking(Tiny):
+        def before_epoch(self):
+            seen.append(sorted(name for name in files(self.output_dir)["body"] if "tar" in name) if self.epoch else [])
+
+    seen = []
+    cfg.OPTIM.MAX_EPOCH = 4
+    trainer = Looking(cfg)
+    trainer.train()
+    both = [["model.pth.tar-1", "model.pth.tar-2"], ["model.pth.tar-2", "model.pth.tar-3"]]
+    assert seen == [[], ["model.pth.tar-1"], *both]
+    assert files(cfg.OUTPUT_DIR)["head"] == {"checkpoint", "model.pth.tar-4"}
+
+
+def test_the_last_one_is_read_back_before_the_one_before_goes(cfg, monkeypatch, caplog):
+    def badly(state, folder, **options):
+        real(state, folder, **options)
+        if state["epoch"] == 3:
+            Path(folder, "model.pth.tar-3").write_bytes(b"")
+
+    real = engine.save_checkpoint
+    monkeypatch.setattr(engine, "save_checkpoint", badly)
+    trainer = Tiny(cfg)
+    trainer.train()
+    assert "the checkpoint of the epoch before stays" in caplog.text
+    assert files(cfg.OUTPUT_DIR)["body"] == {"checkpoint", "model.pth.tar-2", "model.pth.tar-3"}
+    monkeypatch.undo()
+    again = Tiny(cfg)
+    again.train()
+    assert again.start_epoch == 2 and same(state(again), state(trainer))
+    assert files(cfg.OUTPUT_DIR)["body"] == {"checkpoint", "model.pth.tar-3"}
+
+
+def test_a_run_without_epochs_is_refused(cfg):
+    for number in (0, -1):
+        cfg.OPTIM.MAX_EPOCH = number
+        trainer = Tiny(cfg)
+        trainer.test()
+        with pytest.raises(UserError, match=f"OPTIM.MAX_EPOCH is {number}: give 1 or more"):
+            trainer.train()
+
+
+def test_a_longer_run_is_not_cut(cfg, tmp_path):
+    Tiny(cfg).train()
+    cfg.RESUME, cfg.OUTPUT_DIR, cfg.OPTIM.MAX_EPOCH = cfg.OUTPUT_DIR, str(tmp_path / "b"), 2
+    with pytest.raises(UserError, match="has 3 epochs: give OPTIM.MAX_EPOCH"):
+        Tiny(cfg).train()
 
 
 def test_the_best_on_val_is_deployed_and_survives_a_resume(cfg):

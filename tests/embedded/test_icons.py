@@ -1,6 +1,7 @@
 """The embedded benchmark: what is in it, and that no icon and no rare name is where it must not be."""
 
 import json
+import os
 import re
 import zipfile
 from collections import Counter
@@ -14,6 +15,8 @@ import yaml
 from dassl.config import get_cfg_default
 from dassl.data.datasets import build_dataset
 from dassl.utils import UserError, read_image
+from datasets import icons
+from datasets.derived import CHECKSUMS
 from datasets.icons import ARCHIVE, STYLES, unpacked
 from embedded import build, icon_sets
 from embedded.concepts import COMMON, MODIFIERS, OBJECTS, RARE
@@ -80,6 +83,65 @@ def test_unpacked_once_and_whole(tmp_cache):
     assert [path.name for path in tmp_cache.iterdir()] == [folder.name], "nothing temporary is left"
     with zipfile.ZipFile(ARCHIVE) as archive:
         assert all((folder / name).stat().st_size for name in archive.namelist())
+
+
+@pytest.fixture
+def rare_icon(tmp_path, monkeypatch):
+    """The name of the only icon of an archive."""
+    monkeypatch.setattr(icons, "ARCHIVE", tmp_path / "icons.zip")
+    with zipfile.ZipFile(ARCHIVE) as archive, zipfile.ZipFile(icons.ARCHIVE, "w") as few:
+        name = next(name for name in archive.namelist() if name.startswith("rare/images"))
+        for kept in (name, "common/split.json", "pairs/metadata.json"):
+            few.writestr(kept, archive.read(kept))
+    return name
+
+
+def test_what_a_killed_run_left_is_swept(rare_icon, tmp_cache):
+    folder = unpacked()
+    old, new = (folder.with_name(f".{digit * 32}.{folder.name}") for digit in "ab")
+    for left in (old, new):
+        folder.rename(left)
+        folder.mkdir()
+    os.utime(old, (0, 0))
+    assert unpacked() == folder and (folder / rare_icon).is_file()
+    assert {path.name for path in tmp_cache.iterdir()} == {folder.name, new.name}, "the new one may be at work"
+
+
+@pytest.mark.parametrize("damage", ["gone", "empty", "a bit", "checksums"])
+def test_damaged_icons_are_unpacked_again(damage, rare_icon, tmp_cache, caplog):
+    """A bit of a PNG may be one that PIL does not mind: of 400 flipped at random, it read 12 as other pixels."""
+    folder = unpacked("rare")
+    icon = folder / rare_icon
+    whole = icon.read_bytes()
+    if damage == "gone":
+        icon.unlink()
+    elif damage == "checksums":
+        (folder / CHECKSUMS).write_text("[")
+    else:
+        icon.write_bytes(b"" if damage == "empty" else whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert unpacked("common") == folder and bool(caplog.records) == (damage == "checksums"), "another part is whole"
+    assert unpacked("rare") == folder and icon.read_bytes() == whole
+    assert "is damaged or of an earlier version: it is made again" in caplog.text
+    assert [path.name for path in tmp_cache.iterdir()] == [folder.name], "nothing temporary is left"
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut", "a bit", "a block"])
+def test_a_damaged_archive_is_refused_in_a_line(damage, tmp_cache, tmp_path, monkeypatch):
+    content = bytearray(ARCHIVE.read_bytes())
+    archive = tmp_path / "icons.zip"
+    monkeypatch.setattr(icons, "ARCHIVE", archive)
+    middle = len(content) // 2
+    if damage == "cut":
+        del content[middle:]
+    elif damage == "a block":
+        content[middle : middle + 4096] = bytes(4096)
+    else:
+        content[middle] ^= 1
+    if damage != "gone":
+        archive.write_bytes(content)
+    with pytest.raises(UserError, match="icons.zip .*: restore the file from the repository"):
+        dataset("IconsRare")
+    assert not [path for path in tmp_cache.iterdir() if path.name.startswith("icons")], "no half of it stays"
 
 
 def test_pairs_are_a_compositional_data_set():

@@ -11,6 +11,8 @@ import torch
 from PIL import Image
 
 import predict
+from benchmark.__main__ import main as benchmark
+from prompting.prompted_clip import PromptedCLIP
 from tests.conftest import TOY_CLASSES
 
 CONFIGS = {
@@ -94,6 +96,24 @@ def test_formats_and_unreadable_images(trained, tmp_path, capsys):
 
     assert predict.run(["--model-dir", run, str(broken), "--format", "json"]) == 1
     assert json.loads(capsys.readouterr().out) == []
+
+
+def test_scores_that_are_no_numbers_are_no_prediction(trained, tmp_path, capsys, monkeypatch):
+    """Nor an export."""
+    run, photos, _ = trained("CoOp")
+    encode_text = PromptedCLIP.encode_text
+
+    def broken(self):
+        return encode_text(self) * torch.tensor([1, float("nan"), 1, 1])[:, None]
+
+    monkeypatch.setattr(PromptedCLIP, "encode_text", broken)
+    capsys.readouterr()
+    assert predict.run(["--model-dir", run, str(photos), "--format", "csv"]) == 1
+    assert "12 of 12 images have infinite or NaN values" in capsys.readouterr().err
+    assert benchmark(["export", run, "--out", str(tmp_path / "file.safetensors")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: 1 of 4 classes have") and 'class "bee"' in line
+    assert not (tmp_path / "file.safetensors").exists()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import os
+import random
 import re
 import shutil
 import urllib.request
@@ -11,11 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 from clip.model import convert_weights
+from safetensors.torch import save_file
 
 from dassl.utils import UserError
 from prompting import backbone
 from prompting.backbone import HALF, digest, find, image_size, known_names, load_backbone
-from prompting.backbones.files import HOME, OPENAI, in_file
+from prompting.backbones.files import HOME, OPENAI, OPENAI_MARKS, in_file
 from prompting.deep_prompts import check_vision_transformer
 from prompting.local_features import global_and_local_features
 from prompting.text_encoder import TextEncoder
@@ -206,6 +208,10 @@ def test_what_is_at_hand_is_named(home, monkeypatch, toy_backbone):
         ({"weight": torch.zeros(1)}, "it has no text_projection"),
         ({"text_projection": torch.zeros(1)}, "does not hold a CLIP model"),
         ({"text_tower": "none"}, "needs the text tower of another backbone, which is not at .*none.pt"),
+        ({"text_tower": "../../up/model"}, "which is not at .*embedded/model.pt"),
+        ({"text_projection": "text"}, "text_projection in it is no tensor"),
+        ({"state_dict": "text"}, "holds no state dict"),
+        ([torch.zeros(1)], "holds no state dict"),
     ],
 )
 def test_files_that_hold_no_clip(content, message, tmp_path):
@@ -214,6 +220,38 @@ def test_files_that_hold_no_clip(content, message, tmp_path):
     with pytest.raises(UserError, match=re.escape(str(path)) + ".*" + message) as caught:
         load_backbone(str(path))
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize("kind", ["vit", "resnet"])
+def test_weights_that_are_not_what_they_should_be(kind, suffix, tmp_path):
+    """A value of another type, shape or number, or none at all, whichever it is of."""
+    whole, generator = openai_weights(tiny_clip(kind)), random.Random(0)
+    others = (*OPENAI_MARKS, "token_embedding", "num_batches_tracked")  # the last is of no use to a frozen model
+    keys = [key for key in whole if not any(other in key for other in others)]
+    path = tmp_path / f"model{suffix}"
+
+    def load(**changed):
+        weights = {key: torch.as_tensor(value).contiguous() for key, value in (whole | changed).items()}
+        weights = {key: value for key, value in weights.items() if value.numel()}
+        save_file(weights, path) if suffix == ".safetensors" else torch.save(weights, path)
+        return load_backbone(str(path))
+
+    assert torch.equal(load().text_projection, whole["text_projection"])
+    for key in generator.sample(keys, 5):
+        value = whole[key]
+        many = value.reshape(1, -1) if value.dim() else value.repeat(2)
+        wrong = [(changed, "does not hold a CLIP model") for changed in (torch.cat([many, many], -1), torch.zeros(0))]
+        if value.is_floating_point():
+            for number in ("nan", "inf", "-inf"):
+                damaged = value.clone()
+                damaged.view(-1)[-1] = float(number)
+                wrong.append((damaged, f"not finite .{re.escape(key)}"))
+            wrong.append((value.int(), "is of the type torch.int32"))
+        for damaged, message in wrong:
+            with pytest.raises(UserError, match=message) as caught:
+                load(**{key: damaged})
+            assert len(str(caught.value).splitlines()) == 1
 
 
 def test_what_a_record_says_reaches_the_text_encoder(monkeypatch, toy_backbone):
@@ -251,6 +289,31 @@ def test_a_file_that_is_written_again(tmp_path):
         torch.save(weights, path)
         os.utime(path, ns=(size, size))
         assert image_size(str(path)) == size
+
+
+def test_a_file_that_changes_while_it_is_in_use(tmp_path):
+    """Another in its place leaves the run alone; one that is written to is mapped, so that the run has to end."""
+    path, other = tmp_path / "model.pt", tmp_path / "other.pt"
+    torch.save(openai_weights(tiny_clip()), path)
+    torch.save(openai_weights(tiny_clip("resnet")), other)
+    model = load_backbone(str(path))
+    before, first = digest(str(path)), model.text_projection.clone()
+    shutil.copyfile(path, tmp_path / "kept.pt")
+    os.replace(tmp_path / "kept.pt", path)
+    assert digest(str(path)) == before
+    os.replace(other, path)
+    assert digest(str(path)) == before and torch.equal(model.text_projection, first)
+    path.unlink()
+    assert digest(str(path)) == before and torch.equal(model.text_projection, first)
+    torch.save(openai_weights(tiny_clip()), path)
+    load_backbone(str(path))
+    with open(path, "r+b") as file:
+        file.write(b"P")  # as before
+    os.utime(path, ns=(1, 1))
+    with pytest.raises(UserError, match="was written to while this run computes with it"):
+        digest(str(path))
+    load_backbone(str(path))
+    assert len(digest(str(path))) == 64
 
 
 def test_names_that_were_known_stay_known():

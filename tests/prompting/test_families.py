@@ -1,5 +1,6 @@
 """Models of other families against their own forward passes: whole prompts, forward and backward, and images."""
 
+import hashlib
 import json
 import sys
 
@@ -248,6 +249,75 @@ def test_weights_of_another_architecture(tmp_path):
     assert "does not hold weights of" in refusal(f"open_clip:ViT-B-16,{weights}", load=True)
     (tmp_path / "model" / "open_clip_model.safetensors").unlink()
     assert "does not hold weights of" in refusal(f"open_clip:{tmp_path / 'model'}", load=True)
+
+
+def refusal_if_any(name):
+    try:
+        load_backbone(name)
+    except UserError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("form", ["hf", "open_clip"])
+def test_code_in_a_folder_is_not_run(form, tmp_path, monkeypatch):
+    """A folder's files may name code beside them, and a config say that it can be trusted; nor is anybody asked."""
+    text = SIGLIP_TEXT | {"tokenizer_kwargs": {"clean": "canonicalize", "trust_remote_code": True}}
+    models = {"hf": families.hf_clip, "open_clip": lambda folder: families.open_clip_model(folder, text)}
+    models[form](tmp_path)
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked"))
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Evil: pass\n")
+    named = {"AutoTokenizer": ["evil.Evil"] * 2, "AutoImageProcessor": "evil.Evil", "AutoConfig": "evil.Evil"}
+    changes = {"tokenizer_config.json": {"tokenizer_class": "Evil"}, "preprocessor_config.json": {}}
+    for file, change in (changes | {"config.json": {"model_type": "evil"}}).items():
+        path = tmp_path / file
+        said = json.loads(path.read_text()) if path.exists() else {}
+        path.write_text(json.dumps(said | change | {"auto_map": named}))
+        told = refusal_if_any(f"{form}:{tmp_path}") or ""
+        assert len(told.splitlines()) < 2
+        assert form == "hf" or "gives its tokenizer the option trust_remote_code" in told
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("form", ["hf", "open_clip"])
+def test_damaged_weights(form, tmp_path):
+    """Torch's files have checksums; safetensors that came from a hub are called by their digest."""
+    from safetensors.torch import load_file
+
+    {"hf": families.hf_clip, "open_clip": families.open_clip_model}[form](tmp_path / "model")
+    (path,), name = (tmp_path / "model").glob("*model.safetensors"), f"{form}:{tmp_path / 'model'}"
+    weights, whole = load_file(path), path.read_bytes()
+    blob = tmp_path / hashlib.sha256(whole).hexdigest()
+    path.rename(blob)
+    path.symlink_to(blob)
+    assert refusal_if_any(name) is None
+    blob.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert f"damaged (its SHA-256 is not that of what was published): delete {blob}" in refusal_if_any(name)
+    path.unlink()
+    path = path.with_name("pytorch_model.bin")
+    key = next(key for key in weights if key.endswith(("ln_final.weight", "final_layer_norm.weight")))
+    for value, message in (
+        (weights[key].int(), f"{key} in it is no tensor of floating point"),
+        ("text", f"{key} in it is no tensor of floating point"),
+        (weights[key] / 0, "not finite"),
+    ):
+        torch.save(weights | {key: value}, path)
+        assert message in refusal_if_any(name)
+    torch.save(weights, path)
+    assert refusal_if_any(name) is None
+    whole = bytearray(path.read_bytes())
+    whole[len(whole) // 2] ^= 1
+    path.write_bytes(whole)
+    assert "is damaged" in refusal_if_any(name)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"model_cfg": "x"}, {"model_cfg": {"vision_cfg": {}}}, {"preprocess_cfg": {"mean": "abc"}}]
+)
+def test_configs_that_make_no_sense(wrong, tmp_path):
+    families.open_clip_model(tmp_path)
+    config = tmp_path / "open_clip_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | wrong))
+    assert "config" in refusal(f"open_clip:{tmp_path}")
 
 
 @pytest.mark.parametrize("form", ["hf", "open_clip"])

@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 
 from dassl.config import get_cfg_default
-from dassl.utils import locks
+from dassl.utils import cache_dir, locks
 from prompting import feature_store
 from prompting.feature_store import DTYPES, FeatureStore, about_of, entries, read, write
 
@@ -180,15 +180,22 @@ def test_what_exceeds_the_bound_alone_is_not_kept(tmp_path):
     assert names(tmp_path) == ["c.safetensors"], "with its head it is over the limit, but it was just written"
 
 
-def test_what_killed_processes_left_goes(store):
-    temporary, lock, held = f".{'0' * 32}.b.safetensors", ".b.lock", ".c.lock"
+def test_what_killed_processes_left_goes(store, monkeypatch):
+    temporary, lock, held, others = f".{'0' * 32}.b.safetensors", f".{'b' * 40}.lock", f".{'c' * 40}.lock", ".lock"
     with locks.alone(store.folder / held, ""):
-        for name in (temporary, lock, f".{'1' * 32}.d.safetensors"):
+        for name in (temporary, lock, others, f".{'1' * 32}.d.safetensors"):
             (store.folder / name).touch()
-        for name in (temporary, lock, held):
+        for folder, is_at_work in ((f".{'2' * 32}.e", False), (f".{'3' * 32}.f", True)):
+            (store.folder / folder).mkdir()
+            (store.folder / folder / "image.jpg").touch()
+            if not is_at_work:
+                touch(store.folder / folder / "image.jpg", 4000)
+            touch(store.folder / folder, 4000)
+        for name in (temporary, lock, held, others):
             touch(store.folder / name, 4000)
-        keep(store, "a", 0)
-        assert names(store.folder) == [f".{'1' * 32}.d.safetensors", held, "a.safetensors"]
+        monkeypatch.setenv("MOCOOP_CACHE", str(store.folder))
+        cache_dir()
+        assert names(store.folder) == [f".{'1' * 32}.d.safetensors", f".{'3' * 32}.f", held, others]
 
 
 def test_the_bound_is_that_of_the_config():
@@ -242,7 +249,7 @@ def test_a_folder_that_can_only_be_read_is_read(store, features):
 
 
 def test_where_files_cannot_be_locked(store, features, monkeypatch):
-    monkeypatch.setattr(feature_store, "fcntl", None)  # as on Windows
+    monkeypatch.setattr(locks, "fcntl", None)  # as on Windows
     make = Maker(features)
     assert same_bits(store.get("key", 5, make, ABOUT)[0], store.get("key", 5, make, ABOUT)[0])
     assert make.times == 1 and names(store.folder) == ["key.safetensors"]
@@ -277,7 +284,7 @@ class Race:
 
     def _run(self, make):
         torch.set_num_threads(1)
-        logger = logging.getLogger("dassl.prompting")
+        logger = logging.getLogger("dassl")
         logger.setLevel(logging.INFO)
         logger.addHandler(Telling(self.waiting))
         made = []

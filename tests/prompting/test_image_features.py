@@ -1,7 +1,9 @@
 """Cached image features equal computed ones, and nothing but the same question gets the same answer."""
 
+import inspect
 import logging
 import multiprocessing
+import os
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from torchvision.transforms import v2
 from dassl.config import get_cfg_default
 from dassl.data.seeding import seeded
 from dassl.data.transforms import AVAI_CHOICES, Cutout, build_transform
+from dassl.utils import UserError, digests
 from prompting import image_features
 from prompting.backbones import Backbone, Family
 from prompting.feature_store import about_of, write
@@ -154,11 +157,20 @@ def test_views_of_no_random_transform_are_one(encoder, paths):
     assert not computes(encoder, paths, views=(2, 7)) and not computes(encoder, paths)
 
 
-def test_what_makes_views_is_in_the_key(encoder, paths, monkeypatch):
+def test_a_pipe_among_the_images_is_refused(encoder, paths):
+    os.remove(paths[2])
+    os.mkfifo(paths[2])
+    with pytest.raises(UserError, match="2.png .it is no regular file"):
+        features(encoder, paths)
+
+
+@pytest.mark.parametrize("changed, plain_too", [("seeding", False), ("transforms", False), ("images", True)])
+def test_what_reads_images_and_makes_views_is_in_the_key(encoder, paths, changed, plain_too, monkeypatch):
     features(encoder, paths)
     features(encoder, paths, transform=RANDOM, views=(1, 0))
-    monkeypatch.setattr(image_features.inspect, "getsource", lambda module: f"another {module.__name__}")
-    assert computes(encoder, paths, transform=RANDOM, views=(1, 0)) and not computes(encoder, paths)
+    source, module = inspect.getsource, getattr(image_features, changed)
+    monkeypatch.setattr(inspect, "getsource", lambda it: "another" if it is module else source(it))
+    assert computes(encoder, paths, transform=RANDOM, views=(1, 0)) and computes(encoder, paths) == plain_too
 
 
 @pytest.mark.parametrize("choice", [choice for choice in AVAI_CHOICES if choice != "center_crop"])
@@ -222,16 +234,16 @@ def test_on_disk_as_the_encoder_gives_it(encoder, paths, dtype):
 
 
 def test_fifty_epochs_digest_weights_and_files_once(encoder, paths, monkeypatch):
-    times = dict.fromkeys(("_tensors_digest", "_contents_digest"), 0)
+    times = dict.fromkeys(("of_tensors", "_of_contents"), 0)
     for name in times:
-        digest = getattr(image_features, name)
+        digest = getattr(digests, name)
         count = lambda what, name=name, digest=digest: (times.update({name: times[name] + 1}), digest(what))[1]  # noqa: E731
-        monkeypatch.setattr(image_features, name, count)
+        monkeypatch.setattr(digests, name, count)
     images = Images(paths, RANDOM)
     for epoch in range(5):
         images.views = (1, epoch)
         features(encoder, images, transform=RANDOM, views=images.views)
-    assert times == {"_tensors_digest": 1, "_contents_digest": 1}
+    assert times == {"of_tensors": 1, "_of_contents": 1}
     with torch.no_grad():
         encoder.weight[0, 0] += 1e-6
     assert computes(encoder, images, transform=RANDOM, views=images.views)
@@ -239,7 +251,7 @@ def test_fifty_epochs_digest_weights_and_files_once(encoder, paths, monkeypatch)
     assert computes(encoder, images, transform=RANDOM, views=images.views)
     encoder.weight = torch.nn.Parameter(encoder.weight + 1)
     assert computes(encoder, images, transform=RANDOM, views=images.views)
-    assert times == {"_tensors_digest": 4, "_contents_digest": 1}
+    assert times == {"of_tensors": 4, "_of_contents": 1}
 
 
 def test_the_log_says_what_was_found_but_not_every_epoch(encoder, paths, caplog):

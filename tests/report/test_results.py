@@ -1,6 +1,7 @@
 """The table of runs: of real metrics.json files, of CoOp's logs, and of what is neither."""
 
 import json
+import random
 
 import pandas as pd
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from benchmark.__main__ import main
 from dassl.errors import UserError
 from report import results
+from tests.mutants import mutant
 
 LOG = """\
 ***************
@@ -100,18 +102,56 @@ def test_a_run_elsewhere_has_no_protocol(tmp_path):
     [
         *("", "{", "[]", "null", '{"accuracy": 90}', '{"trainer": "CoOp"}', '{"trainer": 3, "accuracy": 90}'),
         '{"trainer": "CoOp", "accuracy": null}',
+        "[" * 100_000,
     ],
 )
-def test_what_is_no_result_is_passed_over(content, tmp_path):
+def test_what_is_no_result_is_passed_over(content, tmp_path, caplog):
     write(tmp_path / "broken", content)
     write(tmp_path / "whole", METRICS)
     assert results.read(tmp_path).folder.tolist() == [str(tmp_path / "whole")]
+    (line,) = caplog.messages
+    assert line.startswith(f"{tmp_path}/broken/metrics.json is passed over: ") and line.isprintable()
 
 
-def test_odd_values_are_missing(tmp_path):
-    write(tmp_path / "odd", METRICS | {"shots": "many", "seed": None, "macro_f1": "x", "versions": None})
+@pytest.mark.parametrize(
+    ("odd", "why"),
+    [
+        ({"shots": "many"}, "shots is 'many': give a whole number"),
+        ({"macro_f1": [1]}, "macro_f1 is [1]: give a number"),
+        ({"trainer": "a\x1b[31m"}, "trainer is 'a\\x1b[31m': give one line of printable text"),
+        ({"versions": {"torch": 2}}, "versions.torch is 2: give text"),
+        ({"curve": {"seen": [1.0], "unseen": []}}, "curve is {'seen': [1.0], 'unseen': []}: "),
+        ({"total": 2**63}, "total is 9223372036854775808: it should be less"),
+        ({"accuracy": 101}, "accuracy is 101: it should be less"),
+        ({"train_seconds": float("nan")}, "train_seconds is nan: "),
+    ],
+)
+def test_a_run_with_an_odd_value_is_passed_over(odd, why, tmp_path, caplog):
+    write(tmp_path / "odd", METRICS | odd)
+    assert results.read(tmp_path).empty
+    (line,) = caplog.messages
+    assert line.startswith(f"{tmp_path}/odd/metrics.json is passed over: {why}")
+
+
+def test_what_is_not_said_is_missing(tmp_path, caplog):
+    more = {"part": 3, "method": 1, "extra": True, "big": 10**400, "own": 0.5}
+    write(tmp_path / "odd", METRICS | {"shots": -1, "seed": None, "macro_f1": None, "versions": None} | more)
     run = results.read(tmp_path).iloc[0]
-    assert run[["shots", "seed", "macro_f1", "torch"]].isna().all() and run.accuracy == 90
+    assert run[["shots", "seed", "macro_f1", "torch"]].isna().all() and run.accuracy == 90 and not caplog.messages
+    assert (run.part, run.method, run.own) == ("", "CoOp", 0.5) and not {"extra", "big"}.intersection(run.index)
+
+
+def test_the_commands_outlive_whatever_is_in_a_folder(tmp_path, caplog):
+    rng, folder = random.Random(0), tmp_path / "dtd/MoCoOp/vit_b16_ep50_16shots"
+    whole = METRICS | {"trainer": "MoCoOp", "expert_usage": [0.1, 0.9], "expert_names": ["a", "b"], "own": 0.5}
+    write(folder / "seed1", whole)
+    for seed in range(2, 102):
+        write(folder / f"seed{seed}", json.dumps(mutant(whole, rng), default=str))
+    write(tmp_path / "dtd/CoOp/rn50_16shots" / f"seed{10**20}", METRICS)
+    assert main(["table", str(tmp_path)]) == 0
+    assert main(["results", str(tmp_path), "--csv", str(tmp_path / "runs.csv")]) == 0
+    assert main(["report", str(tmp_path)]) == 0
+    assert sum("passed over" in line for line in caplog.messages) > 50
 
 
 def test_logs_of_coops_own_code(tmp_path):

@@ -52,6 +52,14 @@ def test_base2new(base2new, capsys):
     assert lines[-1].split() == ["dtd", "16", "CoOp", "(rn50)", "3", "90.00", "60.00", "72.00"]
 
 
+def test_no_new_classes_yet(write, tmp_path, capsys):
+    """As in a grid that was stopped early."""
+    write("base2new/train_base/dtd/shots_16/CoOp/rn50/seed1", 90.0)
+    write("dtd/CoOp/rn50_16shots/seed1", 80.0)
+    lines = shown(capsys, tmp_path)
+    assert lines[0] == "CoOp on dtd, 16 shots, all classes" and lines[1].split() == ["seed", "accuracy"]
+
+
 def test_standard_deviations_are_the_populations(base2new):
     figures = tables.per_seed(results.read(base2new), "base2new")
     mean, std, count = tables.over_seeds(figures.dropna(), "base2new")

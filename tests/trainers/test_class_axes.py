@@ -8,7 +8,7 @@ import torch
 
 from dassl.config import get_cfg_default, merge_from_list
 from dassl.engine import TRAINER_REGISTRY
-from dassl.utils import UserError
+from dassl.utils import UserError, load_checkpoint
 from learned.model import build_for, load_run
 from tests.conftest import TOY_CLASSES
 from trainers import extend_cfg
@@ -57,6 +57,13 @@ def run(tmp_path, toy_run):
     return one
 
 
+def forget(path):
+    """Take out of a checkpoint what it was made with, as if an earlier version had written it."""
+    checkpoint = load_checkpoint(path)
+    del checkpoint["made_with"]
+    torch.save(checkpoint, path)
+
+
 def ctx(trainer):
     return trainer.model.prompt_learner.ctx.detach()
 
@@ -80,7 +87,9 @@ def test_class_specific_context_finds_its_classes(run, tmp_path):
 def test_without_classes_json_shared_context_loads_and_class_specific_does_not(run, tmp_path):
     for name, keys in (("shared", ()), ("csc", CSC)):
         run(name, *keys)
-        (tmp_path / name / "classes.json").unlink()
+        for file in ("classes.json", "inputs.json"):  # as runs of earlier versions
+            (tmp_path / name / file).unlink()
+        forget(tmp_path / name / "prompt_learner" / "model.pth.tar-1")
     run("eval", *NEW, model="shared")
     with pytest.raises(UserError, match=r"no classes\.json beside it names the classes"):
         run("eval csc", *CSC, model="csc")

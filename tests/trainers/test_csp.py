@@ -215,7 +215,7 @@ def test_other_data_sets_take_the_vectors_of_their_words(tmp_path, run, toy_back
 
 def test_weights_of_other_words_do_not_resume(tmp_path, run):
     run("CSP", tmp_path / "a", "OPTIM.MAX_EPOCH", 1)
-    with pytest.raises(UserError, match="vectors of other words"):
+    with pytest.raises(UserError, match="was trained on other classes than this run"):
         run("CSP", tmp_path / "b", "TRAINER.CSP.MIX", 0.7, "RESUME", tmp_path / "a")
 
 

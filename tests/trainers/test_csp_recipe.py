@@ -31,7 +31,7 @@ def run(toy_pairs_run):
 @pytest.mark.parametrize("trainer, config", [("CSP", "vit_l14"), ("CoOp", "vit_l14_czsl")])
 def test_the_loss_is_the_releases(tmp_path, run, toy_backbone, trainer, config):
     """Image by image in float64, in prompts of 8 tokens: cross-entropy over the seen pairs of s cos."""
-    trained = run(trainer, tmp_path, f"TRAINER.{trainer.upper()}.ACCUMULATE", 2, "OPTIM.MAX_EPOCH", 0, config=config)
+    trained = run(trainer, tmp_path, f"TRAINER.{trainer.upper()}.ACCUMULATE", 2, flags=["--no-train"], config=config)
     dataset, learner = trained.dm.dataset, in_double(trained.model).prompt_learner.eval()
     batch = next(iter(trained.train_loader_x))
     images, labels = batch["img"].double(), batch["label"]

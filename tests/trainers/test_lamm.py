@@ -140,7 +140,7 @@ def test_loss_and_gradient_over_whole_prompts(form, base, tmp_path, toy_run, toy
     weights = {"WC": 0.5, "COS": 2.0, "KD": 0.3}
     options = {"FORM": form, "BASE": base, **{f"{key}_WEIGHT": value for key, value in weights.items()}}
     keys = [x for key, value in options.items() for x in (f"TRAINER.LAMM.{key}", value)]
-    trainer = toy_run("LAMM", tmp_path, *keys, "OPTIM.MAX_EPOCH", 0, "DATALOADER.TRAIN_X.BATCH_SIZE", 5)
+    trainer = toy_run("LAMM", tmp_path, *keys, "DATALOADER.TRAIN_X.BATCH_SIZE", 5, flags=["--no-train"])
     learner, images = in_double(trainer.model).prompt_learner, next(iter(trainer.train_loader_x))["img"]
     trainer.before_train()  # gradients of couplings are small beside float32's rounding
     torch.manual_seed(0)
@@ -181,8 +181,8 @@ def test_a_form_taken_apart(tmp_path, toy_run):
         ("KD_TARGET", "teacher"),
         ("TEACHER", "clip"),
     ):
-        keys = (f"TRAINER.LAMM.{key}", value, "TRAINER.LAMM.BASE", "coop", "OPTIM.MAX_EPOCH", 0)
-        trainer = toy_run("LAMM", tmp_path / value, *keys)
+        keys = (f"TRAINER.LAMM.{key}", value, "TRAINER.LAMM.BASE", "coop")
+        trainer = toy_run("LAMM", tmp_path / value, *keys, flags=["--no-train"])
         with torch.no_grad():
             trainer.model.prompt_learner.vectors.learned.add_(0.1)
             trainer.before_train()

@@ -124,7 +124,7 @@ def test_runs_trained_apart_merge(tmp_path, run, monkeypatch):
 
 def test_earlier_vectors_may_be_trained_on(tmp_path, run):
     first = run("a", "base")
-    second = run("b", "all", "TRAINER.LAMM.FREEZE_EARLIER", False, "OPTIM.MAX_EPOCH", 0, earlier="a")
+    second = run("b", "all", "TRAINER.LAMM.FREEZE_EARLIER", False, flags=["--no-train"], earlier="a")
     vectors = second.model.prompt_learner.vectors
     assert vectors.learned.shape == (4, 64) and vectors.kept.shape == (0, 64)
     assert torch.equal(vectors.learned[:2], first.model.prompt_learner.vectors.learned), "they start as they were"
@@ -152,7 +152,8 @@ def test_an_interrupted_run_of_more_classes_resumes(tmp_path, run):
     run("a", "base")
     whole = run("b", "new", earlier="a")
     run("c", "new", "OPTIM.MAX_EPOCH", 3, "TRAIN.CHECKPOINT_FREQ", 1, earlier="a")
-    (tmp_path / "c" / "prompt_learner" / "checkpoint").write_text("model.pth.tar-1\n")
+    for epoch in (2, 3):
+        (tmp_path / "c" / "prompt_learner" / f"model.pth.tar-{epoch}").unlink()
     resumed = run("c", "new", "OPTIM.MAX_EPOCH", 3, "TRAIN.CHECKPOINT_FREQ", 1, earlier="a")
     assert resumed.start_epoch == 1
     for key, value in whole.model.prompt_learner.state_dict().items():
@@ -221,5 +222,5 @@ def test_mistakes_with_weights(tmp_path, run, toy_run):
     torch.save(openai_weights(tiny_clip(width=128)), wide)
     with pytest.raises(UserError, match=r"vectors.ant of size \(1, 64\), but here it is \(1, 128\)"):
         run("b", "base", "MODEL.BACKBONE.NAME", wide, earlier="a")
-    with pytest.raises(UserError, match="vectors of other classes"):
+    with pytest.raises(UserError, match="was trained on other classes than this run"):
         run("b", "new", "RESUME", folder_of(tmp_path, "a"))

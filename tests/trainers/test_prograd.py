@@ -27,8 +27,8 @@ CONFIG = "vit_b16_ep50_ctxv1"
 def run(tmp_path, toy_run):
     """run(name, *keys, model=None): a run in a folder of its own."""
 
-    def run(name, *keys, model=None, trainer="ProGrad", config=CONFIG):
-        flags = [] if model is None else ["--eval-only", "--model-dir", str(tmp_path / model)]
+    def run(name, *keys, model=None, trainer="ProGrad", config=CONFIG, flags=()):
+        flags = flags if model is None else ["--eval-only", "--model-dir", str(tmp_path / model)]
         return toy_run(trainer, tmp_path / name, "OPTIM.LR", 0.1, *keys, flags=flags, config=config)
 
     return run
@@ -106,7 +106,7 @@ def test_a_start_from_a_template_by_class(run):
     keys = ("TRAINER.PROGRAD.CTX_START", "template", "TRAINER.PROGRAD.CTX_INIT", "", "TRAINER.PROGRAD.N_CTX", 8)
     template = ("TRAINER.PROGRAD.TEMPLATE", "a type of pet, a photo of a {}.", "TRAINER.PROGRAD.CSC", True)
     middle = ("TRAINER.PROGRAD.CLASS_TOKEN_POSITION", "middle")
-    trainer = run("a", *keys, *template, *middle, "OPTIM.MAX_EPOCH", 0)
+    trainer = run("a", *keys, *template, *middle, flags=["--no-train"])
     model, learner = trainer.model.text_encoder, trainer.model.prompt_learner
     ids = clip.tokenize("a type of pet, a photo of a")[0, 1:10]
     assert torch.equal(learner.ctx, model.token_embedding(ids[:8]).expand(4, -1, -1))

@@ -144,8 +144,7 @@ def test_frozen_text_features_are_of_float32(tmp_path, toy_run):
     """Whatever the precision of the run."""
     flags = ["--no-train"]
     half, full = (
-        toy_run("PromptSRC", tmp_path / p, *keys(PREC=p), "OPTIM.MAX_EPOCH", 0, config=CONFIG, flags=flags)
-        for p in ("bf16", "fp32")
+        toy_run("PromptSRC", tmp_path / p, *keys(PREC=p), config=CONFIG, flags=flags) for p in ("bf16", "fp32")
     )
     for trainer in (half, full):
         trainer.before_train()

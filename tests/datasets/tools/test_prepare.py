@@ -1,5 +1,6 @@
 """python -m datasets prepare: downloads from a server on this machine and from file:// urls, unpacked and laid out."""
 
+import hashlib
 import io
 import re
 import tarfile
@@ -14,7 +15,8 @@ from torchvision.datasets import imagenet as torchvisions
 from torchvision.datasets.utils import calculate_md5
 
 import datasets.__main__ as command
-from dassl.utils import UserError
+from dassl.data.datasets import DATASET_REGISTRY
+from dassl.utils import UserError, download_url
 from datasets.dtd import DescribableTextures
 from datasets.imagenet import ImageNet
 from datasets.sources import Source
@@ -22,11 +24,15 @@ from datasets.tools.prepare import download, fetch, unpack
 
 
 class Server(BaseHTTPRequestHandler):
-    """Gives `content`, at most `limit` bytes of it a request, and keeps the Range headers that it got."""
+    """Gives `content`, at most `limit` bytes of it a request, or leads where it `moved`; keeps the Range headers."""
 
-    content, limit, ranges = b"", None, []
+    content, limit, ranges, moved = b"", None, [], ""
 
     def do_GET(self):
+        if self.moved:
+            self.send_response(302)
+            self.send_header("Location", self.moved)
+            return self.end_headers()
         wanted = self.headers["Range"]
         self.ranges.append(wanted)
         start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1]) if wanted else 0
@@ -95,6 +101,43 @@ def test_a_wrong_file_is_not_kept(server, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="cannot download"):
         download(Source("http://127.0.0.1:1/file.bin"), str(tmp_path / "file.bin"))
     assert below(tmp_path) == {}
+
+
+def test_what_no_checksum_tells_is_said(server, tmp_path, capsys):
+    url, at_server = server
+    md5 = hashlib.md5(at_server.content).hexdigest()
+    for name, source in (("a", Source(url)), ("b", Source(url, md5=md5))):
+        download(source, str(tmp_path / name))
+    digest = hashlib.sha256(at_server.content).hexdigest()
+    found = [line for line in capsys.readouterr().out.splitlines() if line.startswith("not checked")]
+    assert found == [f"not checked: {tmp_path}/a, of which no checksum is published; its SHA-256 is {digest}"]
+
+
+@pytest.mark.parametrize("get", [lambda url, path: download(Source(url), path), download_url], ids=["prepare", "dassl"])
+def test_a_download_stays_on_https(server, get, tmp_path, monkeypatch):
+    """From a server on this machine that leads elsewhere."""
+    url, at_server = server
+    monkeypatch.setattr(at_server, "moved", "http://data.example/file.bin")
+    with pytest.raises(UserError, match="http://data.example/file.bin is not https"):
+        get(url, str(tmp_path / "file.bin"))
+    with pytest.raises(UserError, match="http://data.example/other is not https"):
+        get("http://data.example/other", str(tmp_path / "file.bin"))
+    assert below(tmp_path) == {}
+
+
+def test_half_a_download_is_not_taken_for_the_whole(server, tmp_path, monkeypatch):
+    url, at_server = server
+    monkeypatch.setattr(at_server, "limit", 5000)
+    with pytest.raises(UserError, match="cannot download .*5,?000"):
+        download_url(url, tmp_path / "file.bin")
+    assert below(tmp_path) == {}
+
+
+def test_all_sources_are_https():
+    readers = [DATASET_REGISTRY.get(name) for name in DATASET_REGISTRY.registered_names()]
+    sources = [source for reader in readers for source in getattr(reader, "sources", ())]
+    assert len(sources) > 25
+    assert all(not source.url or source.url.startswith("https://") for source in sources)
 
 
 def test_archives_and_files_are_laid_out(tmp_path):
