@@ -135,17 +135,22 @@ def digest(name: str, family: str = "") -> str:
     for path, then in loaded.files.items():
         with suppress(FileNotFoundError):  # who has it keeps it
             now = path.stat()
-            if now.st_ino == then.st_ino and (now.st_size, now.st_mtime_ns) != (then.st_size, then.st_mtime_ns):
+            touched = now.st_ino == then.st_ino and (now.st_size, now.st_mtime_ns) != (then.st_size, then.st_mtime_ns)
+            if touched and _of_files(loaded.files) != loaded.digest:  # else the same was written, or nothing was
                 raise UserError(
                     f"{path} was written to while this run computes with it, so its numbers are wrong from now on: run "
                     "again, and have a new file take its place by renaming"
                 )
-    loaded.digest = loaded.digest or _digest(name, family)
+    loaded.digest = loaded.digest or _of_files(loaded.files)
     return loaded.digest
 
 
 def _digest(name, family):
-    digests = [sha256(path) for path in _files(find(name, family))]
+    return _of_files(_files(find(name, family)))
+
+
+def _of_files(paths):
+    digests = [sha256(path) for path in paths]
     return "".join(digests) if len(digests) < 2 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 

@@ -130,6 +130,11 @@ class SavedModels:
             try:
                 return self.resume_model_if_exist(own)
             except DamagedError as error:
+                if isinstance(error.__cause__, MisfitError) and os.path.isfile(os.path.join(own, layout.METRICS)):
+                    raise UserError(
+                        f"{own} holds a finished run whose weights are whole, but of other code ({error.__cause__}): "
+                        "choose another --output-dir, or remove that folder"
+                    ) from error
                 logger.warning("%s: training begins again from %s", error, other or "scratch")
         if not other:
             return 0

@@ -359,6 +359,10 @@ class SimpleTrainer(TrainerBase):
         processes.check_models(self._models.values())
         mkdir_if_missing(self.output_dir)
         self.start_epoch = self.resume_run(self.output_dir, self.cfg.RESUME)
+        if processes.in_any(self.start_epoch != processes.from_first(lambda: self.start_epoch)):
+            raise UserError(
+                f"the processes see other checkpoints in {self.output_dir} than the first: is its disk whole?"
+            )
         if self.start_epoch > self.max_epoch:
             raise UserError(f"the run to resume has {self.start_epoch} epochs: give OPTIM.MAX_EPOCH that many, or more")
         self.sweep_models(self.output_dir)

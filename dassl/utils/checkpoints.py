@@ -1,12 +1,12 @@
 """Model weights on disk: written whole or not at all, verified as they are loaded, and no code in them is run."""
 
+import errno
 import io
 import logging
 import math
 import os
 import pickle
 import shutil
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from torch.optim import lr_scheduler
 
 from dassl import layout
 from dassl.errors import UserError
+from dassl.utils import zips
 from dassl.utils.files import atomic_path, mkdir_if_missing
 
 logger = logging.getLogger(__name__)
@@ -117,22 +118,29 @@ def _load(fpath):
     try:
         with open(fpath, "rb") as file, torch.serialization.safe_globals(IN_DASSL_CHECKPOINTS):
             if file.read(4) == b"PK\3\4":  # since torch 1.6 files have checksums, which torch does not compare
-                with zipfile.ZipFile(file) as archive:
-                    if broken := archive.testzip():
-                        raise zipfile.BadZipFile(f"its checksum of {broken} differs")
+                zips.members(fpath)
             file.seek(0)
             return torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise DamagedError(f"no checkpoint at {fpath}") from error
     except OSError as error:
-        raise UserError(f"cannot read {fpath}: {error.strerror or error}") from error
+        kind = DamagedError if error.errno == errno.EIO else UserError  # a bad sector stays one
+        raise kind(f"cannot read {fpath}: {error.strerror or error}") from error
     except Exception as error:  # torch raises almost anything on a damaged file
+        _tell_of_memory(error, fpath)
         if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
             raise DamagedError(
                 f"{fpath} holds pickled code, which is not run here: save tensors and plain values only"
             ) from error
         reason = type(error).__name__
         raise DamagedError(f"cannot load {fpath}: damaged, or not a checkpoint ({reason})") from error
+
+
+def _tell_of_memory(error, source):
+    """Raise UserError where it was memory that lacked: the file may be whole."""
+    lacks = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    if lacks:
+        raise UserError(f"there is not enough memory to load {source}") from error
 
 
 def check_values(model: nn.Module, state_dict: Mapping[str, Any], source: str | Path) -> None:
@@ -168,6 +176,7 @@ def take_up(part: Any, state: Any, source: str | Path) -> None:
                 raise ValueError("another kind")
             part.load_state_dict(state)
     except Exception as error:  # torch looks at little of what it takes up
+        _tell_of_memory(error, source)
         raise DamagedError(
             f"{source} does not hold the state of this run's {type(part).__name__}: that is of another kind, or damaged"
         ) from error
