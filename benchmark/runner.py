@@ -18,8 +18,8 @@ from typing import Any
 
 from benchmark.place import CONSOLE, FAILED, Place
 from benchmark.protocol import Run
-from dassl.errors import UserError, printable
-from dassl.signals import grace
+from dassl.errors import Stopped, UserError, printable
+from dassl.signals import grace, heard
 
 CONTEXT = get_context("forkserver")
 CONTEXT.set_forkserver_preload(["benchmark.server", "benchmark.worker"])
@@ -192,10 +192,12 @@ def execute(runs: Sequence[Run], launcher: Any, watch: Watch | None = None) -> d
                 watch.ended(run, status)
             watch.tick()
     except BaseException as error:
-        # SIGTERM comes as Stopped, from other launchers as their SystemExit
+        # SIGTERM comes as Stopped, in a launcher's own process, or through its code, as another SystemExit
         stopped = launcher.stop(signal.SIGTERM if isinstance(error, SystemExit) else signal.SIGINT)
         left = [*(run for run in going if stopped.get(run) != 0), *failed, *given_up, *waiting]
         tell_unfinished(left, len(runs), launcher.place)
+        if heard():
+            raise Stopped from error
         raise
     return failed
 

@@ -21,6 +21,7 @@ from dassl.errors import GO_ON_LATER, INTERRUPTED, Stopped, UserError
 SAME = 2.0
 """Seconds."""
 
+_is_program = False
 _heard: float | None = None  # when SIGTERM came
 _finishing: Callable[[], str | None] | None = None
 
@@ -60,7 +61,8 @@ def heeding(finishing: Callable[[], str | None] | None = None) -> Iterator[None]
     finally:
         _finishing = asked
         if before is not _on_term:
-            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+            # a program's work is done: that it ends must not look like a kill
+            signal.signal(signal.SIGTERM, signal.SIG_IGN if _is_program else before or signal.SIG_DFL)
             signal.setitimer(signal.ITIMER_REAL, 0)
             _heard = None
 
@@ -77,11 +79,13 @@ def stop() -> NoReturn:
 
 
 def end_in_one_line() -> None:
-    """Let Ctrl-C end this program in one line anywhere, for a program's own file to call before other imports.
+    """Say that this process is a program, whose file calls this before other imports: Ctrl-C is one line anywhere.
 
     In `dassl.errors.exit_status` it is a KeyboardInterrupt, as ever. But modules turn one that meets them on their
     import into other errors, and outside there is nobody to catch it: there the process is ended.
     """
+    global _is_program
+    _is_program = True
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _on_interrupt)
 

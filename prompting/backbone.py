@@ -1,9 +1,12 @@
 """Backbones by name: what is known about one, and the model itself. prompting/backbones/ lists them."""
 
 import hashlib
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 
 import torch
@@ -19,6 +22,18 @@ from prompting.shared_weights import converted
 from prompting.tokenizers import Tokenizer
 
 HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass
+class Loaded:
+    """The files of a backbone that this process computes with, as they were when it loaded them; they are mapped."""
+
+    files: dict[Path, os.stat_result]
+    digest: str = ""
+
+
+_loaded: dict[tuple[str, str], Loaded] = {}
+"""By name and family."""
 
 
 @cache
@@ -108,18 +123,41 @@ def fetch(name: str, family: str = "") -> None:
 def digest(name: str, family: str = "") -> str:
     """The SHA-256 of a backbone's file, in hexadecimal; of several, that of their digests one after the other.
 
-    They are fetched if need be. It is "" where the record does not say which files they are. Arguments and errors as
-    `load_backbone` has them.
+    They are fetched if need be. It is "" where the record does not say which files they are. Of a backbone that this
+    process has loaded it is that of the files then, even if others have taken their places.
+
+    Raises:
+        UserError: as `load_backbone` does; or a file that was loaded has been written to since.
     """
+    loaded = _loaded.get((name, family))
+    if loaded is None:
+        return _digest(name, family)
+    for path, then in loaded.files.items():
+        with suppress(FileNotFoundError):  # who has it keeps it
+            now = path.stat()
+            if now.st_ino == then.st_ino and (now.st_size, now.st_mtime_ns) != (then.st_size, then.st_mtime_ns):
+                raise UserError(
+                    f"{path} was written to while this run computes with it, so its numbers are wrong from now on: run "
+                    "again, and have a new file take its place by renaming"
+                )
+    loaded.digest = loaded.digest or _digest(name, family)
+    return loaded.digest
+
+
+def _digest(name, family):
+    digests = [sha256(path) for path in _files(find(name, family))]
+    return "".join(digests) if len(digests) < 2 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def _files(record):
+    """{path: what the system says of it} of a record's files, fetched if need be."""
     with _told_what_is_at_hand():
-        record = find(name, family)
         if not record.at_hand():
             record.fetch()
         try:
-            digests = [sha256(path) for path in record.files()]
+            return {path: path.stat() for path in record.files()}
         except OSError as error:
             raise UserError(f"cannot read {error.filename}: {error.strerror}") from error
-    return "".join(digests) if len(digests) < 2 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def load_backbone(
@@ -146,12 +184,14 @@ def load_backbone(
     if image_precision == "fp16" and torch.device(device).type == "cpu":
         raise UserError("MODEL.BACKBONE.IMAGE_PREC fp16 is meant for GPUs: on the CPU give bf16 or fp32")
     with _told_what_is_at_hand():
+        loaded = Loaded(_files(record))
         model = record.load().requires_grad_(False).to(device).eval()
     text = HALF.get(precision, torch.float32)
     image = HALF.get(image_precision, torch.float32) if image_precision else text
     _convert(model, text, image, record.image_encoder == "other")
     _check_finite(model, name)
     model.backbone = model.visual.backbone = record
+    _loaded[name, family] = loaded
     return model
 
 

@@ -27,8 +27,8 @@ def between_epochs(trainer: Any) -> Iterator[Callable[[], None]]:
     def finishing() -> str | None:
         epoch, spent, grace = f"epoch {trainer.epoch + 1}", time.monotonic() - began, signals.grace()
         known = [*_by_steps(trainer, spent), *([] if usual is None else [max(0.0, usual - spent)])]
-        left = min(known, default=None)
-        if grace and (left is None or not processes.first()):  # which says for all
+        left = min(known, default=0.0)
+        if grace and (not known or not processes.first()):  # which says for all
             return f"{epoch}, if that takes no longer than {grace:g} s,"
         return None if not grace or left > grace else f"{epoch}, which takes about {max(1, math.ceil(left))} s,"
 

@@ -290,7 +290,6 @@ class SimpleTrainer(TrainerBase):
         self.loaded_from: dict[str, Any] | None = None
         self.given_weights: dict[str, str] = {}
         self.inputs: dict[str, Any] | None = None
-        self._made_with: dict[str, Any] | None = None
         self.train_seconds = 0.0
         self.build_data_loader()
         self.build_model()
@@ -343,8 +342,7 @@ class SimpleTrainer(TrainerBase):
         return ""
 
     def made_with(self) -> dict[str, Any] | None:
-        self._made_with = self._made_with or made_with.of(self)._asdict()
-        return self._made_with
+        return made_with.of(self)._asdict()
 
     def run_state(self) -> dict[str, Any]:
         return super().run_state() | {"best_result": float(self.best_result), "train_seconds": self._elapsed()}

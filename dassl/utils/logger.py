@@ -38,7 +38,7 @@ def setup_logger(output: str | Path | None = None) -> None:
         sys.stdout = sys.stdout.console
     logger.addHandler(ConsoleHandler())
     if output:
-        file: Any = Lasting(_free_path(os.fspath(output)))
+        file: Any = _LogFile(_free_path(os.fspath(output)))
         logger.addHandler(logging.StreamHandler(file))
         sys.stdout = Tee(sys.stdout, file)
 
@@ -55,7 +55,7 @@ def log_once(level: int, message: str) -> None:
     logging.getLogger("dassl").log(level, message)
 
 
-class Lasting:
+class _LogFile:
     """The log file of a run that outlives it: if the disk takes no more, the rest of the log is lost, with a warning.
 
     Args:

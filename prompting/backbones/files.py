@@ -117,7 +117,6 @@ def known_tokens(path: Path) -> list[int]:
 
 def _files(path: Path) -> list[Path]:
     tower = _read(path).get(TEXT_TOWER)
-    _read_once.cache_clear()
     return [path] if tower is None else [path, _path_of(tower)]
 
 

@@ -136,6 +136,17 @@ def test_an_end_at_once(how):
     assert status_of(in_a_long_epoch, how) == GO_ON_LATER
 
 
+def done():
+    signals.end_in_one_line()
+    with signals.heeding():
+        pass
+    told()
+
+
+def test_a_program_that_is_done_is_done():
+    assert status_of(done) == 0
+
+
 def in_an_import(number, folder):
     Path(folder, "told_when_imported.py").write_text(
         f"import os\ntry:\n    os.kill(os.getpid(), {number})\nexcept BaseException:\n    pass\n"

@@ -291,6 +291,31 @@ def test_a_file_that_is_written_again(tmp_path):
         assert image_size(str(path)) == size
 
 
+def test_a_file_that_changes_while_it_is_in_use(tmp_path):
+    """Another in its place leaves the run alone; one that is written to is mapped, so that the run has to end."""
+    path, other = tmp_path / "model.pt", tmp_path / "other.pt"
+    torch.save(openai_weights(tiny_clip()), path)
+    torch.save(openai_weights(tiny_clip("resnet")), other)
+    model = load_backbone(str(path))
+    before, first = digest(str(path)), model.text_projection.clone()
+    shutil.copyfile(path, tmp_path / "kept.pt")
+    os.replace(tmp_path / "kept.pt", path)
+    assert digest(str(path)) == before
+    os.replace(other, path)
+    assert digest(str(path)) == before and torch.equal(model.text_projection, first)
+    path.unlink()
+    assert digest(str(path)) == before and torch.equal(model.text_projection, first)
+    torch.save(openai_weights(tiny_clip()), path)
+    load_backbone(str(path))
+    with open(path, "r+b") as file:
+        file.write(b"P")  # as before
+    os.utime(path, ns=(1, 1))
+    with pytest.raises(UserError, match="was written to while this run computes with it"):
+        digest(str(path))
+    load_backbone(str(path))
+    assert len(digest(str(path))) == 64
+
+
 def test_names_that_were_known_stay_known():
     names = {"RN50", "RN101", "RN50x4", "RN50x16", "RN50x64", "ViT-B/32", "ViT-B/16", "ViT-L/14", "ViT-L/14@336px"}
     assert names | {"icon-clip", "icon-clip-vit"} == set(known_names())
