@@ -32,7 +32,7 @@ class Fault:
     Args:
         kind: one of KINDS, or "" to count only.
         folder: operations on what is below it count.
-        at: the number of the operation, from 1.
+        at: the number of the operation, from 1; 0: at once, for the processes that it starts, too (a full disk).
     """
 
     kind: str
@@ -54,6 +54,8 @@ class Fault:
 
         os.fsync = fsync
         sys.addaudithook(self.hook)
+        if self.kind == "full" and not self.at:
+            self.fill()
 
     def done(self) -> int:
         """The operations so far."""
@@ -87,8 +89,7 @@ class Fault:
         if self.kind == "read-only":
             raise OSError(errno.EROFS, os.strerror(errno.EROFS), paths[0])
         if self.kind == "full":
-            resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
-            return
+            return self.fill()
         self.off = True
         if self.kind == "power":
             for path in sorted(self.unsafe):
@@ -96,3 +97,7 @@ class Fault:
                     if path.startswith(self.folder):
                         os.truncate(path, self.rng.randint(0, os.path.getsize(path)))
         os.kill(os.getpid(), signal.SIGKILL)
+
+    def fill(self) -> None:
+        """Let no file grow any more."""
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
