@@ -21,6 +21,9 @@ from dassl.errors import GO_ON_LATER, INTERRUPTED, Stopped, UserError
 SAME = 2.0
 """Seconds."""
 
+UNWINDING = 5.0
+"""Seconds that a program has at least to end after Stopped, which what it runs may swallow."""
+
 _is_program = False
 _heard: float | None = None  # when SIGTERM came
 _finishing: Callable[[], str | None] | None = None
@@ -115,12 +118,12 @@ def _on_term(number: int, frame: FrameType | None) -> None:
     first = None if _finishing is None else _finishing()
     if first is not None:
         _say(f"SIGTERM: {first} is finished first; the same command goes on after it")
-        signal.signal(signal.SIGALRM, _leave)
-        signal.setitimer(signal.ITIMER_REAL, max(grace(), 1e-3))
+        _leave_in(max(grace(), 1e-3))
         return
     _say(str(Stopped()))
     if _imports(frame):
         _leave()
+    _leave_in(max(grace(), UNWINDING))
     stop()
 
 
@@ -149,6 +152,12 @@ def _say(line: str) -> None:
     """Not by print, which may be what the signal interrupted; of processes that train together, one speaks."""
     if os.environ.get("RANK", "0") == "0":
         os.write(2, f"{chr(10) * os.isatty(2)}{line}\n".encode())  # below a progress bar
+
+
+def _leave_in(seconds: float) -> None:
+    """Unless the `heeding` block is left before."""
+    signal.signal(signal.SIGALRM, _leave)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 def _leave(*_: Any) -> NoReturn:

@@ -19,8 +19,8 @@ try:
 except ImportError:  # not on Windows: processes that race there do their work at the same time
     fcntl = None  # type: ignore[assignment]
 
-BEAT, STALE = 60.0, 300.0
-"""Seconds: how often a lock that is `owned` is touched, and after how many untouched ones another host's is free."""
+BEAT = 10.0
+"""Seconds: how often a lock that is `owned` is touched. Another host's is free after two of them without."""
 
 _owned: dict[str, int] = {}  # path of a lock of this process -> descriptor
 
@@ -105,8 +105,8 @@ def owned(path: Path, wait: bool = False) -> Iterator[None]:
     """Run the block as the only process, on all machines that share the disk, that has a lock.
 
     The file says host and process, and is there for the time of the block. On one machine it is free again whatever
-    ended the process; a lock of another machine's is obeyed where file systems do not tell of those, and is free when
-    nobody has touched it for STALE seconds. A block in a block has the lock already.
+    ended the process. Some file systems do not tell of other machines' locks: one that names another host is waited
+    for, until it is touched or two BEATs are over since it was. A block in a block has the lock already.
 
     Args:
         path: of a file, in a folder that exists.
@@ -143,48 +143,52 @@ def owner(path: Path) -> str | None:
     except OSError:
         return None
     try:
-        return _owner(lock, path, fcntl.LOCK_SH) if fcntl else None
+        return _owner(lock, path, fcntl.LOCK_SH)[0] if fcntl else None
     finally:
         os.close(lock)
 
 
 def _taken(path, wait):
     """The descriptor of a lock that is ours now."""
-    tried = time.monotonic()
+    tried, beats = time.monotonic(), set()
     while True:
         try:
             lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
             raise WriteError(f"write {path}", error) from error
-        other = _owner(lock, path, fcntl.LOCK_EX)
+        other, beat = _owner(lock, path, fcntl.LOCK_EX)
         if other is None and _is_at(lock, path):
             os.ftruncate(lock, 0)
             os.pwrite(lock, f"{socket.gethostname()} {os.getpid()}\n".encode(), 0)
             return lock
         os.close(lock)
+        if beat:
+            beats.add(beat)
         if other and wait:
             log_once(logging.INFO, f"Waiting for {other}, which is at the run in {path.parent}")
+        elif beat and len(beats) == 1:  # whose node may be lost, or its container have another name now
+            log_once(logging.WARNING, f"Waiting {2 * BEAT:.0f} s at most for a sign of life of {other}")
         elif other and time.monotonic() - tried > 1:  # `owner` has it for a moment
             raise UserError(f"{other} is at a run in {path.parent}: wait for its end, or choose another folder")
-        time.sleep(0.05)
+        time.sleep(0.5 if beat else 0.05)
 
 
 def _owner(lock, path, how):
-    """Who else has an opened lock, in words; None: nobody, and it is locked now."""
+    """Who else has an opened lock, in words, and when it was touched if only that tells; None: it is locked now."""
     try:
         fcntl.flock(lock, how | fcntl.LOCK_NB)
     except BlockingIOError:
         host, number = _said(lock)
-        return f"process {number} on {host}"
+        return f"process {number} on {host}", None
     except OSError:  # no locks on this kind of disk
         pass
     host, number = _said(lock)
     if host in ("", socket.gethostname()):  # its process is not any more
-        return None
-    age = _time_on_disk(path.parent) - os.fstat(lock).st_mtime
-    if age > STALE:
-        return None
-    return f"process {number} on {host} (as of {age:.0f} s ago; remove {path} if it has ended)"
+        return None, None
+    beat = os.fstat(lock).st_mtime
+    if abs(_time_on_disk(path.parent) - beat) > 2 * BEAT:  # before it, where a clock was set back
+        return None, None
+    return f"process {number} on {host} (remove {path} if it has ended)", beat
 
 
 def _time_on_disk(folder):

@@ -6,6 +6,7 @@ import signal
 import socket
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -85,17 +86,36 @@ def test_waiting(holding, tmp_path):
     until((tmp_path / "held").exists)
 
 
-def test_the_lock_of_another_machine(tmp_path):
+def test_the_lock_of_another_machine(tmp_path, monkeypatch, caplog):
     """Which its file system may not tell of: that it is touched does."""
     lock = tmp_path / ".lock"
     lock.write_text("elsewhere 7\n")
-    with pytest.raises(UserError, match=rf"process 7 on elsewhere \(as of \d+ s ago; remove {lock} if it has ended\)"):
+    named = f"process 7 on elsewhere (remove {lock} if it has ended)"
+    slept = []
+
+    def alive(seconds):
+        slept.append(seconds)
+        os.utime(lock, (0, time.time() - 3 + len(slept)))
+
+    monkeypatch.setattr(locks, "time", SimpleNamespace(time=time.time, monotonic=lambda: sum(slept), sleep=alive))
+    with pytest.raises(UserError, match=f"^{re.escape(named)} is at a run in"):
         run_folder.alone_in(tmp_path).__enter__()
-    assert lock.read_text() == "elsewhere 7\n" and "elsewhere" in locks.owner(lock)
-    os.utime(lock, (0, time.time() - locks.STALE - 5))
-    assert locks.owner(lock) is None
+    assert lock.read_text() == "elsewhere 7\n" and locks.owner(lock) == named
+    assert caplog.messages == [f"Waiting 20 s at most for a sign of life of {named}"]
+
+    def lost(seconds):
+        slept.append(seconds)
+        monkeypatch.setattr(locks, "_time_on_disk", lambda folder: lock.stat().st_mtime + sum(slept))
+
+    slept.clear()
+    monkeypatch.setattr(locks.time, "sleep", lost)
     with run_folder.alone_in(tmp_path):
-        assert "elsewhere" not in lock.read_text()
+        assert "elsewhere" not in lock.read_text() and 20 < sum(slept) < 21
+    monkeypatch.undo()
+    for seconds in (-21, 3600):
+        lock.write_text("elsewhere 7\n")
+        os.utime(lock, (0, time.time() + seconds))
+        assert locks.owner(lock) is None
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\x00", b"elsewhere", b"elsewhere seven"])

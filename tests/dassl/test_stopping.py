@@ -136,6 +136,18 @@ def test_an_end_at_once(how):
     assert status_of(in_a_long_epoch, how) == GO_ON_LATER
 
 
+def in_deaf_code():
+    os.environ["MOCOOP_GRACE"], signals.UNWINDING = "0", 0.2
+    with signals.heeding():
+        with pytest.raises(Stopped), signals.heeding():
+            told()
+        time.sleep(60)
+
+
+def test_stopped_that_is_swallowed():
+    assert status_of(in_deaf_code) == GO_ON_LATER
+
+
 def done():
     signals.end_in_one_line()
     with signals.heeding():
