@@ -207,3 +207,9 @@ def test_a_damaged_record_is_one_line(text, run, replay, tmp_path):
     (tmp_path / "a" / "inputs.json").write_text(text)
     status, line = replay("a")
     assert status == 1 and "inputs.json" in line and len(line.splitlines()) == 1
+    run("a", "OPTIM.MAX_EPOCH", 1)
+    assert read(tmp_path / "a")["weights"]
+    (tmp_path / "a" / LAST).with_name("checkpoint").write_bytes(b"\xff")
+    assert replay("a")[0] == 0
+    run("b", flags=["--resume", str(tmp_path / "a")])
+    assert [*read(tmp_path / "b")["weights"]["files"]] == ["prompt_learner/model.pth.tar-1"]
