@@ -67,6 +67,8 @@ def test_what_goes_in_is_recorded_before_anything_is_computed(run, tmp_path, mon
     assert all(len(digest) == 64 for digest in digests) and len({*digests}) == len(digests)
     assert found["environment"]["threads"] == 1 and found["environment"]["versions"]["torch"] in torch.__version__
     assert not (tmp_path / "a" / "metrics.json").exists()
+    run("untested", "TEST.NO_TEST", True)
+    assert read(tmp_path / "untested")["data"]["test"] == data["test"] | {"contents": None}
 
 
 def test_metrics_repeat_it_and_the_same_run_elsewhere_has_the_same(run, tmp_path, root):
