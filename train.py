@@ -194,7 +194,7 @@ def _start(args, cfg):
     import mocoop
     from dassl.config import without_effect
     from dassl.data.datasets import DATASET_REGISTRY
-    from dassl.engine import TRAINER_REGISTRY, build_trainer, inputs, run_folder
+    from dassl.engine import TRAINER_REGISTRY, build_trainer, inputs, made_with, run_folder
     from dassl.utils import collect_env_info, processes, set_numerics, set_random_seed, setup_logger
 
     processes.from_first(lambda: run_folder.claim(cfg, args.overwrite))
@@ -213,14 +213,15 @@ def _start(args, cfg):
     logger.info("Collecting env info ...\n** System info **\n%s\n", collect_env_info())
 
     trainer = build_trainer(cfg)
+    made_with.check_own(trainer)
     run_folder.write_classes(cfg.OUTPUT_DIR, trainer.dm.dataset)
     if args.eval_only:
         if trainer.has_weights() and not (args.model_dir or cfg.MODEL.INIT_WEIGHTS):
             raise UserError("--eval-only needs --model-dir: nothing is trained yet")
-        trainer.check_weights(args.model_dir)
+        trainer.check_weights(args.model_dir, epoch=args.load_epoch)
         trainer.load_model(args.model_dir, epoch=args.load_epoch)
     told = {name: getattr(args, name) for name in ARGUMENTS}
-    trainer.inputs = inputs.of(trainer, told, PACKAGES, mocoop.version())
+    trainer.inputs = processes.from_first(lambda: inputs.of(trainer, told, PACKAGES, mocoop.version()))
     inputs.write(cfg.OUTPUT_DIR, trainer.inputs)
     return trainer
 

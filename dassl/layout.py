@@ -41,6 +41,13 @@ def epochs_in(folder: str | Path) -> set[int]:
     return found if Path(folder, POINTER).is_file() else set()
 
 
+def last_checkpoints(run: str | Path) -> list[Path]:
+    """The checkpoints of the newest epoch that all models of a run have."""
+    found = {path.parent: epochs for path in Path(run).glob(f"*/{POINTER}") if (epochs := epochs_in(path.parent))}
+    common = set.intersection(*found.values()) if found else set()
+    return [folder / checkpoint(max(common)) for folder in sorted(found) if common]
+
+
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """A config as its files have it, by whole keys: {"A": {"B": 1}} -> {"A.B": 1}."""
     found: dict[str, Any] = {}

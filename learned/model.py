@@ -175,7 +175,7 @@ def load_run(
         if weights is None and not cfg.MODEL.INIT_WEIGHTS:
             raise UserError(f"no weights in {model_dir}: did the run finish its first epoch?")
         try:
-            trainer.check_weights(weights)
+            trainer.check_weights(weights, epoch=epoch)
             trainer.load_model(weights, epoch=epoch)
         except OSError as error:  # of a trainer from elsewhere, like the RuntimeError
             raise UserError(error) from error

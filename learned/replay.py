@@ -5,13 +5,14 @@ import glob
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from dassl.config import merge_from_list
 from dassl.engine import inputs, run_folder
-from dassl.layout import ANY_CHECKPOINT, BEST, METRICS, POINTER, read_metrics
+from dassl.layout import ANY_CHECKPOINT, BEST, METRICS, last_checkpoints, read_metrics
 from dassl.utils import UserError, load_checkpoint, processes
 from learned.model import read_cfg
 
@@ -154,13 +155,8 @@ def _compare(run, folder, theirs, trained):
 
 def _last(run) -> set[str]:
     """<model name>/<file> of the checkpoints that a run ended with: the last and, where it chose one, the best."""
-    found = set()
-    for pointer in glob.glob(os.path.join(glob.escape(run), "*", POINTER)):
-        with open(pointer, encoding="utf-8") as file:
-            last = os.path.basename(file.read().strip())
-        folder = os.path.dirname(pointer)
-        found |= {os.path.join(folder, name) for name in (last, BEST) if os.path.isfile(os.path.join(folder, name))}
-    return {os.path.relpath(path, run) for path in found}
+    best = Path(run).glob(f"*/{BEST}")
+    return {str(path.relative_to(run)) for path in (*last_checkpoints(run), *best)}
 
 
 def _unequal(

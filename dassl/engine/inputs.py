@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 import dassl
-from dassl.layout import ANY_CHECKPOINT, INPUTS, POINTER, flat
+from dassl.layout import INPUTS, POINTER, flat, last_checkpoints
 from dassl.utils import UserError, digests, numerics, processes, read_json, write_json
 from dassl.utils.environment import versions
 
@@ -56,7 +56,8 @@ def of(trainer: Any, arguments: Mapping[str, Any], packages: Iterable[str] = (),
     cfg = trainer.cfg
     backbone = {"name": cfg.MODEL.BACKBONE.NAME, "sha256": trainer.backbone_digest()}
     start = {name: digests.of_tensors(model.state_dict()) for name, model in trainer._models.items()}
-    files = trainer.given_weights | (_last_checkpoints(cfg.RESUME) if cfg.RESUME else {})
+    resumed = last_checkpoints(cfg.RESUME) if cfg.RESUME else []
+    files = trainer.given_weights | {f"{path.parent.name}/{path.name}": digests.sha256(path) for path in resumed}
     classes = (*type(trainer).__mro__, *type(trainer.dm.dataset).__mro__)
     tops = {"dassl", *packages, *(kind.__module__.partition(".")[0] for kind in classes)}
     tops -= {"torch", "abc", "builtins", "typing"}
@@ -79,7 +80,11 @@ def of(trainer: Any, arguments: Mapping[str, Any], packages: Iterable[str] = (),
 @processes.first_alone
 def write(folder: str | os.PathLike, record: dict[str, Any]) -> None:
     """Write inputs.json; what a run that goes on began with, and what is another now, stays in it and is logged."""
-    held = read(folder)
+    try:
+        held = read(folder)
+    except UserError as error:
+        logger.warning("Written anew: %s", error)
+        held = None
     going_on = any(Path(folder).glob(f"*/{POINTER}"))
     differing = differences(held, record) if held and going_on else []
     earlier = (held or {}).pop(EARLIER, []) if going_on else []
@@ -96,7 +101,9 @@ def read(folder: str | os.PathLike) -> dict[str, Any] | None:
     if not os.path.isfile(path):
         return None
     held = read_json(path)
-    if not isinstance(held, dict) or not all(isinstance(held.get(k), dict) for k in ("arguments", "data", "weights")):
+    parts = ("arguments", "data", "weights")
+    whole = isinstance(held, dict) and all(isinstance(held.get(part), dict) for part in parts)
+    if not whole or not isinstance(held.get(EARLIER, []), list):
         raise UserError(f"{path} is damaged: repeat the run's train.py command to write it again, or remove it")
     return held
 
@@ -115,13 +122,13 @@ def _short(value):
 
 
 def _data(trainer, eval_only):
-    dataset, root = trainer.dm.dataset, trainer.cfg.DATASET.ROOT
+    dataset, root, test = trainer.dm.dataset, trainer.cfg.DATASET.ROOT, trainer.cfg.TEST
     split = getattr(dataset, "split", None)
     found: dict[str, Any] = {"classes": digests.of_value(dataset.classes())}
     found["split"] = digests.sha256(split) if isinstance(split, str) and os.path.isfile(split) else None
     for part, (items, loader) in PARTS.items():
         listed = getattr(dataset, items, None)
-        is_read = not eval_only or part == trainer.cfg.TEST.SPLIT
+        is_read = part == test.SPLIT if eval_only else part != "test" or (test.SPLIT == part and not test.NO_TEST)
         owner = getattr(getattr(trainer, loader, None), "dataset", dataset)
         found[part] = _list(listed, root, owner if is_read else None) if listed else None
     return found
@@ -144,16 +151,6 @@ def _list(items, root, owner):
     return {"images": len(items), "list": digest.hexdigest(), "contents": contents}
 
 
-def _last_checkpoints(folder):
-    """{model name/file: digest} of the checkpoints that a run to resume goes on from."""
-    found = {}
-    for pointer in Path(folder).glob(f"*/{POINTER}"):
-        path = pointer.with_name(os.path.basename(pointer.read_text(encoding="utf-8").strip()) or POINTER)
-        if path.match(ANY_CHECKPOINT) and path.is_file():
-            found[f"{path.parent.name}/{path.name}"] = digests.sha256(path)
-    return found
-
-
 def _code(top):
     """Of the .py files of a package, or of a module; None where it has none."""
     module = sys.modules.get(top)
@@ -173,8 +170,14 @@ def _commit():
     home = Path(dassl.__file__).parents[1]
     if not (home / ".git").exists():
         return None
-    command = ["git", "-C", str(home), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip() or None
+        commit, changes = _git(home, "rev-parse", "HEAD"), _git(home, "status", "--porcelain", "-uno")
     except (OSError, subprocess.SubprocessError):  # no git here
         return None
+    return commit + "-dirty" * bool(changes)
+
+
+def _git(home, *arguments):
+    """What git says; it takes no lock, which a commit at the same time would fail on."""
+    command = ["git", "--no-optional-locks", "-C", str(home), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()

@@ -4,7 +4,6 @@ Of one that does not, a run of an earlier version's or a published one, the fold
 inputs.json beside its model's folder. What nobody knows is not compared, and the log says so.
 """
 
-import glob
 import logging
 import os
 from collections.abc import Mapping
@@ -15,9 +14,12 @@ import torch
 from torch import nn
 
 from dassl.engine import class_axes, run_folder
-from dassl.layout import ANY_CHECKPOINT, INPUTS
-from dassl.utils import UserError, digests, load_checkpoint, read_json
+from dassl.layout import ANY_CHECKPOINT, BEST, INPUTS, last_checkpoints
+from dassl.layout import checkpoint as checkpoint_name
+from dassl.utils import UserError, digests, load_checkpoint, processes, read_json
 from dassl.utils.logger import log_once
+
+logger = logging.getLogger(__name__)
 
 KEY = "made_with"
 """Of checkpoints."""
@@ -43,14 +45,14 @@ def of(trainer: Any) -> MadeWith:
     return MadeWith(names, trainer.cfg.MODEL.BACKBONE.NAME, trainer.backbone_digest())
 
 
-def read(path: str | Path) -> MadeWith:
+def read(path: str | Path, checkpoint: Mapping[str, Any] | None = None) -> MadeWith:
     """What a checkpoint says, else its run's folder. Raises UserError where a file of that folder is damaged."""
     try:
-        told = load_checkpoint(path).get(KEY)
+        told = (load_checkpoint(path) if checkpoint is None else checkpoint).get(KEY)
     except UserError:  # whoever loads it says more; some weights are no checkpoint
         told = None
     if isinstance(told, dict) and isinstance(told.get("classnames"), list):
-        return MadeWith([*map(str, told["classnames"])], str(told.get("backbone")), str(told.get("digest")))
+        return MadeWith([*map(str, told["classnames"])], *(str(told.get(key) or "") for key in ("backbone", "digest")))
     folder = run_of(path)
     classes, inputs = run_folder.read_classes(folder), os.path.join(folder, INPUTS)
     names = None if classes is None else classes["classnames"]
@@ -66,20 +68,23 @@ def run_of(path: str | Path) -> str:
     return os.path.dirname(os.path.dirname(os.path.abspath(path)))
 
 
-def check(trainer: Any, path: str | Path, resumes: bool = False) -> MadeWith:
+def check(
+    trainer: Any, path: str | Path, resumes: bool = False, checkpoint: Mapping[str, Any] | None = None
+) -> MadeWith:
     """What weights were made with, where a trainer may take them.
 
     Args:
         trainer: a SimpleTrainer.
         path: of a checkpoint.
         resumes: its training is to go on. Then it must be on the same classes, in the same order.
+        checkpoint: what the file holds, if it is loaded already.
 
     Raises:
         UserError: the backbone was another one, and MODEL.BACKBONE.ALLOW_OTHER is not set; or the classes were, in a
             training to go on, or where a parameter looks as if it held something of every class and the trainer does
             not say (`class_axes` None).
     """
-    theirs, ours = read(path), of(trainer)
+    theirs, ours = read(path, checkpoint), of(trainer)
     trainer.given_weights["/".join(Path(path).parts[-2:])] = digests.sha256(path)
     _check_backbone(theirs, ours, path, not resumes and trainer.cfg.MODEL.BACKBONE.ALLOW_OTHER)
     if theirs.classnames is None:
@@ -91,11 +96,7 @@ def check(trainer: Any, path: str | Path, resumes: bool = False) -> MadeWith:
     if names is None or class_axes.same(names, ours.classnames or []):
         return theirs
     if resumes:
-        raise UserError(
-            f"{path} was trained on other classes than this run's ({_first_difference(names, ours.classnames)}): its "
-            "training goes on only on the same ones; choose another --output-dir, or start from its weights with "
-            "MODEL.INIT_WEIGHTS"
-        )
+        raise _other_classes(path, names, ours.classnames)
     for model in trainer._models.values() if trainer.class_axes is None else ():
         for name in class_axes.doubtful(model, names, ours.classnames or []):
             size = tuple(model.get_parameter(name).shape)
@@ -107,10 +108,28 @@ def check(trainer: Any, path: str | Path, resumes: bool = False) -> MadeWith:
     return theirs
 
 
-def check_run(trainer: Any, directory: str | Path) -> None:
-    """`check` every checkpoint of a run, for a trainer that loads one in a way of its own."""
-    for path in sorted(glob.glob(os.path.join(glob.escape(str(directory)), "*", ANY_CHECKPOINT))):
+def check_run(trainer: Any, directory: str | Path, epoch: int | None = None) -> None:
+    """`check` a run's checkpoints of an epoch, else the best, else the last, for a trainer with a `load_model` of its
+    own; where there are none of these, all that there are."""
+    run = Path(directory)
+    wanted = [*run.glob(f"*/{BEST if epoch is None else checkpoint_name(epoch)}")]
+    for path in sorted(wanted or last_checkpoints(run) or run.glob(f"*/{ANY_CHECKPOINT}")):
         check(trainer, path)
+
+
+@processes.first_alone
+def check_own(trainer: Any) -> None:
+    """Raise UserError where a run's own folder holds checkpoints of other classes, before it is written to: those of an
+    earlier version say theirs in classes.json alone."""
+    paths = last_checkpoints(trainer.cfg.OUTPUT_DIR)
+    try:
+        classes = run_folder.read_classes(trainer.cfg.OUTPUT_DIR) if paths else None
+    except UserError as error:
+        logger.warning("Written anew: %s", error)
+        return
+    ours = trainer.dm.dataset.classnames
+    if classes and not class_axes.same(classes["classnames"], ours):
+        raise _other_classes(paths[0], classes["classnames"], ours)
 
 
 def fitted(
@@ -141,6 +160,13 @@ def _check_backbone(theirs, ours, path, allowed):
             "was trained with, or set MODEL.BACKBONE.ALLOW_OTHER True to evaluate it with this one"
         )
     log_once(logging.WARNING, f"{path} was trained with the backbone {names[0]}; this run has {names[1]}")
+
+
+def _other_classes(path, theirs, ours):
+    return UserError(
+        f"{path} was trained on other classes than this run's ({_first_difference(theirs, ours)}): its training "
+        "goes on only on the same ones; choose another --output-dir, or start from its weights with MODEL.INIT_WEIGHTS"
+    )
 
 
 def _first_difference(theirs, ours):

@@ -181,7 +181,7 @@ class SavedModels:
         for name, checkpoint in checkpoints.items():
             if checkpoint.get("epoch") != epoch:
                 raise DamagedError(f"{paths[name]} is of epoch {checkpoint.get('epoch')}")
-            self.check_weights(paths[name], resumes=True)
+            self.check_weights(paths[name], resumes=True, checkpoint=checkpoint)
             self.check_resumable(name, checkpoint["state_dict"], directory)
             self.load_weights(name, checkpoint["state_dict"], directory)
             _take_up(self, name, checkpoint, paths[name])
@@ -239,12 +239,20 @@ class SavedModels:
             logger.info("Load %s to %s (epoch=%s, val_result=%s)", path, name, checkpoint.get("epoch"), result)
             self.load_weights(name, self.for_own_classes(self._models[name], checkpoint["state_dict"], path), path)
 
-    def check_weights(self, source: str | Path, resumes: bool = False) -> None:
+    def check_weights(
+        self,
+        source: str | Path,
+        resumes: bool = False,
+        epoch: int | None = None,
+        checkpoint: Mapping[str, Any] | None = None,
+    ) -> None:
         """Raise UserError where weights would be put on other classes, or another backbone, without anybody knowing.
 
         Args:
             source: a checkpoint; or a run, before a `load_model` that may be the trainer's own.
             resumes: training goes on from there.
+            epoch: of a run: which `load_model` is asked for.
+            checkpoint: what the file holds, if it is loaded already.
         """
 
     def for_own_classes(

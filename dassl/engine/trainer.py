@@ -430,11 +430,17 @@ class SimpleTrainer(TrainerBase):
     ) -> Mapping[str, torch.Tensor]:
         return made_with.fitted(self, model, state_dict, path)
 
-    def check_weights(self, source: str | Path, resumes: bool = False) -> None:
+    def check_weights(
+        self,
+        source: str | Path,
+        resumes: bool = False,
+        epoch: int | None = None,
+        checkpoint: Mapping[str, Any] | None = None,
+    ) -> None:
         if os.path.isfile(source):
-            made_with.check(self, source, resumes)
+            made_with.check(self, source, resumes, checkpoint)
         elif source and type(self).load_model is not SimpleTrainer.load_model:  # which checks what it loads
-            made_with.check_run(self, source)
+            made_with.check_run(self, source, epoch)
 
     @torch.no_grad()
     def test(self, split: str | None = None) -> Any:

@@ -41,8 +41,12 @@ def _sha256(path: str, inode: int, size: int, written: int) -> str:
 
 
 def once(owner: Any, state: Any, compute: Callable[[], str]) -> str:
-    """What `compute` gave for an object when it was last in this state."""
-    known = _known.get(owner)
+    """What `compute` gave for an object when it was last in this state; computed anew for one that takes no weak
+    reference."""
+    try:
+        known = _known.get(owner)
+    except TypeError:  # a list, for one, takes no weak reference
+        return compute()
     if known is None or known[0] != state:
         known = _known[owner] = (state, compute())
     return known[1]

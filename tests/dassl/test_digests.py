@@ -14,3 +14,7 @@ def test_of_what_a_file_holds_now(tmp_path, monkeypatch):
         os.utime(path, ns=(len(read), len(read)))  # clocks of file systems are coarse
         assert digests.sha256(path) == digests.sha256(str(path)) == hashlib.sha256(content).hexdigest()
     assert len(read) == 4
+
+
+def test_an_owner_that_takes_no_weak_reference():
+    assert digests.once([], 1, lambda: "a") == "a" and digests.once([], 1, lambda: "b") == "b"

@@ -67,6 +67,8 @@ def test_what_goes_in_is_recorded_before_anything_is_computed(run, tmp_path, mon
     assert all(len(digest) == 64 for digest in digests) and len({*digests}) == len(digests)
     assert found["environment"]["threads"] == 1 and found["environment"]["versions"]["torch"] in torch.__version__
     assert not (tmp_path / "a" / "metrics.json").exists()
+    run("untested", "TEST.NO_TEST", True)
+    assert read(tmp_path / "untested")["data"]["test"] == data["test"] | {"contents": None}
 
 
 def test_metrics_repeat_it_and_the_same_run_elsewhere_has_the_same(run, tmp_path, root):
@@ -207,3 +209,9 @@ def test_a_damaged_record_is_one_line(text, run, replay, tmp_path):
     (tmp_path / "a" / "inputs.json").write_text(text)
     status, line = replay("a")
     assert status == 1 and "inputs.json" in line and len(line.splitlines()) == 1
+    run("a", "OPTIM.MAX_EPOCH", 1)
+    assert read(tmp_path / "a")["weights"]
+    (tmp_path / "a" / LAST).with_name("checkpoint").write_bytes(b"\xff")
+    assert replay("a")[0] == 0
+    run("b", flags=["--resume", str(tmp_path / "a")])
+    assert [*read(tmp_path / "b")["weights"]["files"]] == ["prompt_learner/model.pth.tar-1"]

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import train
+from dassl.engine import made_with
 from dassl.utils import UserError, load_checkpoint
 from learned.model import load_run
 from tests.conftest import TOY_CLASSES
@@ -126,6 +127,21 @@ def test_training_goes_on_only_on_the_same_classes(run, tmp_path, toy_args):
         train.main(toy_args("CoOp", tmp_path / "new", *NEW, "OPTIM.MAX_EPOCH", 2, flags=flags))
 
 
+def test_also_in_its_own_folder_where_classes_json_alone_says_them(run, tmp_path):
+    run("a")
+    forget(tmp_path / "a" / LAST)
+    (tmp_path / "a" / "inputs.json").unlink()
+    classes = tmp_path / "a" / "classes.json"
+    theirs = json.dumps({"classnames": TOY_CLASSES[::-1]})
+    for _ in range(2):
+        classes.write_text(theirs)
+        with pytest.raises(UserError, match=r"model\.pth\.tar-1 was trained on other classes"):
+            run("a")
+        assert classes.read_text() == theirs
+    classes.write_text("[]")
+    run("a")
+
+
 def test_released_weights_load_with_a_word(run, tmp_path, caplog):
     run("a")
     path = moved(tmp_path, "a", "released") / LAST
@@ -136,12 +152,20 @@ def test_released_weights_load_with_a_word(run, tmp_path, caplog):
 
 
 @pytest.mark.parametrize(
-    "told", ["x", {"classnames": 3}, {"classnames": [1, None]}, {"classnames": ["a"], "digest": 3}]
+    "told",
+    [
+        "x",
+        {"classnames": 3},
+        {"classnames": [1, None]},
+        {"classnames": ["a"], "digest": 3},
+        {"classnames": TOY_CLASSES},
+    ],
 )
 def test_nonsense_in_its_place_is_no_traceback(told, run, tmp_path):
     run("a", *CSC)
     path = tmp_path / "a" / LAST
     torch.save({**load_checkpoint(path), "made_with": told}, path)
+    assert "None" not in made_with.read(path)
     try:
         run("eval", *CSC, model="a")
     except UserError as error:
