@@ -77,9 +77,8 @@ class Train(Command):
                     return replay.replay(args, self.parse([], *PROGRAM), perform)
                 do(args)
         except (UserError, Stopped) as error:
-            from dassl.utils.logger import Tee
-
-            if isinstance(sys.stdout, Tee):  # the log ends with it, too
+            tee: Any = getattr(sys.modules.get("dassl.utils.logger"), "Tee", ())  # to import it is to import torch
+            if isinstance(sys.stdout, tee):  # the log ends with it, too
                 sys.stdout.file.write(f"{'error: ' * isinstance(error, UserError)}{error}\n")
             raise
         return None

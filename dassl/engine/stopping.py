@@ -6,12 +6,13 @@ ended then; what it began of the epoch is done again, to the same bits.
 """
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from dassl import signals
+from dassl import layout, signals
 from dassl.utils import processes
 
 
@@ -36,11 +37,22 @@ def between_epochs(trainer: Any) -> Iterator[Callable[[], None]]:
         nonlocal began, usual
         began, usual = time.monotonic(), time.monotonic() - began
         if processes.in_any(signals.heard()):
+            _save(trainer)
             trainer.close_writer()
             signals.stop()
 
     with signals.heeding(finishing):
         yield end
+
+
+def _save(trainer: Any) -> None:
+    """Save the epoch where the after_epoch of a release has not: its last checkpoint may be of many epochs before."""
+    folder = getattr(trainer, "output_dir", None)
+    if folder is None:  # a release's loop of its own
+        return
+    name = layout.checkpoint(trainer.epoch + 1)
+    if not all(os.path.isfile(os.path.join(folder, model, name)) for model in trainer.get_model_names()):
+        trainer.save_model(trainer.epoch, folder)
 
 
 def _by_steps(trainer: Any, spent: float) -> list[float]:

@@ -49,12 +49,22 @@ class OwnLoop(Told):
             self.forward_backward(batch)
 
 
+class OwnSaving(Told):
+    """As Dassl has it: at the end alone, unless the config says more."""
+
+    def after_epoch(self):
+        if self.epoch + 1 == self.max_epoch:
+            self.save_model(self.epoch, self.output_dir)
+
+
 def last(cfg):
     return sorted(path.name for path in Path(cfg.OUTPUT_DIR, "body").glob("model.pth.tar-*"))[-1:]
 
 
-@pytest.mark.parametrize("kind", [Told, OwnLoop])
-@pytest.mark.parametrize(("grace", "left"), [("60", 1), ("0", 0)])
+@pytest.mark.parametrize(
+    ("kind", "grace", "left"),
+    [(Told, "60", 1), (Told, "0", 0), (OwnLoop, "60", 1), (OwnLoop, "0", 0), (OwnSaving, "60", 1)],
+)
 def test_a_run_told_anywhere_goes_on_to_the_same_weights(kind, grace, left, cfg, monkeypatch, capfd):
     monkeypatch.setenv("MOCOOP_GRACE", grace)
     whole = kind(cfg)
