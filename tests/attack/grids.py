@@ -99,4 +99,4 @@ class Grids(Attack):
             raise RuntimeError(f"the grid ended with status {status}: {out[-300:]}")
         folders = [path.parent for path in sorted((place / "output").rglob("metrics.json"))]
         table = call(printed, benchmark.main, ["table", str(place / "output")]).value
-        return table, {str(f.relative_to(place)): runs.result(f) for f in folders}
+        return table, {str(f.relative_to(place)): runs.result(f, place) for f in folders}

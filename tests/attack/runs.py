@@ -81,10 +81,14 @@ class Small:
         return [str(word) for word in words]
 
 
-def result(folder: str | Path) -> dict[str, Any]:
-    """What a run left, as far as it may not differ from that of another time: weights, metrics and names of files."""
+def result(folder: str | Path, home: str | Path = "") -> dict[str, Any]:
+    """What a run left, as far as it may not differ from that of another time: weights, metrics and names of files.
+
+    Args:
+        home: a folder whose name may be another each time; the run's, if none is given.
+    """
     folder = Path(folder)
-    metrics = json.loads((folder / "metrics.json").read_text().replace(str(folder), "RUN"))
+    metrics = json.loads((folder / "metrics.json").read_text().replace(str(home or folder), "HERE"))
     weights = {path.relative_to(folder).as_posix(): _digest(path) for path in folder.glob("*/model*.pth.tar*")}
     return {
         "weights": dict(sorted(weights.items())),

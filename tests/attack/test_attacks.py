@@ -30,9 +30,9 @@ def fell(attack, target, *seeds):
 # Kills
 
 
-@pytest.mark.parametrize(("trainer", "seeds"), [("CoOp", (16, 37)), ("ZeroshotCLIP", (0,))])
-def test_killed_runs_come_to_the_same_bits(trainer, seeds, attack):
-    assert fell(attack(kills.Kills), trainer, *seeds) == []
+def test_a_killed_run_comes_to_the_same_bits(attack):
+    """By a power cut, then by a kill."""
+    assert fell(attack(kills.Kills), "CoOp", 16, 37) == []
 
 
 def forgets_where_it_was(words):
@@ -84,9 +84,9 @@ def test_faults_are_those_that_they_say(kind, at, left, tmp_path):
 # Flipped bits
 
 
-@pytest.mark.parametrize("target", ["features", "checkpoint", "killed-run", "converted", "classes", "metrics"])
+@pytest.mark.parametrize("target", ["features", "killed-run", "converted", "classes"])
 def test_a_flipped_bit_is_no_wrong_number(target, attack):
-    assert fell(attack(flips.Flips), target, 0, 1) == []
+    assert fell(attack(flips.Flips), target, 0) == []
 
 
 def believes_what_it_reads(place, data):
@@ -104,7 +104,8 @@ def unverified(path):
 def test_a_cache_that_is_believed_is_found(attack, monkeypatch):
     victim = flips.VICTIMS["features"]
     monkeypatch.setitem(flips.VICTIMS, "believed", replace(victim, look=believes_what_it_reads))
-    assert any("silently" in what for what in fell(attack(flips.Flips), "believed", 0, 1))
+    (what,) = fell(attack(flips.Flips), "believed", 1)
+    assert "silently" in what
 
 
 # Fuzz
@@ -132,9 +133,8 @@ def test_another_error_is_found(error, tmp_path, monkeypatch):
 # Full disks
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_a_full_disk_is_one_line(seed, attack):
-    assert fell(attack(disks.Disks), "train", seed) == []
+def test_a_full_disk_is_one_line(attack):
+    assert fell(attack(disks.Disks), "train", 0) == []
 
 
 # Code
