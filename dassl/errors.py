@@ -91,6 +91,10 @@ def machines_fault(error: BaseException | None) -> str | None:
         if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
             where = error.filename or "of the output, the cache, the temporary files or the console"
             return printable(f"{error.strerror}: {where}")
+        if isinstance(error, RuntimeError) and "unable to resize file </torch_" in str(error):
+            return (
+                "no room in shared memory (/dev/shm) for batches of images: give DATALOADER.NUM_WORKERS 0, or more room"
+            )
         error = error.__cause__ or error.__context__
     return None
 
