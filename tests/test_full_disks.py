@@ -34,8 +34,8 @@ def no_room(size=0):
 
 @pytest.mark.parametrize("size", [2_000, 7_000, 12_000, 16_000])
 def test_a_run_ends_in_a_line_and_goes_on_when_there_is_room(size, toy_args, toy_run, tmp_path):
-    keys = "OPTIM.MAX_EPOCH", 2, "TEST.COMPUTE_CMAT", True
-    whole = toy_run("CoOp", str(tmp_path / "whole"), *keys)  # leaves features: processes that load images pass files on
+    keys = "OPTIM.MAX_EPOCH", 2, "TEST.COMPUTE_CMAT", True, "DATALOADER.NUM_WORKERS", 0
+    whole = toy_run("CoOp", str(tmp_path / "whole"), *keys)
     argv, stderr = toy_args("CoOp", str(tmp_path / "run"), *keys), tmp_path / "stderr.txt"
     assert status_of(on_a_small_disk, argv, size, str(stderr)) == 1
     *warnings, error = stderr.read_text().splitlines()

@@ -65,6 +65,9 @@ def commands(examples):
 def test_examples_of_train():
     for example in train.Train.examples:
         words = shlex.split(example.replace("\\\n", " "))
+        if words[0] == "--replay":  # its config is that of the run
+            assert train.parse_args(words).replay == "output/coop"
+            continue
         cfg = train.setup_cfg(train.parse_args(words))
         assert cfg.TRAINER.NAME == "CoOp" and cfg.OUTPUT_DIR and (REPO / train.parse_args(words).config_file).is_file()
 

@@ -97,7 +97,7 @@ def load(path: Path, family: Family) -> Any:
                 warnings.simplefilter("ignore", UserWarning)  # of copies into nothing: the weights come next
                 model = openai_model.build_model(dict(weights))
             for key, value in model.state_dict().items():
-                if key in weights and weights[key].is_floating_point() != value.is_floating_point():
+                if key in weights and value.is_floating_point() and not weights[key].is_floating_point():
                     raise ValueError(f"{key} is of the type {weights[key].dtype}")
             model.load_state_dict(weights, assign=True)
             mask = model.build_attention_mask()

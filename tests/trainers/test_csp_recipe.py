@@ -241,7 +241,7 @@ def test_a_released_table_loads(tmp_path, run, wrap):
         (torch.zeros(7, 64), "nor one table of all those of MITStates, 6 x 64"),
         (torch.zeros(6), "nor one table"),
         ({"a": torch.zeros(6, 64), "b": torch.zeros(6, 64)}, "nor one table"),
-        ({"a": 1}, "nor one table"),
+        ({"a": 1}, "holds neither a checkpoint nor a state dict"),
         ({0: torch.zeros(6, 64)}, "holds neither a checkpoint nor a state dict"),
         ([torch.zeros(6, 64)], "holds neither a checkpoint nor a state dict"),
         (len, "holds pickled code, which is not run here"),
