@@ -1,5 +1,5 @@
-# The commands of the README, `make demo` and `make test`, `make lint` of those who change the code, and `make attack`,
-# which tries for an hour to make runs lose or falsify something. They set up .venv first.
+# The commands of the README, `make demo` and `make test`; `make docs`, the pages as a site; `make lint` of those who change
+# the code, and `make attack`, which tries for an hour to make runs lose or falsify something. They set up .venv first.
 
 PYTHON ?= python3
 VENV := .venv
@@ -9,7 +9,7 @@ PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 # requirements.lock. It is not the default: a mirror may have built its files itself, or lack one.
 PACKAGES := $(if $(LOCKED),--require-hashes -r requirements.lock,-r requirements.txt)
 
-.PHONY: demo test attack lint lock setup clean
+.PHONY: demo test attack docs lint lock setup clean
 
 setup: $(VENV)/installed
 
@@ -28,6 +28,9 @@ test: setup
 
 attack: setup
 	$(VENV)/bin/python -m tests.attack
+
+docs: setup
+	$(VENV)/bin/python -m mkdocs build --strict --quiet
 
 lint: setup
 	$(VENV)/bin/python -m ruff check .

@@ -53,6 +53,7 @@ setup(
     ],
     extras_require={
         "cluster": ["ray>=2.40", "submitit>=1.5"],
+        "docs": ["latex2mathml>=3.77", "mkdocs-material>=9.6"],  # make docs
         "dev": ["mypy>=2", "ruff>=0.14", "types-pyyaml", "types-tabulate", "types-tqdm"],  # make lint
         "hf": ["transformers>=5"],
         "open_clip": ["open_clip_torch>=3", "timm>=1.0.17"],

@@ -12,7 +12,7 @@ from packaging.utils import canonicalize_name
 
 from tests.conftest import REPO
 
-UNPINNED = {"cluster", "parquet"}
+UNPINNED = set()
 """Extras that no test needs."""
 
 PLACES = [
