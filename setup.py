@@ -5,6 +5,7 @@ Beside other people's packages it installs `mocoop` alone; the others, whose nam
 `datasets`), go to its folder `home`, laid out as in a clone. mocoop/__init__.py says how they are found.
 """
 
+import runpy
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -15,7 +16,7 @@ CONFIGS = sorted({str(path.parent) for path in Path("configs").rglob("*.yaml")})
 
 setup(
     name="mocoop",
-    version="0.1.0",
+    version=runpy.run_path("mocoop/__init__.py")["__version__"],
     description="Prompt learning for CLIP: CoOp, MoCoOp and what they are compared with, on a Dassl-style engine",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",

@@ -16,12 +16,10 @@ from yacs.config import CfgNode
 
 from dassl.errors import Stopped, UserError  # torch is imported when arguments are parsed: --help does without
 from dassl.signals import heeding
+from mocoop import HOME, typed
 from mocoop.command import Command
 
 logger = logging.getLogger("dassl.train")
-
-PROGRAM = "train.py", "python train.py"
-"""What usage lines and what examples begin with."""
 
 ARGUMENTS = ("eval_only", "model_dir", "load_epoch", "no_train")
 """Those that are not config."""
@@ -74,7 +72,7 @@ class Train(Command):
                 if args.replay:
                     from learned import replay
 
-                    return replay.replay(args, self.parse([], *PROGRAM), perform)
+                    return replay.replay(args, self.parse([], ""), perform)
                 do(args)
         except (UserError, Stopped) as error:
             tee: Any = getattr(sys.modules.get("dassl.utils.logger"), "Tee", ())  # to import it is to import torch
@@ -85,7 +83,7 @@ class Train(Command):
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    return Train().parse(argv, *PROGRAM)
+    return Train().parse(argv, typed("train"))
 
 
 def setup_cfg(args: argparse.Namespace) -> CfgNode:
@@ -103,7 +101,8 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
     cfg.INPUT.SIZE, cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD = (), [], []  # not set: follow the backbone
     for path in (args.dataset_config_file, args.config_file):
         if path:
-            merge_from_file(cfg, path)
+            ours = HOME / path  # what configs/... means where there is no clone
+            merge_from_file(cfg, str(ours) if ours.is_file() and not os.path.exists(path) else path)
     arguments = {
         "DATASET.ROOT": args.root,
         "OUTPUT_DIR": args.output_dir,
@@ -257,7 +256,7 @@ def main(argv: Sequence[str] | None = None) -> Any:
 
 def run(argv: Sequence[str] | None = None) -> int:
     """main(), with a user's mistakes as one line on stderr; the exit status."""
-    return Train().main(argv, *PROGRAM)
+    return Train().main(argv, typed("train"))
 
 
 if __name__ == "__main__":

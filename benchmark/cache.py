@@ -25,7 +25,7 @@ class Cache(Command):
     --limit are of image features alone.
     """
 
-    examples = ("cache", "cache --older-than 30", "cache --limit 5", "cache --free", "cache --free all")
+    examples = ("", "--older-than 30", "--limit 5", "--free", "--free all")
 
     def add_arguments(self, add: Any) -> None:
         more = "remove all image features; with names, those folders; with `all`, everything"

@@ -6,6 +6,7 @@ import zipfile
 
 import pytest
 
+import mocoop
 from tests.conftest import REPO
 
 
@@ -91,7 +92,8 @@ def test_a_foreign_package_imported_before_is_told(site, tmp_path):
 @pytest.mark.parametrize("words, status, message", [
     (["--help"], 0, "usage: mocoop COMMAND"),
     ([], 2, "usage: mocoop COMMAND"),
-    (["trian"], 2, 'error: unknown command "trian": known: train, predict, benchmark, datasets\n'),
+    (["trian"], 2, 'error: unknown command "trian": did you mean train?\n'),
+    (["--version"], 0, f"mocoop {mocoop.__version__}\n"),
 ])  # fmt: skip
 def test_the_command(words, status, message, tmp_path):
     done = run("", tmp_path, REPO / "mocoop", *words)
