@@ -50,6 +50,7 @@ class OnRay:
         paths = os.pathsep.join([str(HOME), *filter(None, [os.environ.get("PYTHONPATH")])])
         environment = {"PYTHONPATH": paths} | {name: os.environ[name] for name in CARRIED if name in os.environ}
         options = {"log_to_driver": False, "logging_level": "error"} | (options or {})
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report itself to its makers
         heeded = signal.getsignal(signal.SIGTERM)
         ray.init(address, runtime_env={"env_vars": environment}, **options)
         signal.signal(signal.SIGTERM, heeded)  # ray has its own
