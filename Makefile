@@ -29,7 +29,7 @@ attack: setup  ## an hour of trying to make runs lose or falsify something
 	$(VENV)/bin/python -m tests.attack
 
 docs: setup  ## the pages of docs/ as a site, in site/
-	$(VENV)/bin/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict --quiet
 
 lint: setup  ## ruff and mypy
 	$(VENV)/bin/python -m ruff check .
