@@ -45,6 +45,7 @@ class Train(Command):
       --config-file configs/trainers/CoOp/vit_b16_ep50.yaml \\
       --output-dir output/coop-on-dtd --eval-only --model-dir output/coop""",
         "--replay output/coop",
+        "--keys CoOp",
     )
 
     def add_arguments(self, add: Any) -> None:
@@ -66,16 +67,28 @@ class Train(Command):
         add("--no-train", action="store_true", help="do not call trainer.train()")
         add("--overwrite", action="store_true", help="replace a run of another config in the output directory")
         add("--replay", default="", metavar="RUN", help="do a finished run again, and say whether the bits agree")
+        add(
+            "--keys",
+            nargs="?",
+            const="",
+            metavar="TRAINER",
+            help="print all config keys, or those of a trainer, and exit",
+        )
         add("opts", nargs=argparse.REMAINDER, help="config keys and values: KEY VALUE ...")
 
     def run(self, args: argparse.Namespace) -> int | None:
         try:
             with heeding():
-                if args.replay:
+                if args.keys is not None:
+                    from trainers import keys
+
+                    print(keys.told(args.keys))
+                elif args.replay:
                     from learned import replay
 
                     return replay.replay(args, self.parse([], *PROGRAM), perform)
-                do(args)
+                else:
+                    do(args)
         except (UserError, Stopped) as error:
             tee: Any = getattr(sys.modules.get("dassl.utils.logger"), "Tee", ())  # to import it is to import torch
             if isinstance(sys.stdout, tee):  # the log ends with it, too
