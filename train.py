@@ -14,7 +14,11 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from dassl.errors import Stopped, UserError  # torch is imported when arguments are parsed: --help does without
+from dassl.errors import (
+    Stopped,
+    UserError,
+    printable,
+)  # torch is imported when arguments are parsed: --help does without
 from dassl.signals import heeding
 from mocoop.command import Command
 
@@ -204,10 +208,12 @@ def perform(
 def _start(args, cfg):
     """The trainer, with the weights that it evaluates; what goes into the run is recorded."""
     import mocoop
+    from dassl import layout
     from dassl.config import without_effect
     from dassl.data.datasets import DATASET_REGISTRY
     from dassl.engine import TRAINER_REGISTRY, build_trainer, inputs, made_with, run_folder
     from dassl.utils import collect_env_info, processes, set_numerics, set_random_seed, setup_logger
+    from trainers import keys
 
     processes.from_first(lambda: run_folder.claim(cfg, args.overwrite))
     if cfg.SEED >= 0:
@@ -215,8 +221,13 @@ def _start(args, cfg):
     setup_logger(cfg.OUTPUT_DIR if processes.first() else None)
     set_numerics(cfg)
     logger.info("***************\n** Arguments **\n***************")
-    logger.info("\n".join(f"{key}: {value}" for key, value in sorted(vars(args).items())))
-    logger.info("************\n** Config **\n************\n%s", cfg)
+    unset = vars(Train().parse([], *PROGRAM))
+    given = {key: value for key, value in sorted(vars(args).items()) if value != unset.get(key)}
+    logger.info("\n".join(f"{key}: {value}" for key, value in given.items()))
+    logger.info("************\n** Config **\n************")
+    whole = printable(os.path.join(cfg.OUTPUT_DIR, layout.CONFIG))
+    logger.info("# what %s reads, and what differs from the defaults; the whole config is %s", cfg.TRAINER.NAME, whole)
+    logger.info("%s", keys.of_run(cfg))
     for reason in _left_out():
         logger.warning("Left out, because it failed: %s", reason)
     readers = (TRAINER_REGISTRY.get(cfg.TRAINER.NAME), DATASET_REGISTRY.get(cfg.DATASET.NAME))

@@ -1,4 +1,4 @@
-"""The reference of all config keys: what `python train.py --keys [TRAINER]` and docs/config.md show."""
+"""All config keys: what `python train.py --keys [TRAINER]`, docs/config.md and the log of a run show of them."""
 
 import functools
 import shutil
@@ -8,10 +8,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from yacs.config import CfgNode
+
 import mocoop
 import trainers
 from dassl.config import defaults, get_cfg_default, meanings
-from dassl.config.readers import last_words, readers, source_of
+from dassl.config.readers import last_words, names, readers, source_of
 from dassl.engine import TRAINER_REGISTRY
 from dassl.layout import flat
 
@@ -22,6 +24,13 @@ FOLDERS = ("dassl", "datasets", "prompting", "trainers", "learned", "benchmark")
 SHOWN = 3  # readers of a key on the terminal
 
 NARROW = 50  # characters for meanings; where there are fewer, they have lines of their own
+
+ALWAYS = {
+    *("TRAINER.NAME", "SEED", "OUTPUT_DIR", "MODEL.BACKBONE.NAME", "INPUT.SIZE", "INPUT.TRANSFORMS", "TEST.SPLIT"),
+    *("DATASET.NAME", "DATASET.NUM_SHOTS", "DATASET.SUBSAMPLE_CLASSES", "DATALOADER.TRAIN_X.BATCH_SIZE"),
+    *("OPTIM.NAME", "OPTIM.LR", "OPTIM.LR_SCHEDULER", "OPTIM.MAX_EPOCH", "OPTIM.WEIGHT_DECAY"),
+}
+"""What every log shows. CoOp's tools and report/results.py read some of it there."""
 
 NO_READERS = ("dassl/config/", "trainers/keys.py")
 """What names keys as such."""
@@ -58,15 +67,13 @@ class Key(NamedTuple):
 
 def reference() -> list[Key]:
     """All keys, in the order of the config."""
-    cfg = get_cfg_default()
-    trainers.extend_cfg(cfg)
     said = meanings.of_dict(defaults)
     for module in [m for m in trainers.modules if hasattr(m, "extend_cfg")]:
         own = {section for section, kinds in _sections().items() if any(k.__module__ == module.__name__ for k in kinds)}
         for key, meaning in meanings.of_function(module.extend_cfg).items():
             if key not in said or key.split(".")[1] in own:
                 said[key] = meaning
-    found = [Key(key, value, said.get(key, ""), (), False) for key, value in flat(cfg).items()]
+    found = [Key(key, value, said.get(key, ""), (), False) for key, value in flat(_defaults()).items()]
     read = readers([key.name for key in found if not key.section], _files())
     return [
         key._replace(
@@ -96,6 +103,28 @@ def told(trainer: str = "") -> str:
     return table(of(trainer, reference()) if trainer else reference())
 
 
+def of_run(cfg: CfgNode) -> CfgNode:
+    """What of a run's config its log shows: ALWAYS, what its trainer reads, and what differs from the defaults.
+
+    A trainer reads its block and what the modules of its classes name. Other trainers' blocks are shown where it names
+    them and they differ.
+    """
+    kind = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
+    default, given, own = flat(_defaults()), flat(cfg), f"TRAINER.{section_of(cfg.TRAINER.NAME)}."
+    modules = {base.__module__ for base in kind.__mro__ if not base.__module__.startswith(("dassl.", "torch."))}
+    named = set().union(*(names(source_of(module)) for module in modules))
+    shown = CfgNode()
+    for key, value in given.items():
+        *path, last = key.split(".")
+        concerns = path[:1] != ["TRAINER"] or len(path) < 2 or named & {path[1], f"TRAINER.{path[1]}"}
+        if key in ALWAYS or key in named or key.startswith(own) or (concerns and value != default.get(key, cfg)):
+            node = shown
+            for word in path:
+                node = node.setdefault(word, CfgNode())
+            node[last] = value
+    return shown
+
+
 def section_of(trainer: str) -> str:
     """The name of a trainer's block."""
     return getattr(TRAINER_REGISTRY.get(trainer), "section", None) or trainer.upper()
@@ -122,6 +151,12 @@ def table(keys: Iterable[Key], width: int | None = None) -> str:
         wrapped = textwrap.wrap(told, width - len(indent), break_on_hyphens=False)
         lines += [f"{(head or indent) if i == 0 else indent}{line}" for i, line in enumerate(wrapped)]
     return "\n".join(lines)
+
+
+def _defaults():
+    cfg = get_cfg_default()
+    trainers.extend_cfg(cfg)
+    return cfg
 
 
 def _told(key):
