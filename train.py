@@ -110,6 +110,7 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
     import datasets  # noqa: F401  registers every dataset; here, so that a broken plug-in is a mistake like others
     from dassl.config import check_ranges, get_cfg_default, merge_from_file, merge_from_list
     from dassl.engine import TRAINER_REGISTRY
+    from dassl.loggers import check_loggers
     from trainers import extend_cfg
 
     cfg = get_cfg_default()
@@ -137,6 +138,7 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
     merge_from_list(cfg, args.opts)
     _set_input(cfg, default_input)
     check_ranges(cfg)
+    check_loggers(cfg)
     cfg.freeze()
     return cfg
 

@@ -137,6 +137,9 @@ DEFAULTS = CfgNode(
             "CHECKPOINT_FREQ": 0,  # epochs between checkpoints that are kept; 0 keeps the last alone
             "PRINT_FREQ": 10,  # batches between log lines
             "COUNT_ITER": "train_x",  # whose batches make an epoch: train_x, train_u or smaller_one
+            "LOGGERS": (
+                "tensorboard",
+            ),  # ours: where scalars go: tensorboard, wandb, mlflow, and what plug-ins register
             "FEATURE_CACHE": True,  # ours: keep frozen image features of training views on disk
             "COMPILE": "",  # ours: compile the loss: default, reduce-overhead (CUDA graphs) or max-autotune; "": do not
             "FEATURES_GB": 2.0,  # ours: GiB for image features of an epoch; a larger set is encoded batch by batch
