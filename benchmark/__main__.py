@@ -18,6 +18,7 @@ COMMANDS = {
     "cost": ("benchmark.cost:CostOf", "what a grid costs, counted before it runs"),
     "speed": ("report.commands:Speed", "how fast the methods are here, against the plain way"),
     "cache": ("benchmark.cache:Cache", "what is kept on disk of what runs computed, and freeing it"),
+    "clean": ("benchmark.clean:Clean", "what caches and runs take on disk, and removing it"),
     "protocol": ("report.commands:ProtocolRuns", "the runs of a protocol, then its table"),
     "table": ("report.commands:Tables", "the tables of the runs found"),
     "results": ("report.commands:Results", "all runs found, one row each"),

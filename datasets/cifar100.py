@@ -14,6 +14,7 @@ from yacs.config import CfgNode
 
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.utils import UserError, atomic_folder, cache_dir
+from dassl.utils.locks import hold
 from datasets.base import SplitDataset
 from datasets.sources import Source
 from datasets.split import Split, class_folders, split_training
@@ -60,4 +61,5 @@ def unpacked(path: str | Path) -> Path:
                 for pixels, label in zip(images.data, images.targets, strict=True):
                     file = temporary / part / images.classes[label] / f"{next(numbers[label]):05}.png"
                     Image.fromarray(pixels).save(file, compress_level=1)
+    hold(folder)
     return folder

@@ -91,6 +91,9 @@ def test_examples_of_train():
         if words[0] == "--replay":  # its config is that of the run
             assert train.parse_args(words).replay == "output/coop"
             continue
+        if words[0] == "--keys":
+            assert train.parse_args(words).keys == "CoOp"
+            continue
         cfg = train.setup_cfg(train.parse_args(words))
         assert cfg.TRAINER.NAME == "CoOp" and cfg.OUTPUT_DIR and (REPO / train.parse_args(words).config_file).is_file()
 
