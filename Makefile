@@ -30,7 +30,7 @@ attack: setup
 	$(VENV)/bin/python -m tests.attack
 
 docs: setup
-	$(VENV)/bin/python -m mkdocs build --strict --quiet
+	$(VENV)/bin/python -m mkdocs build --strict
 
 lint: setup
 	$(VENV)/bin/python -m ruff check .
