@@ -129,9 +129,9 @@ def check(line: Line) -> None:
     """Raises AssertionError, UserError or SystemExit where a command's own parser would refuse it."""
     calls = of_mocoop(line)
     for name, *words in calls or ():
-        if {"-h", "--help"} & set(words[:2]):
-            continue
         assert name in mocoop.COMMANDS, f"no command {name}"
+        if {"-h", "--help"} & set(words):
+            continue
         {"train": _train, "predict": _predict, "benchmark": _benchmark, "datasets": _datasets}[name](words)
     if calls is None:
         program, *words = line.words
