@@ -29,7 +29,7 @@ attack: setup  ## an hour of trying to make runs lose or falsify something
 	$(VENV)/bin/python -m tests.attack
 
 docs: setup  ## the pages of docs/ as a site, in site/
-	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict
 
 lint: setup  ## ruff and mypy
 	$(VENV)/bin/python -m ruff check .
@@ -51,7 +51,7 @@ dist: setup  ## source distribution and wheel, in dist/
 	$(VENV)/bin/python -c "from setuptools import build_meta; build_meta.build_sdist('dist')"
 	$(VENV)/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist dist/*.tar.gz
 
-clean:  ## remove what make has made; runs, data and the cache of features stay (mocoop benchmark cache)
+clean:  ## remove what make has made; runs, data and caches stay (mocoop benchmark clean)
 	rm -rf $(VENV) $(VENV)-lock build dist site *.egg-info dassl/*.egg-info dassl/build
 	rm -rf .pytest_cache .ruff_cache .mypy_cache
 

@@ -18,3 +18,22 @@ protocol() {
         ${CFG:+--config "$CFG"} ${BACKBONE:+--backbone "$BACKBONE"} ${OUTPUT:+--output "$OUTPUT"} \
         ${DEVICE:+--device "$DEVICE"} ${BESIDE:+--beside $BESIDE}
 }
+
+# one TRAINER DATASET CFG SEED FOLDER [ARGUMENT ...]: a single run of train.py, into the folder that CoOp's scripts give it.
+one() {
+    "$PYTHON" "$HERE/mocoop" train --root "${DATA:-data}" --seed "$4" --trainer "$1" \
+        --dataset-config-file "$HERE/configs/datasets/$2.yaml" --config-file "$HERE/configs/trainers/$1/$3.yaml" \
+        --output-dir "${OUTPUT:-output}/$5" ${BACKBONE:+--backbone "$BACKBONE"} "${@:6}" \
+        $([[ "${DEVICE:-}" != cpu ]] || echo USE_CUDA False)
+}
+
+# arguments NUMBER "NAMES" "$@": tell the usage and end, unless there are that many.
+arguments() {
+    local number="$1" names="$2" status=2
+    shift 2
+    if [[ $# -eq $number && "${1:-}" != --help ]]; then return; fi
+    if [[ "${1:-}" == --help ]]; then status=0; else exec 1>&2; fi
+    echo "Usage: bash $0 $names"
+    echo "As in CoOp; DATA, BACKBONE, OUTPUT, DEVICE (and SEEDS, where none is given) come from the environment."
+    exit $status
+}

@@ -131,6 +131,11 @@ def test_versions_agree(told):
     assert f"\nversion: {mocoop.__version__}\n" in (REPO / "CITATION.cff").read_text()
 
 
+def test_the_engine_alone_has_all_its_packages():
+    listed = re.findall(r'(?m)^    "(dassl[.\w]*)",$', (REPO / "dassl" / "pyproject.toml").read_text())
+    assert listed == sorted(".".join(path.parent.relative_to(REPO).parts) for path in REPO.glob("dassl/**/__init__.py"))
+
+
 def test_extras(told):
     extras = told["extras_require"]
     assert extras["hf"] == extras["transformers"]

@@ -24,7 +24,7 @@ LAYERS = (
     ("train", "predict"),
     ("benchmark",),
     ("report",),
-    ("parse_test_res",),
+    ("interpret_prompt", "parse_test_res"),
 )
 """From the ground up: a package may import those of lower layers, and itself."""
 

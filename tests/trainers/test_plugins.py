@@ -1,4 +1,4 @@
-"""Trainers join without a change to the project: a file in trainers/, a package elsewhere, the README's example."""
+"""Trainers join without a change to the project: a file in trainers/, a package elsewhere, the docs' example."""
 
 import importlib
 import json
@@ -46,17 +46,17 @@ def copy_of_the_project(folder):
     return folder
 
 
-def readme_example():
-    (code,) = re.findall(r"```python\n(.*?)```", (REPO / "README.md").read_text(), flags=re.DOTALL)
-    return code
+def example():
+    """The first of docs/add-a-trainer.md; tests/test_plugins.py compares it with what is there."""
+    return (REPO / "docs" / "examples" / "trainer.py").read_text()
 
 
-@pytest.mark.parametrize("source", ["third party", "README"])
+@pytest.mark.parametrize("source", ["third party", "docs"])
 def test_a_file_dropped_into_trainers(source, tmp_path, toy_args):
     repo = copy_of_the_project(tmp_path / "repo")
-    code = THIRD_PARTY.read_text() if source == "third party" else readme_example()
+    code = THIRD_PARTY.read_text() if source == "third party" else example()
     (repo / "trainers" / "mine.py").write_text(code)
-    if source == "README":  # neither a broken file nor a release's own clip is in its way
+    if source == "docs":  # neither a broken file nor a release's own clip is in its way
         (repo / "trainers" / "broken.py").write_text("import nowhere_to_be_found")
         (repo / "clip").mkdir()
         (repo / "clip" / "__init__.py").write_text("raise ImportError('of another release')")
@@ -68,7 +68,7 @@ def test_a_file_dropped_into_trainers(source, tmp_path, toy_args):
     third = len(losses) // 3  # an epoch
     assert sum(losses[-third:]) < sum(losses[:third]) and "=> result" in log
     warned = "because it failed: trainers/broken.py (ModuleNotFoundError: No module named 'nowhere_to_be_found')"
-    assert log.count(warned) == (source == "README")
+    assert log.count(warned) == (source == "docs")
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["trainer"] == name
 
 
@@ -157,9 +157,9 @@ def test_another_trainers_block_declared_again(file, dropped):
     assert config().TRAINER.MINE == {}
 
 
-def test_the_readmes_example_on_new_classes(dropped, toy_args, closing_logger, tmp_path):
+def test_the_docs_example_on_new_classes(dropped, toy_args, closing_logger, tmp_path):
     """As many as it was trained on: zero-shot CLIP's features; among all of them its own are shifted."""
-    (tmp_path / "shift.py").write_text(readme_example())
+    (tmp_path / "shift.py").write_text(example())
     sys.modules.pop("trainers.shift", None)
     dropped("other")
 
