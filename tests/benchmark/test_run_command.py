@@ -206,18 +206,18 @@ def test_on_ray(undisturbed, grid_file, toy_root, tmp_path, monkeypatch):
             self.do = do
 
         def tick(self):
-            """Do it to a run that has begun, until it was possible."""
-            folders = [place.folder(run) for run in launcher.runs.values()]
-            begun = [folder for folder in folders if list(folder.glob("*/checkpoint"))]
-            if begun and self.do not in done and self.do(begun[0]):
+            """Do it when a run is under way."""
+            logs = [place.folder(run) / "log.txt" for run in launcher.runs.values()]
+            worker = next((worker_of(log.parent) for log in logs if log.is_file()), None)
+            if worker and self.do not in done:
                 done.append(self.do)
+                self.do(worker)
 
-    def terminate(folder):
+    def terminate(worker):
         os.kill(os.getpid(), signal.SIGTERM)
 
-    def kill(folder):
-        worker = worker_of(folder)
-        return worker and not os.kill(worker, signal.SIGKILL)
+    def kill(worker):
+        os.kill(worker, signal.SIGKILL)
 
     small = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 80 << 20}
     launcher = OnRay(place, options=small)
@@ -226,10 +226,10 @@ def test_on_ray(undisturbed, grid_file, toy_root, tmp_path, monkeypatch):
         with heeding(), pytest.raises(Stopped):
             runner.execute(runs, launcher, Once(terminate))
         assert not launcher.runs and Stopped().code == GO_ON_LATER and not list(tmp_path.rglob("failed.txt"))
-        assert runner.execute(runs, launcher, Once(kill)) == {} and done == [kill]
+        assert runner.execute(runs, launcher, Once(kill)) == {} and done == [terminate, kill]
     finally:
         ray.shutdown()
-    assert list(tmp_path.rglob("log.txt-*")), "a run went on"
+    assert list(tmp_path.rglob("log.txt-*")), "the run was begun again"
     pd.testing.assert_frame_equal(found(grid_file, tmp_path), wanted)
     end = time.monotonic() + 60
     while left := processes_with(f"MARK={tmp_path}".encode()) - {str(os.getpid())}:
