@@ -47,11 +47,6 @@ def test_help_does_without_torch(command, name, usage):
     assert first.startswith(f"usage: {name} ") and not torch
 
 
-@pytest.mark.parametrize("command", ["benchmark report", "benchmark explain", "benchmark export", "datasets check"])
-def test_usage_names_the_command(command, usage):
-    assert usage("-m", *command.split())[0].startswith(f"usage: python -m {command} [-h]")
-
-
 ALL_HELP = """
 import contextlib, io, json, sys
 from mocoop import command, __main__
