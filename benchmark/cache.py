@@ -124,9 +124,11 @@ def _of(entries):
     return size_of(sum(entry.size for entry in entries))
 
 
-def size_of(size):
+def size_of(size: float) -> str:
+    """Bytes, in words."""
     return f"{size / GIB:.2f} GiB" if size >= GIB else f"{size / 2**20:.2f} MiB"
 
 
-def day(seconds):
+def day(seconds: float) -> str:
+    """A time since the epoch, in words."""
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))

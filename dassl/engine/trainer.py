@@ -28,7 +28,7 @@ from dassl.engine.saved_models import SavedModels
 from dassl.engine.simple_net import SimpleNet
 from dassl.engine.steps import NonFiniteLossError, Steps, progress
 from dassl.evaluation import build_evaluator
-from dassl.loggers import open_loggers
+from dassl.loggers.build import open_loggers
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.optim.prograd import prograd
 from dassl.utils import (
