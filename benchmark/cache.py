@@ -20,8 +20,8 @@ class Cache(Command):
 
     Image features of frozen encoders are kept for all runs that need the same ones (docs/features.md); what was used
     longest ago goes by itself when a run's FEATURES_LIMIT_GB is reached. All of it is safe to remove: what is missing
-    is computed again. Only images that were converted or drawn have to stay while runs read them. --older-than and
-    --limit are of image features alone.
+    is computed again. Only images that were converted or drawn stay while runs read them. --older-than and --limit
+    concern image features alone.
     """
 
     examples = ("cache", "cache --older-than 30", "cache --limit 5", "cache --free", "cache --free all")

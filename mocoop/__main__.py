@@ -21,7 +21,7 @@ COMMANDS = {
 }
 """Command -> module, function that takes the arguments and returns the exit status, and what it is for."""
 
-USAGE = "usage: mocoop COMMAND ...\n\n{}\n\nEach says more with --help, as does {}/README.md."
+USAGE = "usage: mocoop COMMAND ...\n\n{}\n\nEach has its own --help; {}/README.md tells more."
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -79,7 +79,7 @@ def main(commands: Mapping[str, tuple[str, str]], argv: Sequence[str] | None, pr
         width = max(map(len, commands)) + 2
         lines = "\n".join(f"  {name:{width}}{one}" for name, (_, one) in commands.items())
         print(
-            f"usage: {prog} COMMAND ...\n\n{what}\n\n{lines}\n\nEach says more with --help.",
+            f"usage: {prog} COMMAND ...\n\n{what}\n\n{lines}\n\nEach has its own --help.",
             file=sys.stdout if words else sys.stderr,
         )
         return 0 if words else 2
