@@ -23,7 +23,7 @@ from report.logs import TRAINED, closing_figures, read_logs
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("directory", type=Path)
+    parser.add_argument("directory", type=Path, help="folder of runs; each has a log.txt")
     parser.add_argument("--ci95", action="store_true", help="95%% confidence interval, not the standard deviation")
     parser.add_argument("--test-log", action="store_true", help="the logs are of --eval-only runs, which train nothing")
     parser.add_argument("--multi-exp", action="store_true", help="several experiments: their mean as well")

@@ -48,22 +48,22 @@ class Train(Command):
     )
 
     def add_arguments(self, add: Any) -> None:
-        add("--root", default="", help="path to the datasets (DATASET.ROOT)")
-        add("--output-dir", default="", help="output directory (OUTPUT_DIR)")
+        add("--root", default="", help="folder of the data sets (DATASET.ROOT)")
+        add("--output-dir", default="", help="folder of the run (OUTPUT_DIR)")
         add("--resume", default="", help="folder of a run to continue (RESUME)")
         add("--seed", type=int, default=-1, help="seed of all random numbers; negative: none is set (SEED)")
-        add("--source-domains", nargs="+", help="source domains for DA/DG (DATASET.SOURCE_DOMAINS)")
-        add("--target-domains", nargs="+", help="target domains for DA/DG (DATASET.TARGET_DOMAINS)")
+        add("--source-domains", nargs="+", help="domains to train on (DATASET.SOURCE_DOMAINS)")
+        add("--target-domains", nargs="+", help="domains to test on (DATASET.TARGET_DOMAINS)")
         add("--transforms", nargs="+", help="data augmentation methods (INPUT.TRANSFORMS)")
         add("--config-file", default="", help="path to the trainer's config file")
         add("--dataset-config-file", default="", help="path to the dataset's config file")
         add("--trainer", default="", help="name of the trainer (TRAINER.NAME)")
         add("--backbone", default="", help="name or path of the backbone (MODEL.BACKBONE.NAME)")
         add("--head", default="", help="name of the head (MODEL.HEAD.NAME)")
-        add("--eval-only", action="store_true", help="evaluation only")
-        add("--model-dir", default="", help="load the model from this directory for --eval-only")
-        add("--load-epoch", type=int, help="load the weights of this epoch for --eval-only")
-        add("--no-train", action="store_true", help="do not call trainer.train()")
+        add("--eval-only", action="store_true", help="evaluate, do not train")
+        add("--model-dir", default="", help="folder of the run whose weights --eval-only loads")
+        add("--load-epoch", type=int, help="the epoch whose weights --eval-only loads (default: the last)")
+        add("--no-train", action="store_true", help="build everything, but do not train")
         add("--overwrite", action="store_true", help="replace a run of another config in the output directory")
         add("--replay", default="", metavar="RUN", help="do a finished run again, and say whether the bits agree")
         add(
@@ -177,7 +177,7 @@ def perform(
 
     Args:
         args: for what is not config.
-        first: called when nobody else is at a run in the output folder.
+        first: called when nobody else is working on the run in the output folder.
         begun: called with the trainer when it is ready, and what goes into the run is recorded.
     """
     from dassl.engine import TRAINER_REGISTRY, run_folder
@@ -191,7 +191,9 @@ def perform(
     if args.overwrite and args.model_dir and os.path.realpath(args.model_dir) == os.path.realpath(cfg.OUTPUT_DIR):
         raise UserError("--overwrite would remove the model that --model-dir names: choose another --output-dir")
     if args.eval_only and processes.count() > 1:
-        raise UserError("several processes train together, and test with one: start --eval-only by python train.py")
+        raise UserError(
+            "only training uses several processes: start --eval-only with python train.py, without torchrun"
+        )
     with run_folder.alone_in(cfg.OUTPUT_DIR):
         processes.from_first(first)
         trainer = _start(args, cfg)

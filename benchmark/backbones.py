@@ -43,7 +43,7 @@ class Backbones(Command):
                 facts = record.image_encoder, record.image_size, record.width or None, _yes(family.causal)
                 rows.append([record.name, family.name, _yes(at_hand), *facts])
         if not rows:
-            raise UserError(f"no backbone is called like {' or '.join(args.words)}")
+            raise UserError(f"no backbone has {' or '.join(args.words)} in its name")
         print(tabulate(rows, ["backbone", "family", "at hand", "image", "pixels", "width", "causal"]))
         print("\nOthers by name:")
         for form, package, more in OTHERS:

@@ -20,8 +20,8 @@ class Cache(Command):
 
     Image features of frozen encoders are kept for all runs that need the same ones (docs/features.md); what was used
     longest ago goes by itself when a run's FEATURES_LIMIT_GB is reached. All of it is safe to remove: what is missing
-    is computed again. Only images that were converted or drawn have to stay while runs read them. --older-than and
-    --limit are of image features alone.
+    is computed again. Only images that were converted or drawn stay while runs read them. --older-than and --limit
+    concern image features alone.
     """
 
     examples = ("", "--older-than 30", "--limit 5", "--free", "--free all")
@@ -124,9 +124,11 @@ def _of(entries):
     return size_of(sum(entry.size for entry in entries))
 
 
-def size_of(size):
+def size_of(size: float) -> str:
+    """Bytes, in words."""
     return f"{size / GIB:.2f} GiB" if size >= GIB else f"{size / 2**20:.2f} MiB"
 
 
-def day(seconds):
+def day(seconds: float) -> str:
+    """A time since the epoch, in words."""
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))

@@ -60,11 +60,11 @@ class Run(Command):
     )
 
     def add_arguments(self, add: Any) -> None:
-        add("grid", metavar="GRID")
+        add("grid", metavar="GRID", help="a yaml file, or the name of one in configs/grids/")
         add_place(add)
         add("--no-check", action="store_true", help="start even if data or weights are not found from here")
         add("--dry-run", action="store_true", help="print the commands, and why each has its config; do nothing")
-        add("--launcher", choices=("local", *LAUNCHERS), default="local")
+        add("--launcher", choices=("local", *LAUNCHERS), default="local", help="where runs compute (default: local)")
         add("--workers", type=int, help="local: runs at a time (default: as many as there are GPUs, else 1)")
         add("--address", help="ray: address of a cluster (default: one on this machine)")
         add("--cpus", type=float, default=1, help="ray: processors for each run (default: %(default)s)")
@@ -121,7 +121,7 @@ class Status(Command):
     examples = ("demo",)
 
     def add_arguments(self, add: Any) -> None:
-        add("grid", metavar="GRID")
+        add("grid", metavar="GRID", help="a yaml file, or the name of one in configs/grids/")
         add_place(add)
 
     def run(self, args: argparse.Namespace) -> int:

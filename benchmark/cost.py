@@ -66,7 +66,7 @@ class CostOf(Command):
     examples = ("my/grid.yaml",)
 
     def add_arguments(self, add: Any) -> None:
-        add("grid", metavar="GRID")
+        add("grid", metavar="GRID", help="a yaml file, or the name of one in configs/grids/")
 
     def run(self, args: argparse.Namespace) -> int:
         costs = of_grid(read_grid(args.grid))
@@ -108,7 +108,9 @@ def _of_words(trainer, words):
     cfg, facts = setup_cfg(parse_args(list(words))), method_of(trainer)
     counts = getattr(DATASET_REGISTRY.get(cfg.DATASET.NAME), "counts", None)
     if counts is None:
-        raise UserError(f"how many images {cfg.DATASET.NAME} has is not published: its runs cannot be counted")
+        raise UserError(
+            f"the number of images in {cfg.DATASET.NAME} is not published, so the cost of its runs cannot be counted"
+        )
     classes, train, _, test = counts
     part = cfg.DATASET.SUBSAMPLE_CLASSES
     share = {"all": 1.0, "base": -(-classes // 2) / classes, "new": classes // 2 / classes}[part]
@@ -144,7 +146,7 @@ def flops_of(backbone: str) -> tuple[int, int]:
         UserError: its shape is not known here.
     """
     if backbone not in ARCHITECTURES:
-        raise UserError(f"the FLOPs of {backbone} are not counted: there are {', '.join(ARCHITECTURES)}")
+        raise UserError(f"the FLOPs of {backbone} cannot be counted: known are {', '.join(ARCHITECTURES)}")
     import torch
     from clip.model import CLIP
     from torch.utils.flop_counter import FlopCounterMode

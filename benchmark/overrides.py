@@ -30,7 +30,7 @@ def pairs(words: Sequence[str]) -> dict[str, str]:
         UserError: there is an odd number of words.
     """
     if len(words) % 2:
-        raise UserError(f'"{" ".join(words)}" is no list of KEY VALUE pairs: one word is missing, or too many')
+        raise UserError(f'"{" ".join(words)}" is not a list of KEY VALUE pairs: its number of words is odd')
     return dict(sorted(zip(words[::2], words[1::2], strict=True)))
 
 

@@ -91,7 +91,7 @@ def release_folder(path: str) -> Path:
     if not lacks and not re.search(r"^\s*(from|import) dassl\b", script.read_text(errors="replace"), re.MULTILINE):
         lacks = ["a train.py that imports dassl"]
     if lacks:
-        raise UserError(f"{path} is no release of CoOp's shape: it lacks {' and '.join(lacks)}")
+        raise UserError(f"{path} does not have the layout of CoOp's release: it lacks {' and '.join(lacks)}")
     return folder
 
 
@@ -131,7 +131,7 @@ def weights_file(name: str, folder: Path) -> tuple[Path, int | None]:
         return Path(name).expanduser().resolve(), size
     record = backbone.find(name)
     if record.family != OPENAI:
-        raise UserError(f"{name} is of the family {record.family.name}: a release computes with OpenAI's CLIP alone")
+        raise UserError(f"{name} is of the family {record.family.name}: a release can only run on OpenAI's CLIP")
     backbone.fetch(name)
     fetched = record.fetch()
     if isinstance(fetched, Path):  # OpenAI's archive

@@ -182,7 +182,7 @@ class Explain(Command):
     examples = ("RUN", "RUN --out what-it-learned --words 5 --images 10")
 
     def add_arguments(self, add: Any) -> None:
-        add("run", metavar="RUN")
+        add("run", metavar="RUN", help="folder of the run, the --output-dir of train.py")
         add("--words", type=int, default=3, metavar="N", help="nearest words for each vector (default: 3)")
         add("--images", type=int, default=5, metavar="K", help="images for each expert (default: 5)")
         add("--out", metavar="DIR", help="write tables and images there too")

@@ -27,8 +27,8 @@ class Export(Command):
     )
 
     def add_arguments(self, add: Any) -> None:
-        add("run", metavar="RUN")
-        add("--out", required=True, metavar="FILE.safetensors")
+        add("run", metavar="RUN", help="folder of the run, the --output-dir of train.py")
+        add("--out", required=True, metavar="FILE.safetensors", help="the file to write")
         add("--classnames", metavar="FILE_OR_LIST", help="other classes than the run's, by name alone")
         add("--load-epoch", type=int, help="use the weights of this epoch")
 

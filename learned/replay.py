@@ -48,14 +48,17 @@ def replay(args: argparse.Namespace, defaults: argparse.Namespace, perform: Call
     """
     given = [name for name, value in vars(args).items() if name not in ALLOWED and value != getattr(defaults, name)]
     if given:
-        raise UserError(f"--replay does the run as it was: leave out --{given[0].replace('_', '-')}")
+        raise UserError(f"--replay repeats the run as it was: leave out --{given[0].replace('_', '-')}")
     run = os.path.normpath(args.replay)
     cfg, held = read_cfg(run), run_folder.read_config(run)
     theirs = read_metrics(run)
     if theirs is None:
-        raise UserError(f"the run in {run} is not finished: repeat its train.py command, which goes on with it, before")
+        raise UserError(f"the run in {run} is not finished: finish it first, with the train.py command that began it")
     if cfg.RELEASE.NAME:
-        raise UserError(f"{run} is a run of the release {cfg.RELEASE.NAME}, whose code is not here: run that again")
+        raise UserError(
+            f"{run} is a run of the release {cfg.RELEASE.NAME}, whose code is not here: repeat it with python -m "
+            "benchmark release"
+        )
     record = inputs.read(run) or theirs.get("inputs")
     again = argparse.Namespace(**{**vars(defaults), "overwrite": args.overwrite, **_arguments(run, record, theirs)})
     for place, key in ((again, "model_dir"), (cfg.MODEL, "INIT_WEIGHTS"), (cfg, "RESUME")):
@@ -100,7 +103,7 @@ def _take_over(cfg, args):
     """Give the config what args say beside the run. Raises UserError for a key that has an effect."""
     for key in args.opts[::2]:
         if key not in run_folder.NO_EFFECT - {"OUTPUT_DIR", "RESUME"}:
-            raise UserError(f"--replay does the run as it was: {key} has an effect, or is an argument's; leave it out")
+            raise UserError(f"--replay repeats the run as it was: {key} cannot be set; leave it out")
     merge_from_list(cfg, [*(["DATASET.ROOT", args.root] if args.root else []), *args.opts])
 
 

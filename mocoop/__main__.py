@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     from mocoop.command import Commands
 
     class Mocoop(Commands):
-        __doc__ = f"Prompt learning for CLIP; {mocoop.HOME}/README.md says more."
+        __doc__ = f"Prompt learning for CLIP; {mocoop.HOME}/README.md tells more."
         commands = COMMANDS
 
     if argv is None:  # this is the program

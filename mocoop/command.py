@@ -85,7 +85,7 @@ class Commands:
         """What --help prints."""
         width = max(map(len, self.commands)) + 2
         lines = "\n".join(f"  {name:{width}}{one}" for name, (_, one) in self.commands.items())
-        return f"usage: {prog} COMMAND ...\n\n{inspect.getdoc(self)}\n\n{lines}\n\nEach says more with --help."
+        return f"usage: {prog} COMMAND ...\n\n{inspect.getdoc(self)}\n\n{lines}\n\nEach has its own --help."
 
 
 def load(place: str) -> Any:

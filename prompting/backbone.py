@@ -218,7 +218,7 @@ def _convert(model: nn.Module, text: torch.dtype, image: torch.dtype, whole_visu
 def _check_finite(model, name):
     for key, value in model.state_dict().items():
         if value.is_floating_point() and value.numel() and not torch.isfinite(torch.stack(torch.aminmax(value))).all():
-            raise UserError(f"the backbone {name} has weights that are not finite ({key}): get its file again")
+            raise UserError(f"the backbone {name} has weights that are not finite ({key}): download its file again")
 
 
 def _halved(module):

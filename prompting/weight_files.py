@@ -37,7 +37,7 @@ def check(path: Path) -> Mapping[str, tuple[int, ...]]:
         raise UserError(f"{path} is damaged, or was saved before torch 1.6 ({error})") from error
     wrong = [name for name, (is_real, _) in found.items() if name.endswith(WEIGHTS) and not is_real]
     if wrong:
-        raise UserError(f"{path} does not hold weights: {wrong[0]} in it is no tensor of floating point")
+        raise UserError(f"{path} does not hold weights: {wrong[0]} in it is not a floating-point tensor")
     return {name: shape for name, (_, shape) in found.items()}
 
 

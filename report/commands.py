@@ -52,9 +52,9 @@ class Results(Command):
     examples = ("output", "output --csv runs.csv")
 
     def add_arguments(self, add: Any) -> None:
-        add("output", metavar="OUTPUT")
-        add("--csv", metavar="FILE")
-        add("--parquet", metavar="FILE", help="needs pyarrow")
+        add("output", metavar="OUTPUT", help="folder that runs were written to")
+        add("--csv", metavar="FILE", help="write all columns to this file")
+        add("--parquet", metavar="FILE", help="the same as Parquet (needs pyarrow)")
 
     def run(self, args: argparse.Namespace) -> int:
         from dassl.utils import atomic_path, mkdir_if_missing
@@ -81,13 +81,13 @@ class Tables(Command):
     examples = ("output", "output --dataset caltech101 --shots 16")
 
     def add_arguments(self, add: Any) -> None:
-        add("output", metavar="OUTPUT")
-        add("--protocol", choices=list(PROTOCOLS))
+        add("output", metavar="OUTPUT", help="folder that runs were written to")
+        add("--protocol", choices=list(PROTOCOLS), help="tables of this protocol (default: of all)")
         add("--dataset", help="tables of this data set, also where transfers were trained on it")
-        add("--trainer")
-        add("--config")
-        add("--shots", type=int)
-        add("--seeds", nargs="+", type=int)
+        add("--trainer", help="rows of this trainer, such as CoOp")
+        add("--config", help="rows of this config, such as vit_b16_ep50")
+        add("--shots", type=int, help="runs with this number of training images per class")
+        add("--seeds", nargs="+", type=int, help="runs with these seeds")
 
     def run(self, args: argparse.Namespace) -> int:
         from report import results, tables

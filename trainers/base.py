@@ -140,7 +140,9 @@ class PromptTrainer(TrainerX):
         if "GRAD_CLIP" in self.options:
             self.require("GRAD_CLIP", at_least=0)
         if cfg.INPUT.NO_TRANSFORM or cfg.DATALOADER.K_TRANSFORMS != 1:
-            raise UserError(f"{cfg.TRAINER.NAME} takes one transformed image: INPUT.NO_TRANSFORM False, K_TRANSFORMS 1")
+            raise UserError(
+                f"{cfg.TRAINER.NAME} takes one transformed image: set INPUT.NO_TRANSFORM False, K_TRANSFORMS 1"
+            )
 
     def require(self, key: str, **limits: Any) -> None:
         """`dassl.config.require` of a key of `options`, with what FORM decides."""
@@ -159,7 +161,7 @@ class PromptTrainer(TrainerX):
         self.model = self.build_prompted_clip(clip_model, text_encoder, self.dm.dataset.classnames).to(self.device)
         if options.IMAGE_PREC and not self.frozen_image_encoder:
             raise UserError(
-                f"MODEL.BACKBONE.IMAGE_PREC is of frozen image encoders, but {cfg.TRAINER.NAME} learns inside it: set "
+                f"MODEL.BACKBONE.IMAGE_PREC is for frozen image encoders, but {cfg.TRAINER.NAME} learns inside it: set "
                 f"TRAINER.{self.section}.PREC instead"
             )
         learner = self.model.prompt_learner

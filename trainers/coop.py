@@ -36,7 +36,8 @@ class CoOp(PairTrainer, ContextTrainer):
         options = cfg.TRAINER[self.section]
         if options.get("PAIRS", False) and (options.CSC or options.CLASS_TOKEN_POSITION != "end"):
             raise UserError(
-                f"TRAINER.{self.section}.PAIRS has one context before all pairs: CSC False, CLASS_TOKEN_POSITION end"
+                f"TRAINER.{self.section}.PAIRS puts one context in front of all pairs: set CSC False and "
+                "CLASS_TOKEN_POSITION end"
             )
 
     def pair_prompts(self, text_encoder: TextEncoder, tokens: int) -> PairContext:

@@ -95,7 +95,9 @@ class PairTrainer(PromptTrainer):
         if cfg.TEST.EVALUATOR != "Compositional":
             raise UserError(f"{section}.OPEN_WORLD needs TEST.EVALUATOR Compositional, not {cfg.TEST.EVALUATOR}")
         if options.THRESHOLD == PUBLISHED and not options.WORD_VECTORS:
-            raise UserError(f"{section}.THRESHOLD {PUBLISHED} is of GloVe's vectors: name their file, WORD_VECTORS")
+            raise UserError(
+                f"{section}.THRESHOLD {PUBLISHED} was chosen with GloVe's vectors: set WORD_VECTORS to their file"
+            )
 
     def build_prompted_clip(
         self, clip_model: nn.Module, text_encoder: TextEncoder, classnames: Sequence[str]
@@ -153,7 +155,9 @@ class PairTrainer(PromptTrainer):
         if given == PUBLISHED:
             given = getattr(self.dm.dataset, "threshold", None)
             if given is None:
-                raise UserError(f"{key}: none is published for {self.cfg.DATASET.NAME}; give a number, or None")
+                raise UserError(
+                    f"no threshold is published for {self.cfg.DATASET.NAME}: set {key} to a number, or to None"
+                )
         if given > unseen.max():
             raise UserError(f"{key} {given} leaves no unseen pair: the most feasible one has {unseen.max():.3f}")
         return np.array([given], unseen.dtype)

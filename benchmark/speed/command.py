@@ -20,7 +20,8 @@ class Speed(Command):
     A line for each method's training step, epoch, test on what it learned from, and whole run (of the protocol's runs
     on base and new classes, unless --protocol says otherwise): in the plain way, as the papers' code computes (prompts
     of 77 tokens, text features for every test batch, images decoded and encoded each time); in ours with nothing at
-    hand (cold); and in ours with image features at hand. The x behind a time is how often it goes into the plain one.
+    hand (cold); and in ours with image features at hand. The x behind a time says how many
+    times faster it is than the plain way.
     "error" is the larger one of logits and gradients between the ways, compared before anything is timed.
 
     The floor is the time of the operations that must be done at the rate that a large matrix product reaches there and

@@ -21,6 +21,8 @@ def names(source: str) -> frozenset[str]:
     except SyntaxError:
         return frozenset(re.findall(r"\w+", source))
     found = set()
+    imports = [node.names for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    modules = {alias.asname or alias.name for aliases in imports for alias in aliases}  # and what else is no config
     asked = {id(arg) for node in ast.walk(tree) if isinstance(node, ast.Call) for arg in node.args}
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute):
@@ -29,7 +31,8 @@ def names(source: str) -> frozenset[str]:
             while isinstance(part, ast.Attribute) and KEY.fullmatch(part.attr):
                 words.insert(0, part.attr)
                 part = part.value
-            found.add(".".join(words))
+            if not (isinstance(part, ast.Name) and part.id in modules):
+                found.add(".".join(words))
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and KEY.fullmatch(node.value):
             if "." not in node.value or id(node) in asked:  # not in a list of keys
                 found.add(node.value)

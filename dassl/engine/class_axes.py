@@ -54,11 +54,12 @@ def match(
     if lacking and not as_started:
         raise UserError(
             f"{source} holds values for each of its {len(theirs)} classes ({what}) and none for "
-            f'{len(lacking)} of the {len(ours)} classes here ("{lacking[0]}"): it serves only classes that it knows'
+            f'{len(lacking)} of the {len(ours)} classes here ("{lacking[0]}"): it can only be used with classes that '
+            "it knows"
         )
     twice = next((name for name in ours if theirs.count(name) > 1), None)
     if twice:
-        raise UserError(f'{source} knows two classes named "{twice}": by name it can serve only its own classes')
+        raise UserError(f'{source} knows two classes named "{twice}": so it can only be used with its own classes')
     here = [i for i, name in enumerate(ours) if name in theirs]
     there = [theirs.index(ours[i]) for i in here]
     matched = {}

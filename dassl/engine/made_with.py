@@ -60,7 +60,9 @@ def read(path: str | Path, checkpoint: Mapping[str, Any] | None = None) -> MadeW
         backbone = read_json(inputs)["weights"]["backbone"] if os.path.isfile(inputs) else {}
         return MadeWith(names, backbone.get("name", ""), backbone.get("sha256", ""))
     except (TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{inputs} is damaged: remove it, and what the run was made with is not compared") from error
+        raise UserError(
+            f"{inputs} is damaged: remove it to go on without comparing what the run was made with"
+        ) from error
 
 
 def run_of(path: str | Path) -> str:
@@ -165,7 +167,8 @@ def _check_backbone(theirs, ours, path, allowed):
 def _other_classes(path, theirs, ours):
     return UserError(
         f"{path} was trained on other classes than this run's ({_first_difference(theirs, ours)}): its training "
-        "goes on only on the same ones; choose another --output-dir, or start from its weights with MODEL.INIT_WEIGHTS"
+        "can only continue on the same ones; choose another --output-dir, or start from its weights with "
+        "MODEL.INIT_WEIGHTS"
     )
 
 

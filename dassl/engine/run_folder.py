@@ -60,7 +60,7 @@ WEIGHTS, BACKBONE = "MODEL.INIT_WEIGHTS", "MODEL.BACKBONE.NAME"
 
 @contextmanager
 def alone_in(folder: str | Path, wait: bool = False) -> Iterator[None]:
-    """Run the block as the one process, or the first of those that train together, that is at a run in a folder.
+    """Run the block as the one process, or the first of those that train together, that has a run in a folder.
 
     Args:
         wait: until another one's run has ended.

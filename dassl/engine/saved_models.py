@@ -233,7 +233,9 @@ class SavedModels:
                 raise UserError(f"no model at {path} (found there: {found}): check --model-dir and --load-epoch")
         checkpoints = {name: load_checkpoint(path) for name, path in paths.items()}
         if len({checkpoint.get("epoch") for checkpoint in checkpoints.values()}) > 1:
-            raise UserError(f"the models in {directory} are of different epochs: go on with that run, or --load-epoch")
+            raise UserError(
+                f"the models in {directory} are from different epochs: continue that run, or give --load-epoch"
+            )
         for name, checkpoint in checkpoints.items():
             path, result = paths[name], checkpoint.get("val_result")
             logger.info("Load %s to %s (epoch=%s, val_result=%s)", path, name, checkpoint.get("epoch"), result)

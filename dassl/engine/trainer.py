@@ -28,7 +28,7 @@ from dassl.engine.saved_models import SavedModels
 from dassl.engine.simple_net import SimpleNet
 from dassl.engine.steps import NonFiniteLossError, Steps, progress
 from dassl.evaluation import build_evaluator
-from dassl.loggers import open_loggers
+from dassl.loggers.build import open_loggers
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.optim.prograd import prograd
 from dassl.utils import (
@@ -361,7 +361,7 @@ class SimpleTrainer(TrainerBase):
         self.start_epoch = self.resume_run(self.output_dir, self.cfg.RESUME)
         if processes.in_any(self.start_epoch != processes.from_first(lambda: self.start_epoch)):
             raise UserError(
-                f"the processes see other checkpoints in {self.output_dir} than the first: is its disk whole?"
+                f"the processes do not see the same checkpoints in {self.output_dir}: do they share that disk?"
             )
         if self.start_epoch > self.max_epoch:
             raise UserError(f"the run to resume has {self.start_epoch} epochs: give OPTIM.MAX_EPOCH that many, or more")

@@ -73,7 +73,9 @@ class Classification(EvaluatorBase):
         self._lab2cname = lab2cname or {}
         self._metrics = {name: METRIC_REGISTRY.get(name) for name in cfg.TEST.METRICS}
         if taken := FIGURES.intersection(self._metrics):
-            raise UserError(f"TEST.METRICS: {taken.pop()} is a figure of this evaluator's own: rename the metric")
+            raise UserError(
+                f"TEST.METRICS: {taken.pop()} is a figure that the evaluator has already: rename the metric"
+            )
         self.reset()
 
     _correct = _total = 0

@@ -8,7 +8,7 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from dassl.loggers import LOGGER_REGISTRY
+from dassl.loggers.build import LOGGER_REGISTRY
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class LateWriter:
 
 
 @LOGGER_REGISTRY.register()
-def tensorboard(cfg: CfgNode, log_dir: str | Path, first_step: int | None, run: str) -> LateWriter:
+def tensorboard(cfg: CfgNode | None, log_dir: str | Path, first_step: int | None, run: str) -> LateWriter:
     return LateWriter(log_dir, first_step)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from yacs.config import CfgNode
 
 from dassl.layout import flat
-from dassl.loggers import LOGGER_REGISTRY, package
+from dassl.loggers.build import LOGGER_REGISTRY, package
 
 NEEDS = ("wandb",)
 

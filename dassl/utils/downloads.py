@@ -19,7 +19,10 @@ def check_url(url: str) -> None:
     """Raises UserError where a url is neither https nor this machine's own: file, or a server here."""
     parts = urlsplit(url)
     if parts.scheme not in ("https", "file") and not (parts.scheme == "http" and parts.hostname in HERE):
-        raise UserError(f"{url} is not https, so it may be changed on the way: download it by hand, if you trust it")
+        raise UserError(
+            f"{url} is not an https address, so the file may be tampered with on the way: download it by hand if you "
+            "trust it"
+        )
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):

@@ -204,7 +204,9 @@ def _taken(path, wait):
         elif beat and len(beats) == 1:  # whose node may be lost, or its container have another name now
             log_once(logging.WARNING, f"Waiting {2 * BEAT:.0f} s at most for a sign of life of {other}")
         elif other and time.monotonic() - tried > 1:  # `owner` has it for a moment
-            raise UserError(f"{other} is at a run in {path.parent}: wait for its end, or choose another folder")
+            raise UserError(
+                f"{other} is working on the run in {path.parent}: wait until it ends, or choose another folder"
+            )
         time.sleep(0.5 if beat else 0.05)
 
 

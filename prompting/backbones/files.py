@@ -185,7 +185,7 @@ def _read_once(path: Path, written: int) -> dict[str, Any]:
     weights: dict[str, Any] = {FAMILY: found.get(FAMILY)} | nested
     for key, value in weights.items():
         if not (isinstance(value, str | None) if key in TEXTS else isinstance(value, torch.Tensor)):
-            raise UserError(f"{path} does not hold a CLIP model of OpenAI's architecture: {key} in it is no tensor")
+            raise UserError(f"{path} does not hold a CLIP model of OpenAI's architecture: {key} in it is not a tensor")
     if KNOWN_TOKENS in weights:
         rows, known = weights[KNOWN_TOKENS].long(), weights["token_embedding.weight"]
         full = torch.randn(VOCABULARY, known.shape[1], generator=torch.Generator().manual_seed(0))

@@ -55,7 +55,7 @@ def find(name: str, family: str) -> Backbone | None:
     try:
         return _record(name, source, config)
     except (AttributeError, IndexError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise UserError(f"the config of {name} makes no sense ({error!r})") from error
+        raise UserError(f"the config of {name} cannot be used ({error!r})") from error
 
 
 def listed() -> Iterator[Backbone]:
@@ -167,7 +167,7 @@ def _pretrained(name: str, source: str, kind: str) -> Any:
             transformers.utils.logging.enable_progress_bar()
     wrong = sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]]))
     if wrong:
-        raise UserError(f"{name} does not hold the weights that its config.json speaks of: no {wrong[0]} that fits")
+        raise UserError(f"{name} does not hold the weights that its config.json describes: no {wrong[0]} that fits")
     return model
 
 
@@ -188,7 +188,9 @@ def _load(name, source, kind):
         visual = PooledTower(vision)
     known, size = len(weights["token_embedding.weight"]), _tokenizer(name, source).size
     if size > known:
-        raise UserError(f"the tokenizer of {name} has {size} tokens, but its text tower knows {known}: it is another's")
+        raise UserError(
+            f"the tokenizer of {name} has {size} tokens, but its text tower knows {known}: it belongs to another model"
+        )
     return towers.CLIPModel(visual, _blocks(text), weights, text.final_layer_norm.eps)
 
 

@@ -118,7 +118,7 @@ def _record(name, source, config, weights, fetch, at_hand=lambda: True):
     try:
         return _recorded(name, source, config, weights, fetch, at_hand)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"the config of {name} is none of open_clip's ({error!r})") from error
+        raise UserError(f"the config of {name} is not a config of open_clip's ({error!r})") from error
 
 
 def _recorded(name, source, config, weights, fetch, at_hand):
@@ -157,7 +157,7 @@ OPENAI = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.261
 def _check(name, config, text):
     """Raises UserError where a text tower is of a kind that prompts cannot be encoded with."""
     if odd := sorted(set(text.get("tokenizer_kwargs", {})) - TOKENIZER_OPTIONS):
-        raise UserError(f"{name} gives its tokenizer the option {odd[0]}, which is not known here")
+        raise UserError(f"{name} gives its tokenizer the option {odd[0]}, which is not supported")
     if text.get("hf_model_name"):
         has = f"is {text['hf_model_name']} of transformers"
     elif "multimodal_cfg" in config or text.get("embed_cls"):

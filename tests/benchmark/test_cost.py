@@ -46,7 +46,7 @@ def test_a_teacher_sees_every_training_image_too(trainer, config):
 
 
 def test_what_cannot_be_counted():
-    with pytest.raises(UserError, match="FLOPs of icon-clip are not counted: there are RN50"):
+    with pytest.raises(UserError, match="FLOPs of icon-clip cannot be counted: known are RN50"):
         cost.flops_of("icon-clip")
-    with pytest.raises(UserError, match="how many images MITStates has is not published"):
+    with pytest.raises(UserError, match="the number of images in MITStates is not published"):
         cost_of("czsl", "mit_states", None, "CSP", "vit_l14")

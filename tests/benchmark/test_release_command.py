@@ -153,7 +153,7 @@ def test_a_folder_that_holds_a_run_of_ours(tmp_path):
     ("folder", "options", "message"),
     [
         ("nowhere", (), "no folder nowhere: give the one that a release was cloned to"),
-        ("tests", (), "tests is no release of CoOp's shape: it lacks train.py"),
+        ("tests", (), "tests does not have the layout of CoOp's release: it lacks train.py"),
         ("tests/releases/words/trainers", (), "it lacks train.py and trainers"),
         ("tests/releases/words", (), "its arguments need --output-dir"),
         ("tests/releases/words", ("--weights", "ViT-B/61"), 'unknown backbone "ViT-B/61" '),

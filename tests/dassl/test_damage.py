@@ -276,7 +276,7 @@ def test_best_models_of_two_epochs_are_no_model(cfg):
                 Path(cfg.OUTPUT_DIR, name),
                 model_name="model-best.pth.tar",
             )
-    with pytest.raises(UserError, match="of different epochs"):
+    with pytest.raises(UserError, match="from different epochs"):
         trainer.load_model(cfg.OUTPUT_DIR)
 
 

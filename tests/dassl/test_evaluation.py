@@ -207,5 +207,5 @@ def test_a_metric_that_cannot_be(largest_score):
         Classification(cfg)
     METRIC_REGISTRY._objects["accuracy"] = largest_score
     cfg.TEST.METRICS = ["accuracy"]
-    with pytest.raises(UserError, match="accuracy is a figure of this evaluator's own"):
+    with pytest.raises(UserError, match="accuracy is a figure that the evaluator has already"):
         Classification(cfg)

@@ -56,7 +56,7 @@ def until(so):
 def test_the_second_run_in_a_folder_is_refused(holding, tmp_path, toy_run):
     process = holding()
     named = re.escape(f"process {process.pid} on {socket.gethostname()}")
-    with pytest.raises(UserError, match=f"^{named} is at a run in {re.escape(str(tmp_path))}: wait for its end, or"):
+    with pytest.raises(UserError, match=f"^{named} is working on the run in {re.escape(str(tmp_path))}: wait until"):
         toy_run("ZeroshotCLIP", tmp_path, config="vit_b16")
     assert {path.name for path in tmp_path.iterdir()} == {".lock", "held"}, "nothing was touched"
     assert locks.owner(tmp_path / ".lock") == f"process {process.pid} on {socket.gethostname()}"
@@ -98,7 +98,7 @@ def test_the_lock_of_another_machine(tmp_path, monkeypatch, caplog):
         os.utime(lock, (0, time.time() - 3 + len(slept)))
 
     monkeypatch.setattr(locks, "time", SimpleNamespace(time=time.time, monotonic=lambda: sum(slept), sleep=alive))
-    with pytest.raises(UserError, match=f"^{re.escape(named)} is at a run in"):
+    with pytest.raises(UserError, match=f"^{re.escape(named)} is working on the run in"):
         run_folder.alone_in(tmp_path).__enter__()
     assert lock.read_text() == "elsewhere 7\n" and locks.owner(lock) == named
     assert caplog.messages == [f"Waiting 20 s at most for a sign of life of {named}"]

@@ -230,7 +230,7 @@ def test_download(tmp_path):
     with pytest.raises(UserError, match="cannot download file:.*nowhere"):
         utils.download_url((tmp_path / "nowhere").as_uri(), tmp_path / "c")
     for url in ("http://weights.example/a", "ftp://weights.example/a"):
-        with pytest.raises(UserError, match=f"{url} is not https, so it may be changed on the way"):
+        with pytest.raises(UserError, match=f"{url} is not an https address, so the file may be tampered with"):
             utils.download_url(url, tmp_path / "d")
     assert sorted(os.listdir(tmp_path)) == ["a", "b"]
 

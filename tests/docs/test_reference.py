@@ -46,7 +46,7 @@ def test_who_reads_what():
 
 
 def test_an_end_that_several_keys_have_is_theirs_whose_block_is_named():
-    text = '"""OPTIM.GAMMA in words."""\na = optim_cfg.NAME  # of OPTIM\nLISTED = {"B.NAME"}\n'
+    text = '"""OPTIM.GAMMA in words."""\nimport os\na = optim_cfg.NAME, os.GAMMA  # of OPTIM\nLISTED = {"B.NAME"}\n'
     assert names(text) == {"NAME"}
     assert readers(["OPTIM.NAME", "OPTIM.GAMMA", "A.NAME"], {"text": text}) == {
         "OPTIM.NAME": ["text"],

@@ -185,9 +185,9 @@ def test_what_is_refused(run, replay, root, tmp_path):
         assert status == 1 and line.startswith("error: ") and len(line.splitlines()) == 1
         return line
 
-    assert "--replay does the run as it was: leave out --seed" in refusal("--seed", 2)
-    assert "OPTIM.LR has an effect" in refusal("OPTIM.LR", 1)
-    assert "OUTPUT_DIR has an effect, or is an argument's" in refusal("OUTPUT_DIR", "x")
+    assert "--replay repeats the run as it was: leave out --seed" in refusal("--seed", 2)
+    assert "OPTIM.LR cannot be set" in refusal("OPTIM.LR", 1)
+    assert "OUTPUT_DIR cannot be set" in refusal("OUTPUT_DIR", "x")
     assert "no run in" in refusal(name="nowhere")
     assert "or itself: choose another --output-dir" in refusal("--output-dir", tmp_path / "a", "--overwrite")
     (tmp_path / "taken").mkdir()

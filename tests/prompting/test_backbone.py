@@ -209,7 +209,7 @@ def test_what_is_at_hand_is_named(home, monkeypatch, toy_backbone):
         ({"text_projection": torch.zeros(1)}, "does not hold a CLIP model"),
         ({"text_tower": "none"}, "needs the text tower of another backbone, which is not at .*none.pt"),
         ({"text_tower": "../../up/model"}, "which is not at .*embedded/model.pt"),
-        ({"text_projection": "text"}, "text_projection in it is no tensor"),
+        ({"text_projection": "text"}, "text_projection in it is not a tensor"),
         ({"state_dict": "text"}, "holds no state dict"),
         ([torch.zeros(1)], "holds no state dict"),
     ],

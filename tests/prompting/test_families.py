@@ -296,8 +296,8 @@ def test_damaged_weights(form, tmp_path):
     path = path.with_name("pytorch_model.bin")
     key = next(key for key in weights if key.endswith(("ln_final.weight", "final_layer_norm.weight")))
     for value, message in (
-        (weights[key].int(), f"{key} in it is no tensor of floating point"),
-        ("text", f"{key} in it is no tensor of floating point"),
+        (weights[key].int(), f"{key} in it is not a floating-point tensor"),
+        ("text", f"{key} in it is not a floating-point tensor"),
         (weights[key] / 0, "not finite"),
     ):
         torch.save(weights | {key: value}, path)
@@ -365,7 +365,7 @@ def test_transformers_models_that_lack_something(tmp_path):
     config = json.loads((tmp_path / "config.json").read_text())
     config["text_config"]["num_hidden_layers"] = 4
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert "does not hold the weights that its config.json speaks of" in refusal(f"hf:{tmp_path}", load=True)
+    assert "does not hold the weights that its config.json describes" in refusal(f"hf:{tmp_path}", load=True)
     config["model_type"] = "bert"
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert 'of the type "bert": known: clip, siglip' in refusal(f"hf:{tmp_path}")

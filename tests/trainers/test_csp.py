@@ -263,7 +263,10 @@ def test_other_trainers_learn_from_seen_pairs_alone(tmp_path, run):
         (("TRAINER.CSP.ACCUMULATE", 0), "TRAINER.CSP.ACCUMULATE is 0: give 1 or more"),
         (("TRAINER.CSP.CHOOSE_BY", "acu"), 'unknown TRAINER.CSP.CHOOSE_BY "acu": did you mean auc?'),
         (("TRAINER.CSP.THRESHOLD", "high"), "TRAINER.CSP.THRESHOLD is 'high': give a number, published, or None"),
-        ((*OPEN, "TRAINER.CSP.THRESHOLD", "published"), "is of GloVe's vectors: name their file, WORD_VECTORS"),
+        (
+            (*OPEN, "TRAINER.CSP.THRESHOLD", "published"),
+            "was chosen with GloVe's vectors: set WORD_VECTORS to",
+        ),
         (("TRAINER.CSP.MIX", 0.3), "TRAINER.CSP.MIX 0.3 of 3 attributes leaves none to learn"),
         ((*OPEN, "TEST.EVALUATOR", "Classification"), "OPEN_WORLD needs TEST.EVALUATOR Compositional"),
         ((*OPEN, "TRAINER.CSP.WORD_VECTORS", "none.txt"), "cannot read the word vectors none.txt: No such file"),

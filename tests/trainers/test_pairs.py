@@ -95,8 +95,8 @@ def test_coop_on_other_data_sets_is_coop(tmp_path, toy_run, toy_args, closing_lo
 @pytest.mark.parametrize(
     "keys, message",
     [
-        (("TRAINER.COOP.CSC", True), "TRAINER.COOP.PAIRS has one context before all pairs"),
-        (("TRAINER.COOP.CLASS_TOKEN_POSITION", "middle"), "TRAINER.COOP.PAIRS has one context before all pairs"),
+        (("TRAINER.COOP.CSC", True), "TRAINER.COOP.PAIRS puts one context in front of all pairs"),
+        (("TRAINER.COOP.CLASS_TOKEN_POSITION", "middle"), "TRAINER.COOP.PAIRS puts one context in front of all pairs"),
         (("TRAINER.COOP.PAIRS", False, "TRAINER.COOP.OPEN_WORLD", True), "set TRAINER.COOP.PAIRS True"),
         (("TRAINER.COOP.ACCUMULATE", 0), "TRAINER.COOP.ACCUMULATE is 0: give 1 or more"),
     ],
@@ -163,7 +163,7 @@ def test_published_thresholds(tmp_path, run):
     trainer = run("CSP", tmp_path / "run", *keys)
     assert trainer.threshold == pytest.approx(RECIPES["threshold"]["mit_states"])
     trainer.dm.dataset.threshold = None
-    with pytest.raises(UserError, match="THRESHOLD: none is published for MITStates; give a number, or None"):
+    with pytest.raises(UserError, match="no threshold is published for MITStates: set TRAINER.CSP.THRESHOLD to"):
         trainer.thresholds()
 
 

@@ -118,9 +118,9 @@ def test_a_download_stays_on_https(server, get, tmp_path, monkeypatch):
     """From a server on this machine that leads elsewhere."""
     url, at_server = server
     monkeypatch.setattr(at_server, "moved", "http://data.example/file.bin")
-    with pytest.raises(UserError, match="http://data.example/file.bin is not https"):
+    with pytest.raises(UserError, match="http://data.example/file.bin is not an https address"):
         get(url, str(tmp_path / "file.bin"))
-    with pytest.raises(UserError, match="http://data.example/other is not https"):
+    with pytest.raises(UserError, match="http://data.example/other is not an https address"):
         get("http://data.example/other", str(tmp_path / "file.bin"))
     assert below(tmp_path) == {}
 
