@@ -186,5 +186,5 @@ def test_equations_can_be_set(file):
     inline = re.findall(r"\$([^$]+)\$", re.sub(r"\$\$.+?\$\$", "", text, flags=re.S))
     assert shown and re.sub(r"\$\$.+?\$\$", "", text, flags=re.S).count("$") == 2 * len(inline)
     for formula in shown + inline:
-        assert "<math" in convert(formula), formula
-        assert formula.count("{") == formula.count("}") and "\n\n" not in formula
+        assert not re.search(r"\\\w", convert(formula)), f"latex2mathml does not know all of {formula}"
+        assert not re.search(r"\\[^\w]", formula), f"Markdown takes the backslash away in {formula}"
