@@ -147,7 +147,7 @@ def test_protocols_and_configs_are_those_of_method_yaml(name):
     if name == "ZeroshotCLIP2":  # told in a sentence beside ZeroshotCLIP's table
         return
     (table,) = tables(text)
-    assert {line["protocol"].strip("`"): line["read in"] for line in table} == sources
+    assert {line["protocol"].strip("`"): line["read in"].strip("`") for line in table} == sources
     for line in table:
         named, protocol = re.findall(r"`([\w+]+)`", line["config"]), line["protocol"].strip("`")
         learned_on = "imagenet" if protocol in ("cross_dataset", "domain_generalization") else None
