@@ -9,20 +9,18 @@ import sys
 from collections.abc import Sequence
 
 from learned.predict import Predict
-
-PROGRAM = "predict.py", "python predict.py"
-"""What usage lines and what examples begin with."""
+from mocoop import typed
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what argv (None: the process's arguments) says; the exit status. Raises UserError for a user's mistake."""
     command = Predict()
-    return command.run(command.parse(argv, *PROGRAM))
+    return command.run(command.parse(argv, typed("predict")))
 
 
 def run(argv: Sequence[str] | None = None) -> int:
     """main(), with a user's mistakes as one line on stderr; exit status 1 where there was any."""
-    return Predict().main(argv, *PROGRAM)
+    return Predict().main(argv, typed("predict"))
 
 
 if __name__ == "__main__":

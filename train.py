@@ -14,14 +14,13 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from dassl.errors import Stopped, UserError  # torch is imported when arguments are parsed: --help does without
+# torch is imported when arguments are parsed: --help does without
+from dassl.errors import Stopped, UserError, printable
 from dassl.signals import heeding
+from mocoop import HOME, typed
 from mocoop.command import Command
 
 logger = logging.getLogger("dassl.train")
-
-PROGRAM = "train.py", "python train.py"
-"""What usage lines and what examples begin with."""
 
 ARGUMENTS = ("eval_only", "model_dir", "load_epoch", "no_train")
 """Those that are not config."""
@@ -45,6 +44,7 @@ class Train(Command):
       --config-file configs/trainers/CoOp/vit_b16_ep50.yaml \\
       --output-dir output/coop-on-dtd --eval-only --model-dir output/coop""",
         "--replay output/coop",
+        "--keys CoOp",
     )
 
     def add_arguments(self, add: Any) -> None:
@@ -66,16 +66,28 @@ class Train(Command):
         add("--no-train", action="store_true", help="do not call trainer.train()")
         add("--overwrite", action="store_true", help="replace a run of another config in the output directory")
         add("--replay", default="", metavar="RUN", help="do a finished run again, and say whether the bits agree")
+        add(
+            "--keys",
+            nargs="?",
+            const="",
+            metavar="TRAINER",
+            help="print all config keys, or those of a trainer, and exit",
+        )
         add("opts", nargs=argparse.REMAINDER, help="config keys and values: KEY VALUE ...")
 
     def run(self, args: argparse.Namespace) -> int | None:
         try:
             with heeding():
-                if args.replay:
+                if args.keys is not None:
+                    from trainers import keys
+
+                    print(keys.told(args.keys))
+                elif args.replay:
                     from learned import replay
 
-                    return replay.replay(args, self.parse([], *PROGRAM), perform)
-                do(args)
+                    return replay.replay(args, self.parse([], ""), perform)
+                else:
+                    do(args)
         except (UserError, Stopped) as error:
             tee: Any = getattr(sys.modules.get("dassl.utils.logger"), "Tee", ())  # to import it is to import torch
             if isinstance(sys.stdout, tee):  # the log ends with it, too
@@ -85,7 +97,7 @@ class Train(Command):
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    return Train().parse(argv, *PROGRAM)
+    return Train().parse(argv, typed("train"))
 
 
 def setup_cfg(args: argparse.Namespace) -> CfgNode:
@@ -93,6 +105,7 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
     import datasets  # noqa: F401  registers every dataset; here, so that a broken plug-in is a mistake like others
     from dassl.config import check_ranges, get_cfg_default, merge_from_file, merge_from_list
     from dassl.engine import TRAINER_REGISTRY
+    from dassl.loggers import check_loggers
     from trainers import extend_cfg
 
     cfg = get_cfg_default()
@@ -103,7 +116,8 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
     cfg.INPUT.SIZE, cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD = (), [], []  # not set: follow the backbone
     for path in (args.dataset_config_file, args.config_file):
         if path:
-            merge_from_file(cfg, path)
+            ours = HOME / path  # what configs/... means where there is no clone
+            merge_from_file(cfg, str(ours) if ours.is_file() and not os.path.exists(path) else path)
     arguments = {
         "DATASET.ROOT": args.root,
         "OUTPUT_DIR": args.output_dir,
@@ -120,6 +134,7 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
     merge_from_list(cfg, args.opts)
     _set_input(cfg, default_input)
     check_ranges(cfg)
+    check_loggers(cfg)
     cfg.freeze()
     return cfg
 
@@ -191,10 +206,12 @@ def perform(
 def _start(args, cfg):
     """The trainer, with the weights that it evaluates; what goes into the run is recorded."""
     import mocoop
+    from dassl import layout
     from dassl.config import without_effect
     from dassl.data.datasets import DATASET_REGISTRY
     from dassl.engine import TRAINER_REGISTRY, build_trainer, inputs, made_with, run_folder
     from dassl.utils import collect_env_info, processes, set_numerics, set_random_seed, setup_logger
+    from trainers import keys
 
     processes.from_first(lambda: run_folder.claim(cfg, args.overwrite))
     if cfg.SEED >= 0:
@@ -202,8 +219,13 @@ def _start(args, cfg):
     setup_logger(cfg.OUTPUT_DIR if processes.first() else None)
     set_numerics(cfg)
     logger.info("***************\n** Arguments **\n***************")
-    logger.info("\n".join(f"{key}: {value}" for key, value in sorted(vars(args).items())))
-    logger.info("************\n** Config **\n************\n%s", cfg)
+    unset = vars(Train().parse([], ""))
+    given = {key: value for key, value in sorted(vars(args).items()) if value != unset.get(key)}
+    logger.info("\n".join(f"{key}: {value}" for key, value in given.items()))
+    logger.info("************\n** Config **\n************")
+    whole = printable(os.path.join(cfg.OUTPUT_DIR, layout.CONFIG))
+    logger.info("# what %s reads, and what differs from the defaults; the whole config is %s", cfg.TRAINER.NAME, whole)
+    logger.info("%s", keys.of_run(cfg))
     for reason in _left_out():
         logger.warning("Left out, because it failed: %s", reason)
     readers = (TRAINER_REGISTRY.get(cfg.TRAINER.NAME), DATASET_REGISTRY.get(cfg.DATASET.NAME))
@@ -257,7 +279,7 @@ def main(argv: Sequence[str] | None = None) -> Any:
 
 def run(argv: Sequence[str] | None = None) -> int:
     """main(), with a user's mistakes as one line on stderr; the exit status."""
-    return Train().main(argv, *PROGRAM)
+    return Train().main(argv, typed("train"))
 
 
 if __name__ == "__main__":

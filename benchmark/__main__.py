@@ -8,7 +8,8 @@ if __name__ == "__main__":  # Ctrl-C while the others are imported is one line, 
 import sys
 from collections.abc import Sequence
 
-from mocoop import command
+from mocoop import typed
+from mocoop.command import Commands
 
 COMMANDS = {
     "run": ("report.commands:Run", "the runs of a grid (configs/grids/) that are not finished"),
@@ -17,6 +18,7 @@ COMMANDS = {
     "cost": ("benchmark.cost:CostOf", "what a grid costs, counted before it runs"),
     "speed": ("report.commands:Speed", "how fast the methods are here, against the plain way"),
     "cache": ("benchmark.cache:Cache", "what is kept on disk of what runs computed, and freeing it"),
+    "clean": ("benchmark.clean:Clean", "what caches and runs take on disk, and removing it"),
     "protocol": ("report.commands:ProtocolRuns", "the runs of a protocol, then its table"),
     "table": ("report.commands:Tables", "the tables of the runs found"),
     "results": ("report.commands:Results", "all runs found, one row each"),
@@ -25,12 +27,17 @@ COMMANDS = {
     "explain": ("learned.explain:Explain", "what a run has learned"),
     "export": ("learned.export:Export", "a run's classifier, for any CLIP"),
 }
-WHAT = "Many runs, and their results."
+
+
+class Benchmark(Commands):
+    """Many runs, and their results."""
+
+    commands = COMMANDS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Do the command that argv (None: the process's arguments) names; the exit status."""
-    return command.main(COMMANDS, argv, "python -m benchmark", WHAT)
+    return Benchmark().main(argv, typed("benchmark"))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ class Backbones(Command):
     OpenAI's and what is at hand of others; with words, all whose names hold one of them.
     """
 
-    examples = ("backbones", "backbones SigLIP", "backbones open_clip:ViT-B-16")
+    examples = ("", "SigLIP", "open_clip:ViT-B-16")
 
     def add_arguments(self, add: Any) -> None:
         add("words", nargs="*", metavar="WORD", help="part of a name, capitals or not")

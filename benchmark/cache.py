@@ -2,7 +2,6 @@
 
 import argparse
 import math
-import shutil
 import time
 from collections import defaultdict
 from typing import Any
@@ -25,7 +24,7 @@ class Cache(Command):
     --limit are of image features alone.
     """
 
-    examples = ("cache", "cache --older-than 30", "cache --limit 5", "cache --free", "cache --free all")
+    examples = ("", "--older-than 30", "--limit 5", "--free", "--free all")
 
     def add_arguments(self, add: Any) -> None:
         more = "remove all image features; with names, those folders; with `all`, everything"
@@ -73,6 +72,8 @@ def _free(folder, free, days, limit):
 
 def _free_folders(root, names):
     """Remove folders and what is in them."""
+    from dassl.utils.caches import free
+
     folders = {path.name: path for path in root.iterdir() if path.is_dir()}
     names = list(folders) if names == ["all"] else names
     for name in names:
@@ -80,9 +81,11 @@ def _free_folders(root, names):
             raise UserError(f"there is nothing called {name} in {root}: {nearest(name, folders)}")
     for name in names:
         _, files, size, _ = _folder(folders[name])
-        shutil.rmtree(folders[name], ignore_errors=True)
-        if folders[name].exists():
-            raise UserError(f"not all of {folders[name]} can be removed: is it someone else's?")
+        try:
+            if not free(folders[name]):
+                raise UserError(f"a running process reads {folders[name]}: free it when that has ended")
+        except OSError as error:
+            raise UserError(f"not all of {folders[name]} can be removed ({error.strerror})") from error
         print(f"removed {name}: {files} files, {size}\n")
 
 
@@ -107,23 +110,23 @@ def _kinds(found):
         seeds[key] |= {about["seed"]} if "seed" in about else set()
     for key, entries in sorted(kinds.items()):
         used = max(entry.used for entry in entries)
-        yield *key, ", ".join(sorted(seeds[key], key=int)), len(entries), _of(entries), _day(used)
+        yield *key, ", ".join(sorted(seeds[key], key=int)), len(entries), _of(entries), day(used)
 
 
 def _folder(path):
     """The row of a folder that holds something else."""
     files = [file.stat() for file in path.rglob("*") if file.is_file()]
     size, used = sum(file.st_size for file in files), max((file.st_mtime for file in files), default=0)
-    return path.name, len(files), _size(size), _day(used) if files else ""
+    return path.name, len(files), size_of(size), day(used) if files else ""
 
 
 def _of(entries):
-    return _size(sum(entry.size for entry in entries))
+    return size_of(sum(entry.size for entry in entries))
 
 
-def _size(size):
+def size_of(size):
     return f"{size / GIB:.2f} GiB" if size >= GIB else f"{size / 2**20:.2f} MiB"
 
 
-def _day(seconds):
+def day(seconds):
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))

@@ -21,7 +21,7 @@ from benchmark.protocol import Run as OneRun
 from benchmark.protocols import LEFT_OUT, PROTOCOLS, protocol_named, recipe_of, recipes_of, runs_of
 from dassl.errors import GO_ON_LATER, UserError
 from dassl.signals import heeding
-from mocoop import HOME
+from mocoop import HOME, typed
 from mocoop.command import Command
 
 MIB = 2**20
@@ -33,7 +33,7 @@ Usage: {call} {takes} [KEY VALUE ...]
   {what}
   KEY VALUE pairs, such as OPTIM.MAX_EPOCH 2, change the config; such runs have folders and tables of their own.
 
-Environment of the scripts (option of python -m benchmark protocol):
+Environment of the scripts (option of this command):
   DATA      folder of the datasets (--root {root})
   SEEDS     seeds, one run each (--seeds {seeds})
   CFG       trainer config in configs/trainers/{trainer}/, without .yaml (--config {config})
@@ -53,10 +53,10 @@ class Run(Command):
     """
 
     examples = (
-        "run demo --workers 2",
-        "run demo --dry-run",
-        "run my/grid.yaml --root /my/data --workers 4 --gpus 0,1",
-        "run my/grid.yaml --launcher slurm --slurm timeout_min=240 slurm_partition=gpu",
+        "demo --workers 2",
+        "demo --dry-run",
+        "my/grid.yaml --root /my/data --workers 4 --gpus 0,1",
+        "my/grid.yaml --launcher slurm --slurm timeout_min=240 slurm_partition=gpu",
     )
 
     def add_arguments(self, add: Any) -> None:
@@ -97,7 +97,7 @@ class Run(Command):
         left = [one for one in grid.runs if states[one] != "done"]
         if args.launcher == "slurm":
             jobs = launcher.submit(left)
-            print(f"submitted {len(jobs)} jobs; python -m benchmark status {args.grid} shows their progress")
+            print(f"submitted {len(jobs)} jobs; {typed('benchmark status')} {args.grid} shows their progress")
             return 0
         with progress.watch(grid.runs, left, place, grid.methods) as watch:
             failed = runner.execute(left, launcher, watch)
@@ -118,7 +118,7 @@ class Run(Command):
 class Status(Command):
     """The progress of a grid's runs."""
 
-    examples = ("status demo",)
+    examples = ("demo",)
 
     def add_arguments(self, add: Any) -> None:
         add("grid", metavar="GRID")
@@ -161,12 +161,12 @@ class ProtocolRuns(Command):
         add("--beside", nargs="+", default=[], metavar="TRAINER/CONFIG")
         add_place(add)
 
-    def parser(self, prog: str, caller: str | None = None) -> argparse.ArgumentParser:
+    def parser(self, prog: str) -> argparse.ArgumentParser:
         parser = argparse.ArgumentParser(prog=prog, description=type(self).__doc__, add_help=False)
         self.add_arguments(parser.add_argument)
         return parser
 
-    def parse(self, argv: Sequence[str] | None, prog: str, caller: str | None = None) -> argparse.Namespace:
+    def parse(self, argv: Sequence[str] | None, prog: str) -> argparse.Namespace:
         words, changes = overrides.split(argv or [])
         if not [word for word in words if not word.startswith("-")]:
             print(f"usage: {prog} NAME TRAINER ... [KEY VALUE ...]\n\n{type(self).__doc__}\n")
@@ -175,7 +175,7 @@ class ProtocolRuns(Command):
             some = f"{prog} {next(iter(PROTOCOLS))} {max(methods(), key=lambda method: len(method.configs)).name}"
             print(f"\nexamples:\n  {some} caltech101 16 OPTIM.MAX_EPOCH 2\n  {some} --help")
             raise SystemExit(0 if {"-h", "--help"}.intersection(words) else 2)
-        args = super().parse(words, prog, caller)
+        args = super().parse(words, prog)
         args.overrides = changes
         return args
 
@@ -269,7 +269,7 @@ def _usage(args: argparse.Namespace, takes: Mapping[str, str | None]) -> str:
     words = " ".join(name if default is None else f"[{name}]" for name, default in takes.items())
     defaults = [f"{name}: {default}." for name, default in takes.items() if default]
     return PROTOCOL_HELP.format(
-        call=f"bash {args.script}" if args.script else f"python -m benchmark protocol {args.name} {args.trainer}",
+        call=f"bash {args.script}" if args.script else typed(f"benchmark protocol {args.name} {args.trainer}"),
         takes=words,
         what=" ".join([PROTOCOLS[args.name].what, *defaults]),
         root=args.root,

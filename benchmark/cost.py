@@ -63,7 +63,7 @@ class CostOf(Command):
     One line per method: runs, steps, thousands of training and test images through the image encoder, its petaFLOPs.
     """
 
-    examples = ("cost my/grid.yaml",)
+    examples = ("my/grid.yaml",)
 
     def add_arguments(self, add: Any) -> None:
         add("grid", metavar="GRID")

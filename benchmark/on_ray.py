@@ -49,9 +49,10 @@ class OnRay:
     ) -> None:
         paths = os.pathsep.join([str(HOME), *filter(None, [os.environ.get("PYTHONPATH")])])
         environment = {"PYTHONPATH": paths} | {name: os.environ[name] for name in CARRIED if name in os.environ}
-        options = {"log_to_driver": False, "logging_level": "error"} | (options or {})
+        said: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"} | (options or {})
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report itself to its makers
         heeded = signal.getsignal(signal.SIGTERM)
-        ray.init(address, runtime_env={"env_vars": environment}, **options)
+        ray.init(address, runtime_env={"env_vars": environment}, **said)
         signal.signal(signal.SIGTERM, heeded)  # ray has its own
         self.place, self.needs = place.absolute(), {"CPU": cpus, "GPU": gpus}
         self.task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES)(_do)

@@ -30,7 +30,7 @@ class Release(Command):
 
     examples = (
         """\
-release ../theirs --weights ViT-B/16 -- --root data --seed 1 --trainer Theirs \\
+../theirs --weights ViT-B/16 -- --root data --seed 1 --trainer Theirs \\
       --dataset-config-file configs/datasets/dtd.yaml --config-file configs/trainers/Theirs/vit_b16.yaml \\
       --output-dir output/dtd/Theirs/vit_b16_16shots/seed1 DATASET.NUM_SHOTS 16""",
     )
@@ -42,15 +42,15 @@ release ../theirs --weights ViT-B/16 -- --root data --seed 1 --trainer Theirs \\
         add("--device", choices=("cpu", "cuda"), help="(default: cuda where there is one)")
         add("--overwrite", action="store_true", help="replace a run of another config in the output directory")
 
-    def parse(self, argv: Sequence[str] | None, prog: str, caller: str | None = None) -> argparse.Namespace:
+    def parse(self, argv: Sequence[str] | None, prog: str) -> argparse.Namespace:
         words = list(argv or [])
         end = words.index("--") if "--" in words else len(words)
-        args = super().parse(words[:end], prog, caller)
+        args = super().parse(words[:end], prog)
         args.arguments = words[end + 1 :]
         return args
 
-    def parser(self, prog: str, caller: str | None = None) -> argparse.ArgumentParser:
-        parser = super().parser(prog, caller)
+    def parser(self, prog: str) -> argparse.ArgumentParser:
+        parser = super().parser(prog)
         parser.usage = f"{prog} PATH [options] -- ITS ARGUMENTS"
         return parser
 

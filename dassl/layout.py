@@ -1,6 +1,7 @@
 """The names inside a run's folder, and what its metrics.json says. Needs nothing but Python: reports read many of them.
 
-<run>/config.yaml, classes.json, inputs.json, log.txt, metrics.json, cmat.pt, tensorboard/
+<run>/config.yaml, classes.json, inputs.json, loggers.json, log.txt, metrics.json, cmat.pt
+<run>/tensorboard/
 <run>/<model>/checkpoint, model.pth.tar-<epoch>, model-best.pth.tar
 """
 
@@ -11,6 +12,8 @@ from typing import Any
 
 CONFIG, CLASSES, METRICS, LOG = "config.yaml", "classes.json", "metrics.json", "log.txt"
 INPUTS = "inputs.json"
+LOGGERS = "loggers.json"
+"""Which runs those of W&B, MLflow and others are that it is logged to."""
 CONFUSIONS, TENSORBOARD = "cmat.pt", "tensorboard"
 LOCK = ".lock"
 """There while a run is under way: the host and the number of its process."""

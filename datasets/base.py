@@ -17,6 +17,7 @@ from dassl.data.datasets import DatasetBase, Datum
 from dassl.utils import UserError, cache_dir, write_json
 from datasets.sources import Source
 from datasets.split import Split, as_items, check_files, read_split, split_class_folders, subsample_classes
+from mocoop import typed
 
 logger = logging.getLogger("dassl.datasets")
 
@@ -86,7 +87,7 @@ class SplitDataset(DatasetBase):
         if not os.path.isdir(self.image_dir):
             raise UserError(
                 f"no folder {self.image_dir}: {type(self).__name__} needs {wanted} in DATASET.ROOT (--root)"
-                + (f"; python -m datasets prepare {config_name(type(self))} gets it" if self.sources else "")
+                + (f"; {typed('datasets prepare')} {config_name(type(self))} gets it" if self.sources else "")
             )
 
     def make_split(self) -> Split:

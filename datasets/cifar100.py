@@ -14,9 +14,11 @@ from yacs.config import CfgNode
 
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.utils import UserError, atomic_folder, cache_dir
+from dassl.utils.locks import hold
 from datasets.base import SplitDataset
 from datasets.sources import Source
 from datasets.split import Split, class_folders, split_training
+from mocoop import typed
 
 
 @DATASET_REGISTRY.register()
@@ -50,7 +52,7 @@ def unpacked(path: str | Path) -> Path:
         try:
             parts = {part: Published(Path(path).parent, train=part == "train") for part in ("train", "test")}
         except RuntimeError as error:  # a checksum differs: nothing was unpickled
-            raise UserError(f"{path} is not the published CIFAR-100: python -m datasets prepare cifar100") from error
+            raise UserError(f"{path} is not the published CIFAR-100: {typed('datasets prepare')} cifar100") from error
         with atomic_folder(folder) as temporary:
             for part, images in parts.items():
                 numbers = [count() for _ in images.classes]
@@ -59,4 +61,5 @@ def unpacked(path: str | Path) -> Path:
                 for pixels, label in zip(images.data, images.targets, strict=True):
                     file = temporary / part / images.classes[label] / f"{next(numbers[label]):05}.png"
                     Image.fromarray(pixels).save(file, compress_level=1)
+    hold(folder)
     return folder

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dassl.utils import WriteError, atomic_folder, write_json
-from dassl.utils.locks import alone
+from dassl.utils.locks import alone, hold
 
 logger = logging.getLogger("dassl.datasets")
 
@@ -23,7 +23,7 @@ CHECKSUMS = "checksums.json"
 def derived(folder: Path, make: Callable[[Path], None], part: str = "") -> Path:
     """The folder, whole: made where it is missing, and made again where a file of it is gone or is not as it was.
 
-    Runs that start at once may all come here.
+    Runs that start at once may all come here. `python -m benchmark clean` leaves it alone while this process runs.
 
     Args:
         make: fills the folder that it is given.
@@ -32,6 +32,7 @@ def derived(folder: Path, make: Callable[[Path], None], part: str = "") -> Path:
     Raises:
         WriteError: the folder cannot be written.
     """
+    hold(folder)
     if _is_whole(folder, part):
         return folder
     with alone(folder.with_name(f".{folder.name}.lock"), f"Another process is making {folder}"):
@@ -48,6 +49,7 @@ def derived(folder: Path, make: Callable[[Path], None], part: str = "") -> Path:
             files = [path for path in temporary.rglob("*") if path.is_file()]
             sums = {path.relative_to(temporary).as_posix(): zlib.crc32(path.read_bytes()) for path in files}
             write_json(sums, temporary / CHECKSUMS)
+        hold(folder)
     return folder
 
 

@@ -18,6 +18,7 @@ from dassl.utils import UserError
 from datasets.base import SplitDataset
 from datasets.sources import Source, coops
 from datasets.split import class_folders
+from mocoop import typed
 
 PAGE = "https://image-net.org/download-images.php"
 
@@ -80,7 +81,7 @@ def _open_clips(path):
         from timm.data import ImageNetInfo  # the wnids in order; open_clip brings timm along
     except ImportError as error:
         raise UserError(
-            f"no class names at {path}: put CoOp's classnames.txt there (python -m datasets prepare imagenet), or "
+            f"no class names at {path}: put CoOp's classnames.txt there ({typed('datasets prepare')} imagenet), or "
             "pip install open_clip_torch, which has a list"
         ) from error
     return dict(zip(ImageNetInfo().label_names(), IMAGENET_CLASSNAMES, strict=True))

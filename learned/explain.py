@@ -179,7 +179,7 @@ class Explain(Command):
     images as experts.png.
     """
 
-    examples = ("explain RUN", "explain RUN --out what-it-learned --words 5 --images 10")
+    examples = ("RUN", "RUN --out what-it-learned --words 5 --images 10")
 
     def add_arguments(self, add: Any) -> None:
         add("run", metavar="RUN")

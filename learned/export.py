@@ -22,8 +22,8 @@ class Export(Command):
     """
 
     examples = (
-        "export RUN --out classifier.safetensors",
-        'export RUN --out animals.safetensors --classnames "emu, fruit bat"',
+        "RUN --out classifier.safetensors",
+        'RUN --out animals.safetensors --classnames "emu, fruit bat"',
     )
 
     def add_arguments(self, add: Any) -> None:

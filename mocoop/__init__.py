@@ -8,6 +8,8 @@ rest in front of them, for the process that asks.
 import sys
 from pathlib import Path
 
+__version__ = "0.1.0"
+
 _INSTALLED = Path(__file__).parent / "home"
 HOME = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[1]
 """The folder that holds `dassl`, `datasets`, `configs`, `train.py` and the others: a clone, or where pip put them."""
@@ -16,13 +18,16 @@ PACKAGES = ("benchmark", "dassl", "datasets", "embedded", "learned", "prompting"
 
 
 def version() -> str:
-    """Of the installation; "" in a clone that is not installed."""
-    from importlib import metadata  # slow
+    """Of the installation; "" in a clone, whose commit says more."""
+    return __version__ if _INSTALLED.is_dir() else ""
 
-    try:
-        return metadata.version("mocoop") if _INSTALLED.is_dir() else ""
-    except metadata.PackageNotFoundError:
-        return ""
+
+def typed(words: str) -> str:
+    """A command as one types it: `mocoop WORDS` where pip put it or that was typed, else as in a clone."""
+    called = Path(sys.argv[0] if sys.argv else "")
+    if _INSTALLED.is_dir() or called.stem == "mocoop" or called.parts[-2:] == ("mocoop", "__main__.py"):
+        return f"mocoop {words}"
+    return f"python {words}.py" if words in ("train", "predict") else f"python -m {words}"
 
 
 def enter() -> None:

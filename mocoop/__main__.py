@@ -5,7 +5,6 @@
 """
 
 import sys
-from importlib import import_module
 from pathlib import Path
 
 if not __package__:  # python PATH/TO/mocoop
@@ -14,37 +13,34 @@ if not __package__:  # python PATH/TO/mocoop
 import mocoop
 
 COMMANDS = {
-    "train": ("train", "run", "one run: train a method, or test it with --eval-only"),
-    "predict": ("predict", "run", "classify images with a trained run"),
-    "benchmark": ("benchmark.__main__", "main", "many runs: protocols, grids, tables, reports"),
-    "datasets": ("datasets.__main__", "main", "check, prepare and show data sets"),
+    "train": ("train:Train", "one run: train a method, or test it with --eval-only"),
+    "predict": ("learned.predict:Predict", "classify images with a trained run"),
+    "benchmark": ("benchmark.__main__:Benchmark", "many runs: protocols, grids, tables, reports"),
+    "datasets": ("datasets.__main__:Datasets", "check, prepare and show data sets"),
 }
-"""Command -> module, function that takes the arguments and returns the exit status, and what it is for."""
-
-USAGE = "usage: mocoop COMMAND ...\n\n{}\n\nEach says more with --help, as does {}/README.md."
 
 
 def main(argv: list[str] | None = None) -> int:
     """Do the command that the arguments (default: the process's) name; the exit status."""
-    words = sys.argv[1:] if argv is None else argv
-    if not words or words[0] in ("-h", "--help"):
-        lines = "\n".join(f"  {name:11}{what}" for name, (_, _, what) in COMMANDS.items())
-        print(USAGE.format(lines, mocoop.HOME), file=sys.stdout if words else sys.stderr)
-        return 0 if words else 2
-    if words[0] not in COMMANDS:
-        print(f'error: unknown command "{words[0]}": known: {", ".join(COMMANDS)}', file=sys.stderr)
-        return 2
-    module, function, _ = COMMANDS[words[0]]
     try:
         mocoop.enter()
     except ImportError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    if argv is None:  # this is the program
-        from dassl import signals
+    from dassl import signals  # found from here on
+    from mocoop.command import Commands
 
+    class Mocoop(Commands):
+        __doc__ = f"Prompt learning for CLIP; {mocoop.HOME}/README.md says more."
+        commands = COMMANDS
+
+    if argv is None:  # this is the program
         signals.end_in_one_line()
-    return getattr(import_module(module), function)(words[1:])
+    words = sys.argv[1:] if argv is None else argv
+    if words == ["--version"]:
+        print(f"mocoop {mocoop.__version__}")
+        return 0
+    return Mocoop().main(words, "mocoop")
 
 
 if __name__ == "__main__":

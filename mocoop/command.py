@@ -3,7 +3,7 @@
     class Check(Command):
         \"\"\"Report what is present of a data set, and what is missing.\"\"\"
 
-        examples = ("check caltech101 --root data",)
+        examples = ("caltech101 --root data",)
 
         def add_arguments(self, add):
             add("name", help="such as caltech101")
@@ -28,7 +28,7 @@ class Command:
     """A command. The first line of a subclass's docstring is its one-line help, and --help begins with all of it.
 
     Attributes:
-        examples: lines to type, without the program's name.
+        examples: lines to type, without the command itself.
     """
 
     examples: Sequence[str] = ()
@@ -40,14 +40,9 @@ class Command:
         """Do it; the exit status, None for 0. Raises UserError for a mistake of the user's."""
         raise NotImplementedError
 
-    def parser(self, prog: str, caller: str | None = None) -> argparse.ArgumentParser:
-        """The parser of its arguments.
-
-        Args:
-            prog: what usage lines begin with.
-            caller: what examples begin with; None: prog.
-        """
-        lines = "\n".join(f"  {caller or prog} {example}" for example in self.examples)
+    def parser(self, prog: str) -> argparse.ArgumentParser:
+        """The parser of its arguments; prog: the command as it is typed, which usage lines and examples begin with."""
+        lines = "\n".join(f"  {prog} {example}".rstrip() for example in self.examples)
         parser = argparse.ArgumentParser(
             prog=prog,
             description=inspect.getdoc(self),
@@ -57,36 +52,40 @@ class Command:
         self.add_arguments(parser.add_argument)
         return parser
 
-    def parse(self, argv: Sequence[str] | None, prog: str, caller: str | None = None) -> argparse.Namespace:
+    def parse(self, argv: Sequence[str] | None, prog: str) -> argparse.Namespace:
         """The arguments in argv; a subclass may take words away before."""
-        return self.parser(prog, caller).parse_args(argv)
+        return self.parser(prog).parse_args(argv)
 
-    def main(self, argv: Sequence[str] | None, prog: str, caller: str | None = None) -> int:
+    def main(self, argv: Sequence[str] | None, prog: str) -> int:
         """Do what argv (None: the process's arguments) says; the exit status."""
-        return exit_status(lambda: self.run(self.parse(argv, prog, caller)))
+        return exit_status(lambda: self.run(self.parse(argv, prog)))
 
 
-def main(commands: Mapping[str, tuple[str, str]], argv: Sequence[str] | None, prog: str, what: str) -> int:
-    """Do the one of several commands that argv (None: the process's arguments) names first; the exit status.
+class Commands:
+    """Commands under one name, the first word. A subclass's docstring says what they are together.
 
-    Args:
+    Attributes:
         commands: name -> ("module:Class", what it does in one line), so that help imports none of them.
-        prog: what usage lines begin with.
-        what: what they are together.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] in ("-h", "--help"):
-        width = max(map(len, commands)) + 2
-        lines = "\n".join(f"  {name:{width}}{one}" for name, (_, one) in commands.items())
-        print(
-            f"usage: {prog} COMMAND ...\n\n{what}\n\n{lines}\n\nEach says more with --help.",
-            file=sys.stdout if words else sys.stderr,
-        )
-        return 0 if words else 2
-    if words[0] not in commands:
-        print(f'error: unknown command "{words[0]}": {nearest(words[0], commands)}', file=sys.stderr)
+
+    commands: Mapping[str, tuple[str, str]] = {}
+
+    def main(self, argv: Sequence[str] | None, prog: str) -> int:
+        """Do the one that argv (None: the process's arguments) names first; the exit status."""
+        words = list(sys.argv[1:] if argv is None else argv)
+        if words and words[0] in self.commands:
+            return load(self.commands[words[0]][0]).main(words[1:], f"{prog} {words[0]}")
+        if words and words[0] in ("-h", "--help"):
+            return exit_status(lambda: print(self.usage(prog)))
+        said = f'error: unknown command "{words[0]}": {nearest(words[0], self.commands)}' if words else self.usage(prog)
+        print(said, file=sys.stderr)
         return 2
-    return load(commands[words[0]][0]).main(words[1:], f"{prog} {words[0]}", prog)
+
+    def usage(self, prog: str) -> str:
+        """What --help prints."""
+        width = max(map(len, self.commands)) + 2
+        lines = "\n".join(f"  {name:{width}}{one}" for name, (_, one) in self.commands.items())
+        return f"usage: {prog} COMMAND ...\n\n{inspect.getdoc(self)}\n\n{lines}\n\nEach says more with --help."
 
 
 def load(place: str) -> Any:

@@ -13,7 +13,7 @@ from benchmark.protocol import Run as OneRun
 from benchmark.protocols import PROTOCOLS
 from benchmark.speed import command as speed
 from dassl.errors import UserError
-from mocoop import escape
+from mocoop import escape, typed
 from mocoop.command import Command
 
 
@@ -49,7 +49,7 @@ class Speed(speed.Speed):
 class Results(Command):
     """All finished runs below a folder, one row each; CoOp's own are read too."""
 
-    examples = ("results output", "results output --csv runs.csv")
+    examples = ("output", "output --csv runs.csv")
 
     def add_arguments(self, add: Any) -> None:
         add("output", metavar="OUTPUT")
@@ -78,7 +78,7 @@ class Results(Command):
 class Tables(Command):
     """The tables of the runs below a folder."""
 
-    examples = ("table output", "table output --dataset caltech101 --shots 16")
+    examples = ("output", "output --dataset caltech101 --shots 16")
 
     def add_arguments(self, add: Any) -> None:
         add("output", metavar="OUTPUT")
@@ -107,6 +107,6 @@ class Tables(Command):
         texts = [tables.text(runs, name) for name in ([args.protocol] if args.protocol else PROTOCOLS)]
         texts += [] if args.protocol else [tables.others(runs)]
         if not any(texts):
-            raise UserError(f"no finished run of that kind below {args.output}: python -m benchmark table --help")
+            raise UserError(f"no finished run of that kind below {args.output}: {typed('benchmark table')} --help")
         print("\n".join(text for text in texts if text))
         return 0

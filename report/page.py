@@ -15,6 +15,7 @@ from benchmark.grid import is_grid, read_grid
 from benchmark.protocols import PROTOCOLS
 from dassl.errors import printable
 from dassl.utils import UserError, atomic_path, mkdir_if_missing
+from mocoop import typed
 from mocoop.command import Command
 from report import charts as drawn
 from report import layouts, results, significance, summary
@@ -49,7 +50,7 @@ def write(
     """
     summaries = summary.summaries(runs)
     if not summaries:
-        raise UserError(f"no finished run of a protocol in {name}: python -m benchmark status shows their progress")
+        raise UserError(f"no finished run of a protocol in {name}: {typed('benchmark status')} shows their progress")
     tests = significance.compare(runs, *compare) if compare else None
     charts = drawn.charts(runs, summaries)
     sheets = {protocol: preferred_images(runs, protocol, examples, root) if examples else {} for protocol in summaries}
@@ -176,7 +177,7 @@ class Report(Command):
     a few seconds for each.
     """
 
-    examples = ("report output", "report demo --compare ONE ANOTHER", "report output --format latex --examples 5")
+    examples = ("output", "demo --compare ONE ANOTHER", "output --format latex --examples 5")
 
     def add_arguments(self, add: Any) -> None:
         add("runs", metavar="OUTPUT_OR_GRID", help="a folder of runs, or a grid: its yaml file or its name")

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from benchmark.__main__ import main
-from dassl.engine.late_writer import LateWriter
 from dassl.errors import exit_status
 from dassl.layout import LOG, METRICS, TENSORBOARD
+from dassl.loggers.tensorboard import LateWriter
 from dassl.utils import setup_logger
 from dassl.utils.files import WriteError
 from tests.in_a_process import on_a_small_disk, outputs, status_of

@@ -1,5 +1,6 @@
 """What the commands say of themselves: at once, under the name they are called by, with examples that are right."""
 
+import json
 import os
 import shlex
 import subprocess
@@ -7,7 +8,6 @@ import sys
 
 import pytest
 
-import predict
 import train
 from datasets import __main__ as datasets_command
 from datasets.tools import config_names
@@ -37,12 +37,9 @@ def usage(tmp_path):
 @pytest.mark.parametrize(
     ("command", "name"),
     [
-        *((f"{name}.py", f"{name}.py") for name in ("train", "predict", "parse_test_res")),
-        *(
-            (words, f"python {words}")
-            for words in ("-m benchmark", "-m benchmark run", "-m benchmark table", "-m benchmark cache")
-        ),
-        ("-m datasets", "python -m datasets"),
+        ("parse_test_res.py", "parse_test_res.py"),
+        *((words, f"python {words}") for words in ("train.py", "predict.py", "-m benchmark run", "-m datasets")),
+        *((words, words.removeprefix("-m ")) for words in ("-m mocoop train", "-m mocoop benchmark table")),
     ],
 )
 def test_help_does_without_torch(command, name, usage):
@@ -55,11 +52,37 @@ def test_usage_names_the_command(command, usage):
     assert usage("-m", *command.split())[0].startswith(f"usage: python -m {command} [-h]")
 
 
-def commands(examples):
-    """The words of each command in the examples of a help text."""
-    first, _, rest = examples.partition("\n")
-    assert first == "examples:"
-    return [shlex.split(line) for line in rest.replace("\\\n", " ").splitlines()]
+ALL_HELP = """
+import contextlib, io, json, sys
+from mocoop import command, __main__
+mocoop, told = __main__.main, {}
+def tell(commands, *words):
+    for name, (place, _) in commands.items():
+        one = command.load(place)
+        if isinstance(one, command.Commands):
+            tell(one.commands, *words, name)
+            continue
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            try:
+                mocoop([*words, name, "--help"])
+            except SystemExit as end:
+                assert not end.code, name
+        told[" ".join(["mocoop", *words, name])] = out.getvalue()
+tell(__main__.COMMANDS)
+print(json.dumps(told))
+"""
+
+
+def test_all_commands_have_examples_under_the_name_they_are_called_by():
+    done = subprocess.run([sys.executable, "-c", ALL_HELP], cwd=REPO, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert len(told) > 15
+    for typed, text in told.items():
+        first, *examples = text.partition("\nexamples:\n")[2].splitlines()
+        assert text.startswith(f"usage: {typed} "), text
+        assert f"{first} ".startswith(f"  {typed} ") and f" {typed} {typed.split()[-1]} " not in text, text
+        assert "python -m" not in text, text
 
 
 def test_examples_of_train():
@@ -68,21 +91,23 @@ def test_examples_of_train():
         if words[0] == "--replay":  # its config is that of the run
             assert train.parse_args(words).replay == "output/coop"
             continue
+        if words[0] == "--keys":
+            assert train.parse_args(words).keys == "CoOp"
+            continue
         cfg = train.setup_cfg(train.parse_args(words))
         assert cfg.TRAINER.NAME == "CoOp" and cfg.OUTPUT_DIR and (REPO / train.parse_args(words).config_file).is_file()
 
 
 def test_examples_of_predict():
     for example in Predict.examples:
-        assert Predict().parse(shlex.split(example), *predict.PROGRAM).images
+        assert Predict().parse(shlex.split(example), "").images
 
 
 def test_examples_of_datasets():
     for name, (place, _) in datasets_command.COMMANDS.items():
         tool = command.load(place)
         for example in tool.examples:
-            first, *words = shlex.split(example)
-            assert first == name and tool.parse(words, "").name in config_names()
+            assert tool.parse(shlex.split(example), name).name in config_names()
 
 
 def test_without_a_trainer_they_are_listed(capsys):

@@ -1,11 +1,17 @@
 """What pip installs: one package beside other people's, everything found in it, from anywhere."""
 
+import os
+import re
+import runpy
 import subprocess
 import sys
 import zipfile
 
 import pytest
+import setuptools
+import yaml
 
+import mocoop
 from tests.conftest import REPO
 
 
@@ -42,7 +48,10 @@ def test_what_packages_read_beside_their_code_comes_along(site):
     home = site / "mocoop" / "home"
     packages = [path for path in REPO.iterdir() if (path / "__init__.py").is_file() and path.name != "tests"]
     beside = [
-        path for package in packages for path in package.rglob("*") if path.suffix in (".html", ".csv", ".pt", ".zip")
+        path
+        for package in packages
+        for path in package.rglob("*")
+        if path.suffix in (".html", ".css", ".js", ".csv", ".pt", ".zip")
     ]
     missing = [str(path.relative_to(REPO)) for path in beside if not (home / path.relative_to(REPO)).is_file()]
     assert len(beside) > 5 and not missing
@@ -91,8 +100,124 @@ def test_a_foreign_package_imported_before_is_told(site, tmp_path):
 @pytest.mark.parametrize("words, status, message", [
     (["--help"], 0, "usage: mocoop COMMAND"),
     ([], 2, "usage: mocoop COMMAND"),
-    (["trian"], 2, 'error: unknown command "trian": known: train, predict, benchmark, datasets\n'),
+    (["trian"], 2, 'error: unknown command "trian": did you mean train?\n'),
+    (["--version"], 0, f"mocoop {mocoop.__version__}\n"),
 ])  # fmt: skip
 def test_the_command(words, status, message, tmp_path):
     done = run("", tmp_path, REPO / "mocoop", *words)
     assert done.returncode == status and (done.stdout + done.stderr).startswith(message)
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """What setup.py tells setuptools."""
+    said = {}
+    monkeypatch.setattr(setuptools, "setup", said.update)
+    monkeypatch.chdir(REPO)
+    runpy.run_path("setup.py")
+    return said
+
+
+@pytest.fixture
+def pythons(told):
+    """The Pythons that setup.py promises."""
+    lines = [line.rpartition(" :: ")[2] for line in told["classifiers"] if "Python :: 3." in line]
+    assert told["python_requires"] == f">={lines[0]}" and lines == sorted(lines, key=lambda v: int(v[2:]))
+    return lines
+
+
+def test_versions_agree(told):
+    assert told["version"] == mocoop.__version__
+    assert f"\nversion: {mocoop.__version__}\n" in (REPO / "CITATION.cff").read_text()
+
+
+def test_the_engine_alone_has_all_its_packages():
+    listed = re.findall(r'(?m)^    "(dassl[.\w]*)",$', (REPO / "dassl" / "pyproject.toml").read_text())
+    assert listed == sorted(".".join(path.parent.relative_to(REPO).parts) for path in REPO.glob("dassl/**/__init__.py"))
+
+
+def test_extras(told):
+    extras = told["extras_require"]
+    assert extras["hf"] == extras["transformers"]
+    assert set(extras["all"]) == {line for extra in extras for line in extras[extra]} - {
+        line for extra in ("dev", "docs", "test") for line in extras[extra]
+    }
+
+
+def test_a_source_distribution_is_a_clone():
+    """But for what only a clone's owner uses."""
+    manifest = [line.split() for line in (REPO / "MANIFEST.in").read_text().splitlines() if line[:1] not in ("#", "")]
+    files = [word for command, *words in manifest if command == "include" for word in words]
+    folders = [word for command, *words in manifest if command == "graft" for word in words]
+    assert all((REPO / name).is_file() for name in files) and all((REPO / name).is_dir() for name in folders)
+    tracked = subprocess.run(["git", "ls-files"], cwd=REPO, capture_output=True, text=True, check=True).stdout.split(
+        "\n"
+    )
+    packages = {path.parent.name for path in REPO.glob("*/__init__.py")} | {"configs", "scripts"}
+    of_setup = {"LICENSE", "MANIFEST.in", "README.md", "pyproject.toml", "setup.py", ".pre-commit-config.yaml"}
+    of_setup |= {path.name for path in REPO.glob("*.py")}
+    left = [
+        name for name in filter(None, tracked) if name.split("/")[0] not in {*files, *folders, *packages, *of_setup}
+    ]
+    assert not left
+
+
+def test_the_image_is_built_from_what_there_is(told, pythons):
+    text = (REPO / "docker" / "Dockerfile").read_text()
+    copied = [words.split()[:-1] for words in re.findall(r"(?m)^COPY (.*)$", text)]
+    names = {name for words in copied for name in words}
+    assert all((REPO / name).exists() for name in names)
+    packages = {path.parent.name for path in REPO.glob("*/__init__.py")} - {"tests"}
+    programs = {path.name for path in REPO.glob("*.py")}
+    assert names == packages | programs | {
+        "LICENSE",
+        "README.md",
+        "configs",
+        "pyproject.toml",
+        "requirements.txt",
+        "scripts",
+    }
+    assert set(re.findall(r"(?m)^FROM python:([\d.]+)-slim", text)) <= set(pythons)
+    extras = re.search(r'(?m)^ARG EXTRAS="(.*)"$', text)[1].split(",")
+    assert set(extras) <= set(told["extras_require"]) and "--constraint /tmp/requirements.txt" in text
+    ignored = [line for line in (REPO / ".dockerignore").read_text().splitlines() if line[:1] != "#"]
+    assert not names & set(ignored)
+
+
+WORKFLOWS = sorted((REPO / ".github" / "workflows").glob("*.yml"))
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_workflows(path, pythons):
+    workflow = yaml.safe_load(path.read_text())
+    assert workflow["permissions"] == {"contents": "read"}
+    targets = set(re.findall(r"(?m)^([a-z]+):", (REPO / "Makefile").read_text()))
+    for job in workflow["jobs"].values():
+        assert job["runs-on"] != "ubuntu-latest"
+        several = job.get("strategy", {}).get("matrix", {}).get("python")
+        assert several in (None, pythons)
+        for step in job["steps"]:
+            if "uses" in step:
+                assert re.fullmatch(r"[\w-]+/[\w-]+@v\d+\.\d+\.\d+", step["uses"])
+                python = step.get("with", {}).get("python-version")
+                assert python is None or python in pythons or several
+            command = step.get("run", "").split()
+            if command[:1] == ["make"]:
+                assert command[1] in targets
+            elif command[:1] == ["bash"]:
+                assert (REPO / command[1]).is_file()
+        if "id-token" in job.get("permissions", {}):
+            assert job["if"].startswith("vars.PUBLISH"), "off unless configured"
+    assert path.name != "ci.yml" or "bash .ci/run" in path.read_text()
+
+
+def test_make_help_lists_all_targets():
+    """And make clean names nothing that is a user's."""
+
+    def lines(*command):
+        return subprocess.check_output(command, cwd=REPO, text=True, env={"PATH": os.environ["PATH"]}).splitlines()
+
+    targets = re.search(r"(?m)^\.PHONY: (.*)$", (REPO / "Makefile").read_text())[1].split()
+    assert [line.split()[1] for line in lines("make", "help")] == targets
+    removed = {word for line in lines("make", "--dry-run", "clean") for word in line.split()[2:]}
+    assert ".venv" in removed and not removed & {"output", "data"} and not lines("git", "ls-files", *removed)

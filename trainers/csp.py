@@ -37,7 +37,7 @@ def extend_cfg(cfg: CN) -> None:
     cfg.TRAINER.CSP = pair_keys(accumulate=2)
     cfg.TRAINER.CSP.PREC = "fp16"  # fp16, fp32, amp, bf16
     cfg.TRAINER.CSP.MIX = 1.0  # share of attributes that are learned; the images of the others are left out in training
-    cfg.TRAINER.CSP.ATTR_DROPOUT = 0.3  # on the vectors of attributes and objects, in training
+    cfg.TRAINER.CSP.ATTR_DROPOUT = 0.3  # dropout on the vectors of attributes and objects, in training
 
 
 class PromptLearner(PairPrompts):

@@ -29,9 +29,9 @@ def extend_cfg(cfg: CN) -> None:
     cfg.TRAINER.KGCOOP.CTX_INIT = "a photo of a"  # words to start from; their number of tokens then replaces N_CTX
     cfg.TRAINER.KGCOOP.PREC = "fp16"  # fp16, fp32, amp, bf16
     cfg.TRAINER.KGCOOP.CLASS_TOKEN_POSITION = "end"  # end, middle or front
-    cfg.TRAINER.KGCOOP.FORM = "released"  # of L_kg: released or paper
+    cfg.TRAINER.KGCOOP.FORM = "released"  # form of L_kg: released or paper
     cfg.TRAINER.KGCOOP.W = 8.0  # weight of L_kg
-    cfg.TRAINER.KGCOOP.TEMPLATE = ""  # of w^clip; empty: the dataset's own
+    cfg.TRAINER.KGCOOP.TEMPLATE = ""  # template of w^clip; empty: the dataset's own
 
 
 def knowledge_loss(text_features: torch.Tensor, frozen_features: torch.Tensor) -> torch.Tensor:

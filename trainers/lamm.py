@@ -98,15 +98,15 @@ def extend_cfg(cfg: CN) -> None:
     cfg.TRAINER.LAMM.NAME = None  # what vectors replace: first (tokens of the name) or whole
     cfg.TRAINER.LAMM.N_CTX = 16  # BASE coop: number of context vectors
     cfg.TRAINER.LAMM.CTX_INIT = ""  # BASE coop: words to start from; their number of tokens then replaces N_CTX
-    cfg.TRAINER.LAMM.WC_WEIGHT = 1.0
+    cfg.TRAINER.LAMM.WC_WEIGHT = 1.0  # weight of L_wc, which holds vectors near those that they started from
     cfg.TRAINER.LAMM.WC = None  # L_wc is a sum over classes, or their mean
-    cfg.TRAINER.LAMM.COS_WEIGHT = 1.0
+    cfg.TRAINER.LAMM.COS_WEIGHT = 1.0  # weight of L_cos, which holds text features near h
     cfg.TRAINER.LAMM.COS = None  # L_cos is over the images of the batch, or over all classes
-    cfg.TRAINER.LAMM.KD_WEIGHT = 0.05
+    cfg.TRAINER.LAMM.KD_WEIGHT = 0.05  # weight of L_kd, the distillation of predictions with h
     cfg.TRAINER.LAMM.KD_TARGET = None  # whose predictions are L_kd's target: student or teacher
     cfg.TRAINER.LAMM.KD_TEMPERATURE = None  # divides both models' logits
     cfg.TRAINER.LAMM.TEACHER = None  # what h is of: context (the current one) or clip (zero-shot CLIP)
-    # What MODEL.INIT_WEIGHTS brings stays as it is: its classes' vectors, and the context that they were learned with.
+    # what MODEL.INIT_WEIGHTS brings stays as it is: its classes' vectors, and the context that they were learned with
     cfg.TRAINER.LAMM.FREEZE_EARLIER = True
 
 

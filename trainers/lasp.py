@@ -117,7 +117,7 @@ def extend_cfg(cfg: CN) -> None:
     cfg.TRAINER.LASP.TEMPLATES = None  # dealt out to the groups; (): CLIP's eighty for ImageNet and the dataset's own
     cfg.TRAINER.LASP.TEXT_LOSS = None  # learned: hand-written prompts are told among learned ones; hand: the reverse
     cfg.TRAINER.LASP.NOISE = None  # standard deviation of what hand-written features get in half of the steps
-    cfg.TRAINER.LASP.TEXT_WEIGHT = None  # of L_TT
+    cfg.TRAINER.LASP.TEXT_WEIGHT = None  # weight of L_TT
     cfg.TRAINER.LASP.TEXT_CLASSES = None  # train: L_TT over the classes with images; all: new ones too
     cfg.TRAINER.LASP.TUNE_LAYERNORM = True  # the image encoder's ln_1, ln_2 learn at a tenth of OPTIM.LR
     cfg.TRAINER.LASP.TEXT_OFFSET = True  # a learned vector added to all text features

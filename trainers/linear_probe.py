@@ -46,10 +46,10 @@ MOST = 4
 
 def extend_cfg(cfg: CN) -> None:
     cfg.TRAINER.LINEARPROBE = CN()
-    cfg.TRAINER.LINEARPROBE.PREC = "fp32"  # of the image encoder
+    cfg.TRAINER.LINEARPROBE.PREC = "fp32"  # of the image encoder: fp16, fp32, amp, bf16
     cfg.TRAINER.LINEARPROBE.FEATURES = "raw"  # raw: as the encoder gives them; normalized: to entries of 1 on average
     cfg.TRAINER.LINEARPROBE.SEARCH_ON = "val"  # val; test: as many test images, which are then no fair test
-    cfg.TRAINER.LINEARPROBE.STEPS = 8  # of halving, after the first search
+    cfg.TRAINER.LINEARPROBE.STEPS = 8  # of halving the interval of the penalty, after the first search
 
 
 class Probe(nn.Linear):

@@ -106,12 +106,12 @@ def extend_cfg(cfg: CN) -> None:
     cfg.TRAINER.MOCOOP.TEMPLATES = ()  # what "auto" groups; (): CLIP's eighty for ImageNet and the dataset's own
     cfg.TRAINER.MOCOOP.TOP_K = 2  # experts per image
     cfg.TRAINER.MOCOOP.RENORMALIZE = False  # normalise the mixed text feature
-    cfg.TRAINER.MOCOOP.ROUTER_WEIGHT = 1.0
+    cfg.TRAINER.MOCOOP.ROUTER_WEIGHT = 1.0  # weight of the router's loss
     cfg.TRAINER.MOCOOP.ROUTER_TARGET = (
         None  # class: the true class's hard prompts, top two + 10; paper: KL to all classes'
     )
     cfg.TRAINER.MOCOOP.ROUTER_TEMPERATURE = None  # of the hard prompts' softmax, for ROUTER_TARGET paper; None: 1
-    cfg.TRAINER.MOCOOP.TEXT_WEIGHT = 5.0
+    cfg.TRAINER.MOCOOP.TEXT_WEIGHT = 5.0  # weight of L_text, which ties each expert to its group of templates
     cfg.TRAINER.MOCOOP.TEXT_TARGET = None  # group_mean: a group's mean, without logit scale; template: each one
     cfg.TRAINER.MOCOOP.TEXT_CLASSES = "all"  # all: names of base and new classes serve both losses; train: base only
     cfg.TRAINER.MOCOOP.TEXT_OFFSET = None  # a learned vector added to all text features

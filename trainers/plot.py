@@ -58,9 +58,9 @@ def extend_cfg(cfg: CN) -> None:
     cfg.TRAINER.PLOT.CLASS_TOKEN_POSITION = "end"  # end, middle or front
     cfg.TRAINER.PLOT.MEMORY_GB = 4.0  # GiB of text activations; more classes than fit are encoded in chunks
     cfg.TRAINER.PLOT.EPS = 0.1  # weight of the plan's entropy
-    cfg.TRAINER.PLOT.MAX_ITER = None  # of Sinkhorn's iterations
+    cfg.TRAINER.PLOT.MAX_ITER = None  # most iterations of Sinkhorn
     cfg.TRAINER.PLOT.STOP = None  # what has to move less than THRESH for them to end: u on average, or every log v
-    cfg.TRAINER.PLOT.THRESH = None
+    cfg.TRAINER.PLOT.THRESH = None  # see STOP
 
 
 class PromptLearner(context.PromptLearner):

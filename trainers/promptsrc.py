@@ -48,13 +48,13 @@ def extend_cfg(cfg: CN) -> None:
     cfg.TRAINER.PROMPTSRC.PREC = "fp16"  # fp16, fp32, amp, bf16
     cfg.TRAINER.PROMPTSRC.N_CTX_VISION = 4  # number of image prompts, in each layer
     cfg.TRAINER.PROMPTSRC.N_CTX_TEXT = 4  # number of context vectors, in each layer
-    cfg.TRAINER.PROMPTSRC.PROMPT_DEPTH_VISION = 9  # layers with prompts of their own, from the first; at most all
-    cfg.TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT = 9
-    cfg.TRAINER.PROMPTSRC.TEMPLATES = ()  # of frozen CLIP's text features; (): the release's sixty
-    cfg.TRAINER.PROMPTSRC.TEXT_LOSS_WEIGHT = 25.0
-    cfg.TRAINER.PROMPTSRC.IMAGE_LOSS_WEIGHT = 10.0
-    cfg.TRAINER.PROMPTSRC.GPA_MEAN = 15.0  # the epoch that weighs most, counted from 1
-    cfg.TRAINER.PROMPTSRC.GPA_STD = 1.0  # in epochs
+    cfg.TRAINER.PROMPTSRC.PROMPT_DEPTH_VISION = 9  # layers of the image encoder with prompts, from the first
+    cfg.TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT = 9  # likewise, in the text encoder
+    cfg.TRAINER.PROMPTSRC.TEMPLATES = ()  # templates of frozen CLIP's text features; (): the release's sixty
+    cfg.TRAINER.PROMPTSRC.TEXT_LOSS_WEIGHT = 25.0  # weight of the distance of text features from frozen CLIP's
+    cfg.TRAINER.PROMPTSRC.IMAGE_LOSS_WEIGHT = 10.0  # weight of the distance of image features from frozen CLIP's
+    cfg.TRAINER.PROMPTSRC.GPA_MEAN = 15.0  # the epoch that weighs most in the average of prompts, counted from 1
+    cfg.TRAINER.PROMPTSRC.GPA_STD = 1.0  # standard deviation of those weights, in epochs
 
 
 class PromptLearner(DeepContext):

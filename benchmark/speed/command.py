@@ -32,11 +32,11 @@ class Speed(Command):
     """
 
     examples = (
-        "speed",
-        "speed --quick",
-        "speed --what step --classes 100",
-        "speed --root data --dataset caltech101 --shots 16 --grid",
-        "speed --growth",
+        "",
+        "--quick",
+        "--what step --classes 100",
+        "--root data --dataset caltech101 --shots 16 --grid",
+        "--growth",
     )
 
     def add_arguments(self, add: Any) -> None:

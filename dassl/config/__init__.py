@@ -1,10 +1,7 @@
 """A run's config: the defaults, and merging files and arguments into them with errors that help."""
 
 import ast
-import inspect
-import re
-import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from operator import ge, gt, le, lt
 from pathlib import Path
 from typing import Any
@@ -14,6 +11,8 @@ from yacs.config import CfgNode
 
 from dassl.config.defaults import DASSLS, DEFAULTS
 from dassl.config.ranges import RANGES
+from dassl.config.readers import last_words, source_of
+from dassl.layout import flat
 from dassl.utils import UserError, nearest
 
 __all__ = [
@@ -140,7 +139,7 @@ def check_ranges(cfg: CfgNode) -> None:
 
     Of other keys' values, NaN, infinite and very large ones.
     """
-    for key, value in _keys(cfg):
+    for key, value in flat(cfg).items():
         for number in value if isinstance(value, list | tuple) else [value]:
             if isinstance(number, int | float) and not abs(number) <= LARGEST[isinstance(number, float)]:
                 raise UserError(f"{key} is {value}: no run can use such a number")
@@ -159,33 +158,17 @@ def without_effect(cfg: CfgNode, *readers: type) -> list[str]:
             does the block of the trainer.
     """
     modules = {base.__module__ for reader in readers for base in reader.__mro__}
-    words = set(re.findall(r"\w+", " ".join(_source(name) for name in modules if not name.startswith("dassl."))))
-    default = dict(_keys(DEFAULTS))
+    words = {word for name in modules if not name.startswith("dassl.") for word in last_words(source_of(name))}
+    default = flat(DEFAULTS)
     own = f"TRAINER.{cfg.TRAINER.NAME.upper()}"
     return [
         key
-        for key, value in _keys(cfg)
+        for key, value in flat(cfg).items()
         if (key in DASSLS or key.rpartition(".")[0] in DASSLS)
         and value != default.get(key, value)
         and key.rpartition(".")[0] != own
         and key.rpartition(".")[2] not in words
     ]
-
-
-def _keys(node: CfgNode, prefix: str = "") -> Iterator[tuple[str, object]]:
-    for name, value in node.items():
-        if isinstance(value, CfgNode):
-            yield from _keys(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
-
-
-def _source(module: str) -> str:
-    """A module's text; "" where it has none."""
-    try:
-        return inspect.getsource(sys.modules[module])
-    except (KeyError, OSError, TypeError):
-        return ""
 
 
 def _merge_tree(cfg, tree, parents, source):

@@ -18,7 +18,7 @@ import yaml
 from yacs.config import CfgNode
 
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase
-from dassl.layout import ANY_CHECKPOINT, CLASSES, CONFIG, CONFUSIONS, INPUTS, LOCK, METRICS, POINTER, flat
+from dassl.layout import ANY_CHECKPOINT, CLASSES, CONFIG, CONFUSIONS, INPUTS, LOCK, LOGGERS, METRICS, POINTER, flat
 from dassl.utils import (
     UserError,
     atomic_path,
@@ -42,6 +42,7 @@ NO_EFFECT = {
     "FEATURES_LIMIT_GB",
     "TRAIN.CHECKPOINT_FREQ",
     "TRAIN.FEATURE_CACHE",
+    "TRAIN.LOGGERS",
     "TRAIN.PRINT_FREQ",
     "TEST.COMPUTE_CMAT",
     "TEST.CURVE_PLOT",
@@ -124,7 +125,7 @@ def clear(folder: str | os.PathLike) -> None:
     doomed = [os.path.join(folder, METRICS), *pointers]  # first what makes it a run, last what tells of which
     for pointer in pointers:
         doomed += glob.glob(os.path.join(glob.escape(os.path.dirname(pointer)), ANY_CHECKPOINT))
-    for path in [*doomed, *(os.path.join(folder, name) for name in (CONFUSIONS, INPUTS, CLASSES, CONFIG))]:
+    for path in [*doomed, *(os.path.join(folder, name) for name in (CONFUSIONS, INPUTS, LOGGERS, CLASSES, CONFIG))]:
         if os.path.isfile(path):
             os.remove(path)
 

@@ -24,11 +24,11 @@ from dassl.config import check_ranges, require
 from dassl.data import DataManager
 from dassl.data.datasets import build_dataset
 from dassl.engine import made_with, run_folder, stopping
-from dassl.engine.late_writer import LateWriter
 from dassl.engine.saved_models import SavedModels
 from dassl.engine.simple_net import SimpleNet
 from dassl.engine.steps import NonFiniteLossError, Steps, progress
 from dassl.evaluation import build_evaluator
+from dassl.loggers import open_loggers
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.optim.prograd import prograd
 from dassl.utils import (
@@ -112,22 +112,22 @@ class TrainerBase(SavedModels):
         name = self.get_model_names(names)[0]
         return self._optims[name].param_groups[0]["lr"]
 
-    # TensorBoard
+    # Loggers
 
     @processes.first_alone
     def init_writer(self, log_dir: str | Path, purge_step: int | None = None) -> None:
-        """Have scalars written to TensorBoard; those at or after `purge_step` from an earlier try are hidden."""
+        """Have scalars written as TRAIN.LOGGERS says; TensorBoard hides an earlier try's from `purge_step` on."""
         if self._writer is None:
-            self._writer = LateWriter(log_dir, purge_step)
+            self._writer = open_loggers(getattr(self, "cfg", None), log_dir, purge_step)
 
     def close_writer(self) -> None:
-        """Close the TensorBoard writer, if there is one."""
+        """Close what scalars are written to, if there is something."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None
 
     def write_scalar(self, tag: str, scalar_value: float, global_step: int | None = None) -> None:
-        """Write a number to TensorBoard, if it has a writer."""
+        """Write a number to the run's loggers, if they are open."""
         if self._writer is not None:
             self._writer.add_scalar(tag, scalar_value, global_step)
 

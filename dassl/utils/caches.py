@@ -5,11 +5,12 @@ import os
 import re
 import shutil
 import time
+import uuid
 from contextlib import suppress
 from pathlib import Path
 
 from dassl.utils.files import mkdir_if_missing
-from dassl.utils.locks import remove_if_free
+from dassl.utils.locks import remove_if_free, unheld
 
 STALE = 3600
 """Seconds after which what nobody writes or locks was left by a killed process."""
@@ -44,6 +45,29 @@ def sweep(folder: Path) -> None:
                 shutil.rmtree(path)
             else:
                 path.unlink()
+
+
+def free(folder: Path) -> bool:
+    """Remove a folder of the cache; False, and nothing is removed, where a running process reads files in it.
+
+    Of a folder of mere files, each of which is safe to remove, what a process is making stays.
+    """
+    with unheld(folder) as is_free:
+        if not is_free:
+            return False
+        inside = list(folder.iterdir())
+        if any(path.is_dir() and not OURS.match(path.name) for path in inside):  # made as a whole, and goes as a whole
+            gone = folder.with_name(f".{uuid.uuid4().hex}.{folder.name}")
+            folder.rename(gone)
+            shutil.rmtree(gone)
+            return True
+        for path in inside:
+            if not path.name.startswith("."):
+                path.unlink(missing_ok=True)
+        sweep(folder)
+        with suppress(OSError):  # something is being made
+            folder.rmdir()
+    return True
 
 
 _sweep_once = functools.cache(sweep)

@@ -23,6 +23,7 @@ BEAT = 10.0
 """Seconds: how often a lock that is `owned` is touched. Another host's is free after two of them without."""
 
 _owned: dict[str, int] = {}  # path of a lock of this process -> descriptor
+_held: dict[str, int] = {}  # folder that this process reads -> descriptor
 
 
 @contextmanager
@@ -60,6 +61,40 @@ def _locked(path, waiting):
         if in_vain:
             break
     return None
+
+
+def hold(folder: Path) -> None:
+    """Have a folder of files that this process reads stay until the process ends; see `unheld`."""
+    if fcntl is None:
+        return
+    with suppress(OSError):  # it is gone, somebody removes it now, or its disk knows no locks
+        lock = os.open(folder, os.O_RDONLY)
+        before = _held.setdefault(os.path.realpath(folder), lock)
+        if before != lock and _is_at(before, folder):
+            os.close(lock)
+            return
+        _held[os.path.realpath(folder)] = lock
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+@contextmanager
+def unheld(folder: Path) -> Iterator[bool]:
+    """Whether no process holds a folder; if so none does during the block."""
+    if fcntl is None:
+        yield True
+        return
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        except OSError:  # no locks on this kind of disk
+            pass
+        yield True
+    finally:
+        os.close(lock)
 
 
 def remove_if_free(path: Path) -> None:

@@ -29,7 +29,7 @@ class Check(Tool):
     Without NAME, it checks all data sets that have a folder in the root. The exit status is 1 when something is off.
     """
 
-    examples = ("check caltech101 --root data --quick",)
+    examples = ("caltech101 --root data --quick",)
     name_needed = False
 
     def add_arguments(self, add: Any) -> None:

@@ -34,7 +34,7 @@ class Prepare(Tool):
     login or a file is unavailable, the command says which file to put where; when repeated, it continues from there.
     """
 
-    examples = ("prepare dtd --root data",)
+    examples = ("dtd --root data",)
 
     def add_arguments(self, add: Any) -> None:
         super().add_arguments(add)

@@ -22,7 +22,7 @@ Row = tuple[str, tuple[list[str], ...]]
 class Show(Tool):
     """Draw a contact sheet: a few images of every class, their class name below; training images, then test images."""
 
-    examples = ("show dtd --root data --out sheet.png",)
+    examples = ("dtd --root data --out sheet.png",)
 
     def add_arguments(self, add: Any) -> None:
         super().add_arguments(add)

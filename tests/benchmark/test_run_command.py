@@ -15,6 +15,8 @@ from benchmark import runner
 from benchmark.__main__ import main
 from benchmark.grid import read_grid
 from benchmark.place import STATES, Place
+from dassl.errors import GO_ON_LATER, Stopped
+from dassl.signals import heeding
 from report import results
 from tests.conftest import REPO
 
@@ -168,31 +170,71 @@ def _target(link):
         return None
 
 
-def test_on_ray_with_a_worker_killed(undisturbed, grid_file, toy_root, tmp_path):
+def few(grid_file, undisturbed, *parts):
+    """The runs of some parts, of seed 1, and what they found where nothing disturbed them."""
+    wanted = found(grid_file, undisturbed)
+    wanted = wanted[[row.seed == 1 and f"{row.trainer} {row.part}" in parts for row in wanted.itertuples()]]
+    runs = [run for run in read_grid(grid_file).runs if run.seed == 1 and f"{run.trainer} {run.part}" in parts]
+    assert len(runs) == len(wanted) == len(parts)
+    return runs, wanted.reset_index(drop=True)
+
+
+def processes_with(mark):
+    """Processes that have a variable in their environment, and have not ended."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            ended = (path / "stat").read_text().rpartition(") ")[2][0] == "Z"
+            if not ended and mark in (path / "environ").read_bytes():
+                found.add(path.name)
+        except OSError:
+            pass
+    return found
+
+
+def test_on_ray(undisturbed, grid_file, toy_root, tmp_path, monkeypatch):
+    """Stopped by SIGTERM; then again, and a worker is killed; nothing is left of the cluster."""
     ray = pytest.importorskip("ray")
     from benchmark.on_ray import OnRay
 
-    grid, place, killed = read_grid(grid_file), Place(toy_root, str(tmp_path), "cpu"), []
+    runs, wanted = few(grid_file, undisturbed, "CoOp train_base", "CoOp test_new")
+    place, done = Place(toy_root, str(tmp_path), "cpu"), []
+    monkeypatch.setenv("MARK", str(tmp_path))  # what ray starts has it
 
-    class Kill(runner.Watch):
+    class Once(runner.Watch):
+        def __init__(self, do):
+            self.do = do
+
         def tick(self):
-            """Kill, once, a worker whose run has begun."""
-            begun = [
-                place.folder(run) for run in launcher.runs.values() if list(place.folder(run).glob("*/checkpoint"))
-            ]
-            pid = worker_of(begun[0]) if begun and not killed else None
-            if pid:
-                os.kill(pid, signal.SIGKILL)
-                killed.append(pid)
+            """Do it when a run is under way."""
+            logs = [place.folder(run) / "log.txt" for run in launcher.runs.values()]
+            worker = next((worker_of(log.parent) for log in logs if log.is_file()), None)
+            if worker and self.do not in done:
+                done.append(self.do)
+                self.do(worker)
 
-    launcher = OnRay(place, options={"num_cpus": 2, "include_dashboard": False})
-    launcher.wait = lambda seconds, wait=launcher.wait: wait(0.05)  # to tick often
+    def terminate(worker):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def kill(worker):
+        os.kill(worker, signal.SIGKILL)
+
+    small = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 80 << 20}
+    launcher = OnRay(place, options=small)
+    launcher.wait = lambda seconds=None, wait=launcher.wait: wait(0.05)  # to tick often
     try:
-        assert runner.execute(grid.runs, launcher, Kill()) == {} and killed
+        with heeding(), pytest.raises(Stopped):
+            runner.execute(runs, launcher, Once(terminate))
+        assert not launcher.runs and Stopped().code == GO_ON_LATER and not list(tmp_path.rglob("failed.txt"))
+        assert runner.execute(runs, launcher, Once(kill)) == {} and done == [terminate, kill]
     finally:
         ray.shutdown()
     assert list(tmp_path.rglob("log.txt-*")), "the run was begun again"
-    pd.testing.assert_frame_equal(found(grid_file, tmp_path), found(grid_file, undisturbed))
+    pd.testing.assert_frame_equal(found(grid_file, tmp_path), wanted)
+    end = time.monotonic() + 60
+    while left := processes_with(f"MARK={tmp_path}".encode()) - {str(os.getpid())}:
+        assert time.monotonic() < end, left
+        time.sleep(0.05)
 
 
 def test_on_slurm(undisturbed, grid_file, toy_root, tmp_path, monkeypatch):
@@ -200,12 +242,11 @@ def test_on_slurm(undisturbed, grid_file, toy_root, tmp_path, monkeypatch):
     pytest.importorskip("submitit")
     from benchmark.on_slurm import OnSlurm
 
+    runs, wanted = few(grid_file, undisturbed, "CoOp train_base", "CoOp test_new")
     monkeypatch.setenv("PYTHONPATH", "")
-    jobs = OnSlurm(Place(toy_root, str(tmp_path), "cpu"), cluster="local").submit(read_grid(grid_file).runs)
-    assert len(jobs) == 6, "two runs of a chain are one job"
-    for job in jobs:
-        job.result()
-    pd.testing.assert_frame_equal(found(grid_file, tmp_path), found(grid_file, undisturbed))
+    (job,) = OnSlurm(Place(toy_root, str(tmp_path), "cpu"), cluster="local").submit(runs)  # of the two runs of a chain
+    job.result()
+    pd.testing.assert_frame_equal(found(grid_file, tmp_path), wanted)
 
 
 def test_an_array_job_is_submitted(grid_file, toy_root, tmp_path, monkeypatch, capsys):

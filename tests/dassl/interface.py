@@ -14,7 +14,7 @@ BEGIN, END = "<!-- names: made by tests/dassl/interface.py -->\n", "<!-- end of 
 
 MODULES = [
     *("dassl.config", "dassl.engine", "dassl.data", "dassl.data.datasets", "dassl.data.transforms"),
-    *("dassl.data.samplers", "dassl.evaluation", "dassl.metrics", "dassl.optim", "dassl.utils"),
+    *("dassl.data.samplers", "dassl.evaluation", "dassl.loggers", "dassl.metrics", "dassl.optim", "dassl.utils"),
 ]
 """Those with an __all__, which is their interface."""
 

@@ -101,6 +101,7 @@ def _commands(place, first, block, needs):
         while words and ASSIGNMENT.match(words[0]):
             name, _, environment[name] = words.pop(0).partition("=")
         if words:
+            words[0] = words[0].removeprefix(".venv/bin/")
             yield Line(f"{place}:{start}", environment, [STAND_INS.get(word, word) for word in words], needs)
         text = ""
 
@@ -129,6 +130,8 @@ def check(line: Line) -> None:
     """Raises AssertionError, UserError or SystemExit where a command's own parser would refuse it."""
     calls = of_mocoop(line)
     for name, *words in calls or ():
+        if name in ("--help", "--version"):
+            continue
         assert name in mocoop.COMMANDS, f"no command {name}"
         if {"-h", "--help"} & set(words):
             continue
@@ -185,11 +188,11 @@ def _pip(words):
     parser = argparse.ArgumentParser("pip install")
     parser.add_argument("-e", "--editable", "-r", nargs=1, action="extend", dest="what", default=[])
     parser.add_argument("--no-deps", "--no-build-isolation", "--upgrade", "--no-index", action="store_true")
-    parser.add_argument("--find-links")
+    parser.add_argument("--find-links", "--constraint", "--dest")
     parser.add_argument("names", nargs="*")
-    assert words[0] == "install"
+    assert words[0] in ("install", "download")
     args = parser.parse_args(words[1:])
-    extras = set(re.findall(r'^        "(\w+)": \[', (REPO / "setup.py").read_text(encoding="utf-8"), re.MULTILINE))
+    extras = set(re.findall(r'^ {4,8}"(\w+)": ', (REPO / "setup.py").read_text(encoding="utf-8"), re.MULTILINE))
     for name in (*args.what, *args.names):
         target, _, said = name.rstrip("]").partition("[")
         assert target == "mocoop" or not re.match(r"\.|.*/", target) or "*" in target or (REPO / target).exists(), name
@@ -207,7 +210,7 @@ def _torchrun(words):
 def _python(words):
     """Another program of ours: it has the options that are named."""
     words = words[1:] if words[0] == "-m" else words
-    if words[0] in ("pip", "venv"):
+    if words[0] in ("pip", "pytest", "venv"):
         return _pip(words[1:]) if words[0] == "pip" else None
     file = Path(words[0] if words[0].endswith(".py") else words[0].replace(".", "/"))
     found = [path for path in (file, file.with_suffix(".py"), file / "__main__.py") if (REPO / path).is_file()]

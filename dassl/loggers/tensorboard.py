@@ -6,6 +6,10 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from yacs.config import CfgNode
+
+from dassl.loggers import LOGGER_REGISTRY
+
 logger = logging.getLogger(__name__)
 
 
@@ -59,6 +63,11 @@ class LateWriter:
                 return None
 
         return called
+
+
+@LOGGER_REGISTRY.register()
+def tensorboard(cfg: CfgNode, log_dir: str | Path, first_step: int | None, run: str) -> LateWriter:
+    return LateWriter(log_dir, first_step)
 
 
 @functools.cache

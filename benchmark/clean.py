@@ -1,0 +1,212 @@
+"""The command that shows what caches and runs take on disk, and removes what it is asked to."""
+
+import argparse
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from tabulate import tabulate
+
+from benchmark.cache import day, size_of
+from benchmark.place import CONSOLE, FAILED
+from dassl import layout
+from dassl.errors import UserError, nearest
+from mocoop.command import Command
+
+STATES = {
+    "finished": "has a result",
+    "unfinished": "was stopped or killed; its command continues it",
+    "failed": "ended in an error (failed.txt)",
+    "damaged": "config, result or checkpoint cannot be read",
+    "running": "a process is at it",
+}
+"""How a run stands, and what that means."""
+
+WRITTEN = (
+    *(layout.METRICS, layout.CONFUSIONS, layout.INPUTS, layout.LOGGERS, layout.CLASSES, CONSOLE, FAILED),
+    *(f"{layout.LOG}*", "seen_unseen.*", f"{layout.TENSORBOARD}/**/*", "wandb/**/*"),
+    *(f"*/{layout.ANY_CHECKPOINT}", f"*/{layout.POINTER}", layout.CONFIG),
+)
+"""What a run writes into its folder; last what makes it one."""
+
+
+class Clean(Command):
+    """Show what caches and runs take on disk, and remove what the options name.
+
+    Without options nothing is removed. What running processes use stays: the folder of a run that is under way, and
+    images that a run reads from the cache. All else in the cache is safe to remove, and made again when it is needed.
+    Of a run's folder, what the run has written is removed; other files in it stay, and so do folders without a run.
+    """
+
+    examples = (
+        "",
+        "--caches",
+        "--caches splits weights",
+        "--outputs output",
+        "--outputs output --unfinished --failed --dry-run",
+    )
+
+    def add_arguments(self, add: Any) -> None:
+        add("--caches", nargs="*", metavar="FOLDER", help="empty the cache; with names, only these folders of it")
+        add("--outputs", metavar="DIR", type=Path, help="look at the runs in this folder and below it")
+        for state in [*STATES][:-1]:
+            add(f"--{state}", action="store_true", help=f"with --outputs: remove each run that {_what(state)}")
+        add("--dry-run", action="store_true", help="only say what would be removed")
+
+    def run(self, args: argparse.Namespace) -> int:
+        asked = [state for state in [*STATES][:-1] if getattr(args, state)]
+        if asked and not args.outputs:
+            raise UserError(f"--{asked[0]} removes runs: say where they are with --outputs DIR")
+        if args.outputs and not args.outputs.is_dir():
+            raise UserError(f"no folder {args.outputs}: give --outputs the one that runs were written to")
+        freed = _caches(args.caches, args.dry_run) if args.caches is not None or not args.outputs else 0
+        if args.outputs:
+            freed += _outputs(args.outputs, asked, args.dry_run)
+        if asked or args.caches is not None:
+            print(f"\n{'to be freed' if args.dry_run else 'freed'}: {size_of(freed)}")
+        return 0
+
+
+def _caches(names, dry_run):
+    """Show the cache's folders, or free those of some names, all for []; how many bytes that was."""
+    from dassl.utils import cache_dir
+    from dassl.utils.caches import free
+
+    root = cache_dir()
+    folders = {path.name: path for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith(".")}
+    for name in names or ():
+        if name not in folders:
+            raise UserError(f'there is no folder "{name}" in {root}: {nearest(name, folders)}')
+    total = {name: _files(folder.rglob("*")) for name, folder in folders.items()}
+    freed = 0
+    if names is None:
+        rows = [(name, len(files), size_of(sum(files.values())), _last(files)) for name, files in total.items()]
+        print(f"{root}: {size_of(sum(sum(files.values()) for files in total.values()))}")
+        if rows:
+            print(tabulate(rows, ("cache folder", "files", "size", "last change"), disable_numparse=True))
+        return 0
+    for name in names or folders:
+        size = sum(total[name].values())
+        try:
+            done = dry_run or free(folders[name])
+        except OSError as error:
+            raise UserError(f"cannot remove all of {folders[name]}: {error.strerror}") from error
+        print(f"{_removed(dry_run)} {folders[name]}: {size_of(size)}" if done else f"in use, left: {folders[name]}")
+        freed += size * done
+    return freed
+
+
+def _outputs(output, asked, dry_run):
+    """Show the runs below a folder, or remove those of some states; how many bytes that was."""
+    found = {folder: state_of(folder) for folder in runs_in(output)}
+    sizes = {folder: sum(_files(written(folder)).values()) for folder in found}
+    rows = [
+        (state, len(own), size_of(sum(sizes[folder] for folder in own)), STATES[state])
+        for state in STATES
+        if (own := [folder for folder in found if found[folder] == state])
+    ]
+    print(f"{output}: {len(found)} runs, {size_of(sum(sizes.values()))}")
+    if rows:
+        print(tabulate(rows, ("runs", "number", "size", "meaning"), disable_numparse=True))
+    for folder, state in found.items():
+        if state not in ("finished", *asked):
+            print(f"{state}: {folder}")
+    freed = 0
+    for folder in [folder for folder in found if found[folder] in asked]:
+        done = dry_run or remove(folder, output, found[folder])
+        print(f"{_removed(dry_run)} {found[folder]}: {folder}" if done else f"in use, left: {folder}")
+        freed += sizes[folder] * done
+    return freed
+
+
+def runs_in(output: Path) -> Iterator[Path]:
+    """The folders of runs, a folder and those below it, in order. Links are not followed."""
+    for place, folders, files in os.walk(output):
+        folders.sort()
+        if layout.CONFIG in files and any(name.startswith(layout.LOG) for name in files):
+            yield Path(place)
+
+
+def state_of(folder: Path) -> str:
+    """How the run in a folder stands, one of STATES."""
+    from dassl.utils import locks
+
+    return "running" if locks.owner(folder / layout.LOCK) else _left(folder)
+
+
+def _left(folder):
+    """How a run stands that nobody is at."""
+    try:
+        whole = isinstance(yaml.safe_load((folder / layout.CONFIG).read_text(encoding="utf-8")), dict)
+    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+        whole = False
+    pointed = [path.parent for path in folder.glob(f"*/{layout.POINTER}")]
+    if not whole or any(not layout.epochs_in(model) for model in pointed):
+        return "damaged"
+    if (folder / layout.METRICS).exists():
+        return "finished" if layout.read_metrics(folder) else "damaged"
+    return "failed" if (folder / FAILED).is_file() else "unfinished"
+
+
+def written(folder: Path) -> list[Path]:
+    """The files that the run in a folder has written."""
+    return [path for pattern in WRITTEN for path in folder.glob(pattern) if path.is_symlink() or path.is_file()]
+
+
+def remove(folder: Path, output: Path, state: str) -> bool:
+    """Remove a run, and folders that are empty then; False where it is not in this state any more, or under way.
+
+    Args:
+        folder: the run's.
+        output: where runs are; it stays.
+        state: how the run stands.
+    """
+    from dassl.utils import WriteError, locks, remove_half_written
+
+    try:
+        with locks.owned(folder / layout.LOCK):  # nobody begins it meanwhile
+            if _left(folder) != state:
+                return False
+            files = written(folder)
+            remove_half_written(folder)
+            for path in files:
+                path.unlink(missing_ok=True)
+    except WriteError:
+        raise
+    except UserError:  # somebody began it
+        return False
+    except OSError as error:
+        raise UserError(f"cannot remove all of {folder}: {error.strerror}") from error
+    parents = {parent for path in files for parent in path.parents if parent.is_relative_to(output)} - {output}
+    for parent in sorted(parents, key=lambda path: -len(path.parts)):
+        try:
+            parent.rmdir()
+        except OSError:  # not empty
+            continue
+    return True
+
+
+def _files(paths):
+    """{file: its size}."""
+    found = {}
+    for path in paths:
+        try:
+            if path.is_file() and not path.is_symlink():
+                found[path] = path.stat().st_size
+        except OSError:  # somebody removed it just now
+            continue
+    return found
+
+
+def _last(files):
+    return day(max(path.stat().st_mtime for path in files)) if files else ""
+
+
+def _removed(dry_run):
+    return "would remove" if dry_run else "removed"
+
+
+def _what(state):
+    return STATES[state].partition(";")[0].replace("config, result or checkpoint cannot", "cannot")

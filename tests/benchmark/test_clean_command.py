@@ -1,0 +1,155 @@
+"""`python -m benchmark clean` removes what it is asked to, and never what a running process uses."""
+
+import json
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from benchmark.__main__ import main
+from benchmark.clean import Clean, state_of
+from benchmark.place import FAILED
+from dassl.layout import CONFIG, LOCK, LOG, METRICS
+from dassl.utils import locks
+from tests.conftest import REPO
+
+IN_A_PROCESS = (
+    "import sys, time; sys.path.insert(0, sys.argv[1]); from pathlib import Path; from dassl.utils import locks"
+)
+
+
+@pytest.fixture
+def beside():
+    """beside(code, path): a process that holds something until the test ends."""
+    started = []
+
+    def start(code, path):
+        command = [sys.executable, "-c", f"{IN_A_PROCESS}\n{code}\n", str(REPO), str(path)]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        started.append(process)
+        assert process.stdout.readline() == b"there\n"
+
+    yield start
+    for process in started:
+        process.communicate(b"\n")
+
+
+HOLDS = "locks.hold(Path(sys.argv[2])); print('there', flush=True); sys.stdin.read(1)"
+RUNS = "with locks.owned(Path(sys.argv[2])): print('there', flush=True); sys.stdin.read(1)"
+
+
+@pytest.fixture
+def outputs(tmp_path):
+    """Runs in all states, a run of CoOp's own code, and files of the user's."""
+    output = tmp_path / "output"
+    for name in ("finished", "unfinished", "failed", "damaged", "deep/below", "deep"):
+        folder = output / name
+        (folder / "prompt_learner").mkdir(parents=True)
+        (folder / "prompt_learner" / "checkpoint").write_text("model.pth.tar-2\n")
+        (folder / "prompt_learner" / "model.pth.tar-2").write_bytes(bytes(2**20))
+        (folder / CONFIG).write_text("SEED: 1\n")
+        (folder / LOG).write_text("epoch\n")
+    (output / "finished" / METRICS).write_text(json.dumps({"trainer": "CoOp", "accuracy": 50.0}))
+    (output / "failed" / FAILED).write_text("no memory\n")
+    (output / "damaged" / "prompt_learner" / "model.pth.tar-2").unlink()
+    (output / "unfinished" / "notes.md").write_text("mine")
+    (output / "coop").mkdir()
+    (output / "coop" / LOG).write_text("** Config **\n")
+    return output
+
+
+def clean(capsys, *options):
+    assert main(["clean", *map(str, options)]) == 0
+    return capsys.readouterr().out
+
+
+def left(output):
+    return {path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file()}
+
+
+def test_runs_are_shown_and_nothing_is_removed(outputs, capsys):
+    before = left(outputs)
+    said = clean(capsys, "--outputs", outputs)
+    rows = {line.split()[0]: line.split()[1:4] for line in said.splitlines()}
+    assert rows["finished"] == ["1", "1.00", "MiB"] and rows["unfinished"][0] == "3" and rows["damaged"][0] == "1"
+    assert f"failed: {outputs}/failed\n" in said and "freed" not in said and left(outputs) == before
+
+
+def test_what_is_asked_goes_and_what_is_the_users_stays(outputs, capsys):
+    before = left(outputs)
+    said = clean(capsys, "--outputs", outputs, "--unfinished", "--damaged", "--dry-run")
+    assert f"would remove unfinished: {outputs}/deep\n" in said and said.endswith("to be freed: 3.00 MiB\n")
+    assert left(outputs) == before
+    assert clean(capsys, "--outputs", outputs, "--unfinished", "--damaged").endswith("\nfreed: 3.00 MiB\n")
+    gone = {name for name in before if name.startswith(("unfinished/", "damaged/", "deep/"))}
+    assert left(outputs) == before - gone | {"unfinished/notes.md"}
+    assert {path.name for path in outputs.iterdir()} == {"finished", "failed", "unfinished", "coop"}
+    clean(capsys, "--outputs", outputs, "--finished", "--failed")
+    assert left(outputs) == {"unfinished/notes.md", f"coop/{LOG}"}
+
+
+def test_a_run_that_is_under_way_stays(outputs, capsys, beside):
+    beside(RUNS, outputs / "unfinished" / LOCK)
+    before = left(outputs / "unfinished")
+    assert state_of(outputs / "unfinished") == "running"
+    said = clean(capsys, "--outputs", outputs, "--unfinished", "--failed", "--damaged", "--finished")
+    assert f"running: {outputs}/unfinished\n" in said and left(outputs / "unfinished") == before
+    assert not (outputs / "deep").exists()
+
+
+def test_links_lead_nowhere(outputs, tmp_path, capsys):
+    elsewhere = tmp_path / "elsewhere"
+    (outputs / "deep" / "below").rename(elsewhere)
+    (outputs / "deep" / "below").symlink_to(elsewhere)
+    clean(capsys, "--outputs", outputs, "--unfinished")
+    assert (elsewhere / "prompt_learner" / "model.pth.tar-2").is_file() and (outputs / "deep" / "below").is_symlink()
+
+
+@pytest.fixture
+def caches(tmp_cache):
+    (tmp_cache / "splits").mkdir()
+    (tmp_cache / "splits" / "a.json").write_bytes(bytes(2**20))
+    (tmp_cache / "icons-1" / "images").mkdir(parents=True)
+    (tmp_cache / "icons-1" / "images" / "a.png").write_bytes(bytes(2**20))
+    return tmp_cache
+
+
+def test_caches(caches, capsys):
+    first, _, _, *rows = clean(capsys).splitlines()
+    assert first == f"{caches}: 2.00 MiB" and [row.split()[0] for row in rows] == ["icons-1", "splits"]
+    assert clean(capsys, "--caches", "splits").endswith("freed: 1.00 MiB\n") and len(left(caches)) == 1
+    assert clean(capsys, "--caches").endswith("freed: 1.00 MiB\n") and list(caches.iterdir()) == []
+    assert clean(capsys) == f"{caches}: 0.00 MiB\n"
+
+
+def test_images_that_a_run_reads_stay(caches, capsys, beside):
+    beside(HOLDS, caches / "icons-1")
+    said = clean(capsys, "--caches")
+    assert f"in use, left: {caches}/icons-1\n" in said and left(caches) == {"icons-1/images/a.png"}
+    assert main(["cache", "--free", "icons-1"]) == 1
+    assert "a running process reads" in capsys.readouterr().err and left(caches) == {"icons-1/images/a.png"}
+
+
+def test_what_a_run_is_making_stays(caches, capsys):
+    with locks.alone(caches / "splits" / f".{'a' * 64}.lock", "waiting"):
+        clean(capsys, "--caches")
+        assert [path.suffix for path in (caches / "splits").iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    (["--unfinished"], "--unfinished removes runs: say where they are with --outputs DIR"),
+    (["--outputs", "nowhere"], "no folder nowhere: give --outputs the one that runs were written to"),
+    (["--caches", "../splits"], 'there is no folder "../splits" in'),
+])  # fmt: skip
+def test_mistakes(caches, capsys, options, message):
+    assert main(["clean", *options]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {message}") and len(left(caches)) == 2
+
+
+def test_examples(caches, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "output").mkdir()
+    (caches / "weights").mkdir()
+    for example in Clean.examples[::-1]:
+        assert main(shlex.split(example)) == 0
