@@ -1,5 +1,5 @@
 # What the scripts share: the interpreter, and the environment as options of `python -m benchmark protocol`.
-# shellcheck shell=bash disable=SC2086  # SEEDS and BESIDE are lists of words
+# shellcheck shell=bash disable=SC2046,SC2086  # SEEDS and BESIDE are lists of words
 
 set -euo pipefail
 

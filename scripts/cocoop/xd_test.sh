@@ -4,4 +4,4 @@
 source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 arguments 2 "DATASET SEED" "$@"
 one CoCoOp "$1" vit_b16_c4_ep10_batch1_ctxv1 "$2" "evaluation/CoCoOp/vit_b16_c4_ep10_batch1_ctxv1_16shots/$1/seed$2" --eval-only \
-    --model-dir "${OUTPUT:-output}/imagenet/CoCoOp/vit_b16_c4_ep10_batch1_ctxv1_16shots/seed$2"
+    --model-dir "${OUTPUT:-output}/imagenet/CoCoOp/vit_b16_c4_ep10_batch1_ctxv1_16shots/seed$2" DATASET.NUM_SHOTS 16
