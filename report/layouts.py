@@ -1,7 +1,7 @@
 """What report/summary.py gives, laid out as tables: for the terminal, Markdown, LaTeX (booktabs), CSV.
 
 In all of them "-" stands for what was not run, a deviation only where there are several seeds, and a column of seeds
-only where some method has several.
+only where methods have different numbers of several.
 """
 
 import re
@@ -18,12 +18,13 @@ from mocoop import escape
 from report.summary import AVERAGE
 
 UNITS = "In percent: mean ± standard deviation over seeds; best in bold."
+SEEDS = "In percent: mean ± standard deviation over {} seeds (one seed where there is no ±); best in bold."
 ONE_SEED = "In percent, one seed each; best in bold."
-NOT_RUN = "-"
+NOT_RUN, PUBLISHED = "-", "published"
 PARTIAL = "(n of N): over n of the N datasets only, not to be compared."
 
-LATEX_WIDTH = 72
-"""Characters side by side in LaTeX. In a paper's column of 8.25 cm they become about 7 points high; what is wider is
+LATEX_WIDTH = 84
+"""Characters side by side in LaTeX. In a paper's column of 8.25 cm they become about 6 points high; what is wider is
 split, and its parts stand below each other."""
 
 LATEX_HEAD = r"""% needs \usepackage{booktabs,graphicx}
@@ -49,8 +50,8 @@ class Cell:
 
     @property
     def beside(self) -> str:
-        """The published figure, and what ours is above it."""
-        return f"{self.published:.2f} ({self.difference:+.2f})" if self.published is not None else NOT_RUN
+        """The published figure, and what ours is above it; "" where none is known."""
+        return f"{self.published:.2f} ({self.difference:+.2f})" if self.published is not None else ""
 
 
 @dataclass(frozen=True)
@@ -88,9 +89,9 @@ class Table:
         return f"Not compared: {'; '.join(self.uncompared)}." if self.uncompared else ""
 
     @property
-    def several_seeds(self) -> bool:
-        """Whether any figure is over several seeds: else there is no column of them."""
-        return any(seeds != "1" for *_, seeds in self.rows)
+    def seeds(self) -> set[str]:
+        """The numbers of seeds that figures with a deviation are over."""
+        return {seeds for *_, seeds in self.rows} - {"1"}
 
     def flat(self, bold: Callable[[str], str], between: str = " ± ") -> tuple[list[str], list[list[str]]]:
         """(header, rows) of strings; the figures published of a method are in a row below its own."""
@@ -98,8 +99,8 @@ class Table:
         for method, row, seeds in self.rows:
             rows.append([method, *(cell.text(bold, between) if cell else NOT_RUN for cell in row), seeds])
             if any(cell and cell.published is not None for cell in row):
-                rows.append(["published", *(cell.beside if cell else NOT_RUN for cell in row), ""])
-        return (header, rows) if self.several_seeds else (header[:-1], [row[:-1] for row in rows])
+                rows.append([PUBLISHED, *(cell.beside if cell else "" for cell in row), ""])
+        return (header, rows) if len(self.seeds) > 1 else (header[:-1], [row[:-1] for row in rows])
 
 
 def tables(cells: pd.DataFrame) -> list[Table]:
@@ -110,7 +111,8 @@ def tables(cells: pd.DataFrame) -> list[Table]:
 
 def units(laid_out: Sequence[Table]) -> str:
     """What the figures of tables are, in a sentence."""
-    return UNITS if any(table.several_seeds for table in laid_out) else ONE_SEED
+    seeds = set().union(*(table.seeds for table in laid_out))
+    return ONE_SEED if not seeds else UNITS if len(seeds) > 1 or " " in max(seeds) else SEEDS.format(*seeds)
 
 
 def heading(column: str | int) -> str:
@@ -131,7 +133,7 @@ def markdown(summaries: Mapping[str, pd.DataFrame]) -> str:
 
 def latex(summaries: Mapping[str, pd.DataFrame]) -> str:
     """A table environment for each table, no wider than a column of the document."""
-    lines, labels = [LATEX_HEAD, ""], set()
+    lines, labels = [LATEX_HEAD, ""], [""]
     for protocol, cells in summaries.items():
         for table in tables(cells):
             caption = f"{PROTOCOLS[protocol].title}: {table.title}. {units([table])}"
@@ -139,14 +141,15 @@ def latex(summaries: Mapping[str, pd.DataFrame]) -> str:
             label = name = re.sub(r"[^a-z0-9]+", "-", f"{protocol} {table.title}".lower()).strip("-")
             while label in labels:
                 label = f"{name}-{len(labels)}"
-            labels.add(label)
+            labels.append(label)
             lines += [f"% {printable(table.not_compared)}"] * bool(table.uncompared)
             lines += [
                 "\\begin{table}[htbp]",
                 "\\centering",
                 f"\\caption{{{escape.latex(caption)}}}",
                 f"\\label{{tab:{label}}}",
-                "\n\\par\\medskip\n".join(_tabulars(table)),
+                "\\par\\smallskip",
+                *_tabulars(table),
                 "\\end{table}",
                 "",
             ]
@@ -189,36 +192,34 @@ def _cell(cell):
 
 
 def _tabulars(table):
-    """The table as one tabular, or as several with its methods where its columns are wider than LATEX_WIDTH."""
+    """The lines of the table's tabular, or where it is wider than LATEX_WIDTH of as few, equal ones as are not."""
     header, rows = table.flat(r"\textbf{{{}}}".format, r" $\pm$ ")
-    plain = [header, *table.flat(str)[1]]
-    width = [max(map(len, column)) + 2 for column in zip(*plain, strict=True)]
-    parts = [[1]]
-    for i in range(2, len(header)):
-        if width[0] + sum(width[k] for k in [*parts[-1], i]) <= LATEX_WIDTH:
-            parts[-1].append(i)
-        else:
-            parts.append([i])
-    for part in parts:
-        lines = [[escape.latex(row[0]), *(row[i].replace("(-", "($-$") for i in part)] for row in rows]
-        yield "\n".join(
-            [
-                f"\\fitcolumn{{\\begin{{tabular}}{{l{'r' * len(part)}}}",
-                "\\toprule",
-                " & ".join(escape.latex(header[i]) for i in [0, *part]) + r" \\",
-                "\\midrule",
-                *(" & ".join(line) + r" \\" for line in lines),
-                "\\bottomrule",
-                "\\end{tabular}}",
-            ]
-        )
+    widths = [max(map(len, column)) + 2 for column in zip(header, *table.flat(str)[1], strict=True)]
+    columns = range(1, len(header))
+    for parts in columns:
+        size = -(-len(columns) // parts)
+        split = [columns[i : i + size] for i in range(0, len(columns), size)]
+        if all(widths[0] + sum(widths[i] for i in part) <= LATEX_WIDTH for part in split):
+            break
+    yield r"\fitcolumn{\begin{tabular}{@{}c@{}}"
+    for part in split:
+        yield f"\\begin{{tabular}}{{l{'r' * len(part)}}}\n\\toprule"
+        yield " & ".join(escape.latex(header[i]) for i in [0, *part]) + "\\\\\n\\midrule"
+        for name, *cells in ([row[0], *(row[i] for i in part)] for row in rows):
+            if name != PUBLISHED:
+                yield " & ".join([escape.latex(name), *cells]) + r"\\"
+            elif any(cells):
+                yield " & ".join([rf"\quad {name}", *(cell.replace("(-", "($-$") for cell in cells)]) + r"\\"
+        yield "\\bottomrule\n\\end{tabular}" + (r"\\\addlinespace" if part is not split[-1] else "")
+    yield r"\end{tabular}}"
 
 
 def _document(summaries, heading, title, style, bold, escaped):
     lines = []
     for protocol, cells in summaries.items():
         laid_out = tables(cells)
-        lines += [heading.format(escaped(PROTOCOLS[protocol].title)), f"{PROTOCOLS[protocol].note} {units(laid_out)}"]
+        told = units(laid_out)
+        lines += [heading.format(escaped(PROTOCOLS[protocol].title)), f"{PROTOCOLS[protocol].note} {told}"]
         lines += [PARTIAL] * any(table.partial for table in laid_out)
         for table in laid_out:
             header, rows = table.flat(bold)
@@ -226,6 +227,7 @@ def _document(summaries, heading, title, style, bold, escaped):
             align = ["left", *["right"] * (len(header) - 1)]
             lines.append(title.format(escaped(table.title)))
             lines.append(tabulate(rows, header, tablefmt=style, colalign=align, disable_numparse=True))
+            lines += [f"\nOver {seeds} seeds." for seeds in table.seeds if told == UNITS and len(table.seeds) == 1]
             lines += [f"\n{escaped(table.published)}"] * bool(table.sources)
             lines += [f"\n{escaped(table.not_compared)}"] * bool(table.uncompared)
         lines.append("")
