@@ -86,7 +86,7 @@ def others(runs: pd.DataFrame) -> str:
         [*names[:3], names[3] or "-", " ".join(own.seed), own.accuracy.mean(), own.accuracy.std(ddof=0)]
         for names, own in runs.groupby(["folder", "trainer", "dataset", "shots"])
     ]
-    rows = [row if " " in row[4] else [*row[:-1], "-"] for row in rows]
+    rows = [row if " " in row[4] else [*row[:-1], None] for row in rows]
     headers = ["folder", "trainer", "dataset", "shots", "seeds", "accuracy", "std"]
     return f"\nother runs\n{_tabulate(rows, headers)}"
 
@@ -147,4 +147,4 @@ def _means(means, protocol):
 
 def _tabulate(rows, headers):
     rows = [[None if pd.isna(x) else printable(x) if isinstance(x, str) else x for x in row] for row in rows]
-    return tabulate(rows, headers, floatfmt=".2f", tablefmt="simple")
+    return tabulate(rows, headers, floatfmt=".2f", tablefmt="simple", missingval="-")
