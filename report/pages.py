@@ -33,9 +33,9 @@ def render(template: str, **values: Any) -> str:
 
 def swatch(look: Look) -> Markup:
     """A method's marker, to stand before its name."""
-    fill, stroke = ("none" if look.hollow else look.css), look.css
-    style = f'fill="{fill}" stroke="{stroke}" stroke-width="{0.14 if look.hollow else 0.02}"'
-    box = '<svg class="swatch" viewBox="-0.5 -0.5 1 1" aria-hidden="true">'
+    fill = "none" if look.hollow else look.css
+    style = f'fill="{fill}" stroke="{look.css}" stroke-width="{0.14 if look.hollow else 0.02}"'
+    box = '<svg class="swatch" viewBox="-0.6 -0.6 1.2 1.2" aria-hidden="true">'
     return Markup(f'{box}<path d="{look.path()}" {style}/></svg>')
 
 
