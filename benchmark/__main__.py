@@ -23,6 +23,10 @@ COMMANDS = {
     "table": ("report.commands:Tables", "print tables of finished runs"),
     "results": ("report.commands:Results", "list finished runs, one row each"),
     "report": ("report.page:Report", "write tables and figures, as files and on one page"),
+    "leaderboard": (
+        "report.leaderboard:Leaderboard",
+        "write methods by data sets over many grids, on one page to sort",
+    ),
     "release": ("benchmark.release:Release", "run the unedited code of a release, from its own folder"),
     "explain": ("learned.explain:Explain", "show what a run has learned"),
     "export": ("learned.export:Export", "write a run's classifier to a file, for any CLIP"),

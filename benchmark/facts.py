@@ -23,6 +23,8 @@ A method's facts are in configs/trainers/<Trainer>/method.yaml:
       epochs: 1                     # instead of OPTIM.MAX_EPOCH, and no steps of an optimiser
     figures:                        # more figures that it writes to metrics.json, and how to draw them
       expert_usage: {title: ..., caption: ..., label: ..., names: expert_names}
+    look: 3                         # its colour and marker in figures, a place in report/looks.py's list; without it
+                                    # they follow from its name
     published: CLIP                 # what papers call it, where that is not the trainer's name
 
 A data set's config may say `DATASET.STYLES`, styles of its images, and `DATASET.BACKBONES`, the backbones that go with
@@ -45,7 +47,7 @@ from mocoop import HOME
 
 CONFIGS = HOME / "configs"
 KINDS = {"rank": int, "trains": bool, "needs": dict, "configs": dict, "keys": dict, "cost": dict, "figures": dict}
-KINDS |= {"published": str}
+KINDS |= {"published": str, "look": int}
 CHOICES = {"source": str, "default": str | dict, "by_shots": dict, "by_dataset": dict}
 ENTRIES = {"config": str, "why": str, "shots": dict}
 FIGURE = dict.fromkeys(("title", "caption", "label", "names"), str)
@@ -61,7 +63,7 @@ class Method:
     Attributes:
         name: the trainer's.
         known: whether it has a method.yaml. A method without one may try every protocol.
-        rank, trains, needs, configs, keys, cost, figures, published: as the module's docstring says.
+        rank, trains, needs, configs, keys, cost, figures, look, published: as the module's docstring says.
     """
 
     name: str
@@ -73,6 +75,7 @@ class Method:
     keys: dict[str, dict[str, Any]] = field(default_factory=dict)
     cost: dict[str, int] = field(default_factory=dict)
     figures: dict[str, dict[str, str]] = field(default_factory=dict)
+    look: int | None = None
     published: str = ""
 
     def suits(self, protocol: str) -> bool:

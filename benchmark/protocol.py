@@ -100,6 +100,7 @@ class Protocol:
         derive: adds columns computed from others to a DataFrame, of seeds and of means alike; None: adds nothing.
         whole: whether a seed counts only once all of its columns are there, since they are read together.
         means: what stands above the table of means.
+        decides: the column by which a report says who leads; "" for the last.
         charts: its figures beside those that every protocol has: names of functions in report/charts.py, or
             "module:function" of other code.
         rank: its place in a report, small ones first.
@@ -125,6 +126,7 @@ class Protocol:
     derive: Callable[[Any], Any] | None = None
     whole: bool = False
     means: str = "means"
+    decides: str = ""
     charts: tuple[str, ...] = ()
     rank: int = 1000
     published: dict[str, str] = field(default_factory=dict)

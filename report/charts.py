@@ -24,16 +24,20 @@ from benchmark.protocols import PROTOCOLS
 from dassl.errors import printable
 from dassl.layout import METRICS
 from dassl.utils import atomic_path
-from report import summary
+from report import placing, summary, svg
 from report.logs import read_logs
+from report.looks import HUES, LIGHT, Look, looks
 from report.metrics import read_metrics, shares
 from report.summary import AVERAGE, labels
 
-PANEL = (3.6, 2.9)  # inches
+PANEL = (4.4, 3.4)  # inches
 COLUMNS = 3
-# Okabe and Ito's colours, which colour-blind people tell apart; markers tell them apart in grey
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
-MARKERS = {"o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼", "P": "✚", "X": "✖"}
+INK = {
+    "ink": ("text.color", "axes.labelcolor", "axes.titlecolor", "xtick.labelcolor", "ytick.labelcolor"),
+    "quiet": ("axes.edgecolor", "xtick.color", "ytick.color"),
+    "line": ("grid.color",),
+    "paper": ("figure.facecolor", "axes.facecolor"),
+}
 STYLE: Any = {
     "axes.axisbelow": True,
     "axes.grid": True,
@@ -42,13 +46,13 @@ STYLE: Any = {
     "axes.titlesize": 10,
     "figure.constrained_layout.use": True,
     "font.size": 9,
-    "grid.color": "#E6E6E6",
     "legend.frameon": False,
     "lines.linewidth": 1.4,
     "lines.markersize": 5,
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "report",  # the same figure has the same bytes
     "text.parse_math": False,  # a name may have dollars in it
+    **{key: LIGHT[name] for name, keys in INK.items() for key in keys},
 }
 
 
@@ -60,14 +64,18 @@ class Chart:
         name: of its files, without suffix.
         title, caption: what it shows.
         panels: what stands above each panel -> what draws it on Axes.
-        legend: label -> matplotlib's keywords for its colour and marker; empty where the panels say all.
+        legend: label -> its look; empty where the panels say all.
+        beside_tables: whether a panel is of the table of the same title, and the looks are those of its methods.
+        folded: whether it waits at the end of a page to be opened.
     """
 
     name: str
     title: str
     caption: str
     panels: Mapping[str, Callable]
-    legend: dict[str, dict] = field(default_factory=dict)
+    legend: dict[str, Look] = field(default_factory=dict)
+    beside_tables: bool = False
+    folded: bool = False
 
     def save(self, folder: Path) -> None:
         """Write <folder>/<name>.svg and .png, all panels together with the legend."""
@@ -82,30 +90,27 @@ class Chart:
             for axes in grid[len(self.panels) :]:
                 axes.remove()
             if self.legend:
-                handles = [matplotlib.lines.Line2D([], [], **style) for style in self.legend.values()]
+                handles = [matplotlib.lines.Line2D([], [], **look.keywords()) for look in self.legend.values()]
                 figure.legend(
                     handles, [*map(printable, self.legend)], loc="outside lower center", ncols=min(4, len(handles))
                 )
+            placing.settle(figure)
             for suffix in ("svg", "png"):
                 with atomic_path(Path(folder, f"{self.name}.{suffix}")) as temporary:
                     figure.savefig(temporary, format=suffix, dpi=200, metadata=_nameless(suffix))
 
     def svgs(self) -> dict[str, str]:
-        """{title: SVG of that panel alone}."""
+        """{title: <svg> element of that panel alone, for a page}."""
         found = {}
-        with matplotlib.rc_context(STYLE):
-            for title, draw in self.panels.items():
+        for title, draw in self.panels.items():
+            with matplotlib.rc_context(STYLE | {"svg.hashsalt": f"{self.name} {title}"}):  # ids of a page's own
                 figure = Figure(figsize=PANEL)
                 draw(figure.add_subplot())
+                placing.settle(figure)
                 file = io.StringIO()
-                figure.savefig(file, format="svg", metadata=_nameless("svg"))
-                found[title] = file.getvalue()
+                figure.savefig(file, format="svg", metadata=_nameless("svg"), transparent=True)
+            found[title] = svg.inline(file.getvalue(), f"{self.title}: {printable(title)}")
         return found
-
-    def swatches(self) -> list[tuple[str, str, str]]:
-        """(label, colour, character) of each entry of the legend, for a page."""
-        characters = MARKERS | {"*": "★"}
-        return [(label, style["color"], characters[style["marker"]]) for label, style in self.legend.items()]
 
 
 @dataclass(frozen=True)
@@ -117,14 +122,14 @@ class Data:
         runs: its runs as `results.read` gives them, and `label`, what tables call the method.
         cells: what `summary.summarise` gives.
         seeds: what `summary.figures` gives, methods as tables call them.
-        styles: method -> matplotlib's keywords for its colour and marker.
+        styles: method -> its look.
     """
 
     protocol: Protocol
     runs: pd.DataFrame
     cells: pd.DataFrame
     seeds: pd.DataFrame
-    styles: dict[str, dict]
+    styles: dict[str, Look]
 
 
 def charts(runs: pd.DataFrame, summaries: dict[str, pd.DataFrame]) -> dict[str, list[Chart]]:
@@ -134,7 +139,7 @@ def charts(runs: pd.DataFrame, summaries: dict[str, pd.DataFrame]) -> dict[str, 
         runs: as `results.read` gives them.
         summaries: as `summary.summaries` gives them.
     """
-    styles = _styles(summaries)
+    styles = method_looks(summaries)
     found = {}
     for name, cells in summaries.items():
         protocol, names = PROTOCOLS[name], labels(runs, name)
@@ -148,6 +153,11 @@ def charts(runs: pd.DataFrame, summaries: dict[str, pd.DataFrame]) -> dict[str, 
     return found
 
 
+def method_looks(summaries: dict[str, pd.DataFrame]) -> dict[str, Look]:
+    """{method, as tables call it: its look in a report}."""
+    return looks(dict(pd.concat(summaries.values())[["method", "trainer"]].drop_duplicates("method").values))
+
+
 def few_shot_curves(data: Data) -> Chart:
     """Accuracy over shots as in CoOp's paper: a panel for the average and each dataset, zero-shot CLIP as a star."""
     panels = {
@@ -155,10 +165,11 @@ def few_shot_curves(data: Data) -> Chart:
         for _, part in data.cells.groupby("dataset", sort=False)
     }
     caption = (
-        "Accuracy (%) over training images per class; bands: standard deviation over seeds. Zero-shot methods have a "
-        "star, and a dashed line to compare with. An average is drawn where a method has all datasets."
+        "Accuracy against the number of training images per class. Bands are standard deviations over seeds. A star "
+        "and its dashed line are a method without training. An average has the methods that ran on all data sets."
     )
-    return Chart(data.protocol.name, "Few-shot curves", caption, panels, _legend(data.cells.method, data.styles))
+    legend = _legend(data.cells.method, data.styles)
+    return Chart(data.protocol.name, "Few-shot curves", caption, panels, legend, beside_tables=True)
 
 
 def base_against_new(data: Data) -> Chart:
@@ -169,10 +180,11 @@ def base_against_new(data: Data) -> Chart:
             draw = partial(_draw_base_new, cells=part, seeds=data.seeds.loc[dataset, setting], styles=data.styles)
             panels[f"{_name(part)}, {setting}"] = draw
     caption = (
-        "Accuracy (%) on new against base classes: large markers are means, small ones seeds. Along a grey line the "
-        "harmonic mean H is the same; the axes do not begin at zero."
+        "Accuracy on new against base classes: large markers are means, small ones seeds. H is the same all along a "
+        "thin line. Axes do not begin at zero."
     )
-    return Chart("base_new", "Base against new classes", caption, panels, _legend(data.cells.method, data.styles))
+    legend = _legend(data.cells.method, data.styles)
+    return Chart("base_new", "Base against new classes", caption, panels, legend, beside_tables=True)
 
 
 def seen_unseen_curves(data: Data) -> Chart:
@@ -184,11 +196,11 @@ def seen_unseen_curves(data: Data) -> Chart:
             lines.setdefault(title, []).append((run.label, curve["seen"], curve["unseen"]))
     panels = {title: partial(_draw_curves, lines=found, styles=data.styles) for title, found in lines.items()}
     caption = (
-        "Accuracy (%) on images of unseen against those of seen pairs as the bias towards unseen pairs grows; a line "
-        "for each seed. The area below is AUC."
+        "Accuracy on images of unseen against those of seen pairs as the bias towards unseen pairs grows, a line for "
+        "each seed, marked where both are nearest. AUC is the area below."
     )
     used = [label for found in lines.values() for label, *_ in found]
-    return Chart("seen_unseen", "Seen-unseen curves", caption, panels, _legend(used, data.styles))
+    return Chart("seen_unseen", "Seen-unseen curves", caption, panels, _legend(used, data.styles), beside_tables=True)
 
 
 def trainers_figures(data: Data) -> list[Chart]:
@@ -221,9 +233,7 @@ def _shares(data: Data, runs: pd.DataFrame, key: str, facts: dict[str, str]) -> 
             told = metrics.get(facts.get("names", ""))
             names[title] = told if isinstance(told, list) else []
     parts = sorted({part for seeds in found.values() for part in seeds})
-    styles = {
-        part: {"color": COLOURS[i % len(COLOURS)], "marker": "s", "linestyle": ""} for i, part in enumerate(parts)
-    }
+    styles = {part: Look(HUES[i % len(HUES)], "s", "") for i, part in enumerate(parts)}
     panels = {
         title: partial(_draw_shares, parts=seeds, names=names[title], label=facts["label"], styles=styles)
         for title, seeds in sorted(found.items())
@@ -242,11 +252,12 @@ def learning_curves(data: Data) -> Chart:
         losses.setdefault(title, {}).setdefault(run.label, []).append(pd.Series(loss))
     panels = {title: partial(_draw_losses, losses=found, styles=data.styles) for title, found in losses.items()}
     caption = (
-        "Training loss by epoch, mean over seeds, bands: standard deviation. Methods add terms of their own to the "
-        "loss, so its height does not compare them."
+        "Training loss by epoch: the mean over seeds, bands are standard deviations. Methods add terms of their own "
+        "to the loss, so its height does not compare them."
     )
     used = [label for found in losses.values() for label in found]
-    return Chart(f"{data.protocol.name}_learning", "Learning curves", caption, panels, _legend(used, data.styles))
+    legend = _legend(used, data.styles)
+    return Chart(f"{data.protocol.name}_learning", "Learning curves", caption, panels, legend, folded=True)
 
 
 def read_losses(folder: str | Path) -> dict[int, float]:
@@ -267,38 +278,67 @@ def _draw_few_shot(axes, cells, styles):
     whole = cells[cells.datasets == cells.of]
     shots = sorted({column for column in whole.column if isinstance(column, int)})
     for method, own in whole.groupby("method", sort=False):
-        own = own[[isinstance(column, int) for column in own.column]].sort_values("column")
+        own, look = own[[isinstance(column, int) for column in own.column]].sort_values("column"), styles[method]
+        if own.empty:  # it has learned from all images alone
+            continue
         x, y = own.column.astype(int).to_numpy(), own["mean"].to_numpy()
         if list(x) == [0]:
-            axes.axhline(y[0], color=styles[method]["color"], linestyle="--", linewidth=0.8)
-            axes.plot(x, y, **styles[method] | {"linestyle": "none", "markersize": 10}, label=method)
+            axes.axhline(y[0], color=look.colour, linestyle="--", linewidth=0.8)
+            axes.plot(x, y, **look.keywords() | {"linestyle": "none", "markersize": 10}, label=method)
         else:
-            axes.plot(x, y, **styles[method], label=method)
+            axes.plot(x, y, **look.keywords(), label=method)
             spread = own["std"].fillna(0).to_numpy()
-            axes.fill_between(x, y - spread, y + spread, color=styles[method]["color"], alpha=0.15, linewidth=0)
+            axes.fill_between(x, y - spread, y + spread, color=look.colour, alpha=0.15, linewidth=0)
+        placing.behind(axes, printable(method), shots[-1] if list(x) == [0] else x[-1], y[-1], look.colour)
     axes.set(xlabel="training images per class", ylabel="accuracy (%)", xticks=shots)
 
 
 def _draw_base_new(axes, cells, seeds, styles):
-    for method, own in cells.groupby("method", sort=False):
-        points, style = seeds.loc[method], styles[method] | {"linestyle": "none"}
-        mean = own.set_index("column")["mean"]
-        axes.plot(points.base, points.new, **style | {"markersize": 3}, alpha=0.5)
+    means = {method: own.set_index("column")["mean"] for method, own in cells.groupby("method", sort=False)}
+    for method, mean in means.items():
+        points, style = seeds.loc[method], styles[method].keywords() | {"linestyle": "none"}
+        if len(points) > 1:
+            axes.plot(points.base, points.new, **style | {"markersize": 3}, alpha=0.5)
         axes.plot(mean.base, mean.new, **style | {"markersize": 11 if style["marker"] == "*" else 8}, label=method)
     axes.margins(0.15)
-    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
-    base, new = np.meshgrid(np.linspace(max(left, 0.1), right, 100), np.linspace(max(low, 0.1), high, 100))
-    lines = axes.contour(base, new, 2 * base * new / (base + new), 4, colors="#BBBBBB", linewidths=0.6, zorder=0)
-    axes.clabel(lines, fmt="H %g", fontsize=7)
+    _lines_of_equal_h(axes)
+    for method, mean in means.items():
+        placing.beside(axes, printable(method), mean.base, mean.new, styles[method].colour)
     axes.grid(False)
     axes.set(xlabel="base classes, accuracy (%)", ylabel="new classes, accuracy (%)")
 
 
+def _lines_of_equal_h(axes):
+    """Thin lines, labelled where they leave the axes: at the right, else at the top, else at the bottom."""
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    left, low = max(left, 0.1), max(low, 0.1)
+    axes.set(xlim=(left, right), ylim=(low, high))
+    ends = [2 * x * y / (x + y) for x, y in ((left, low), (right, high))]
+    for level in MaxNLocator(5).tick_values(*ends):
+        if not ends[0] < level < ends[1]:
+            continue
+        base = np.linspace(max(left, level / 2 + 1e-3), right, 200)
+        axes.plot(base, level * base / (2 * base - level), color=LIGHT["line"], linewidth=0.8, zorder=0.5)
+        style = {"fontsize": 7, "color": LIGHT["quiet"]}
+        at_right, at_top, at_bottom = (level * end / (2 * end - level) for end in (right, high, low))
+        if low <= at_right <= high:
+            axes.text(1.01, at_right, f"H {level:g}", **style, va="center", transform=axes.get_yaxis_transform())
+        elif 2 * high > level and left <= at_top <= right:
+            axes.text(at_top, 1.01, f"H {level:g}", **style, ha="center", transform=axes.get_xaxis_transform())
+        else:
+            axes.text(at_bottom, 0.01, f" H {level:g}", **style, va="bottom", transform=axes.get_xaxis_transform())
+
+
 def _draw_curves(axes, lines, styles):
+    named = set()
     for label, seen, unseen in lines:
-        axes.plot(seen, unseen, color=styles[label]["color"], label=label)
+        look = styles[label]
+        axes.plot(seen, unseen, color=look.colour, linestyle=look.line or "-", label=label)
         at = int(np.argmin(np.abs(np.subtract(seen, unseen))))
-        axes.plot(seen[at], unseen[at], **styles[label])
+        axes.plot(seen[at], unseen[at], **look.keywords())
+        if label not in named:
+            placing.beside(axes, printable(label), seen[at], unseen[at], look.colour)
+        named.add(label)
     axes.set(xlabel="seen pairs, accuracy (%)", ylabel="unseen pairs, accuracy (%)")
     axes.set_xlim(0)
     axes.set_ylim(0)
@@ -311,7 +351,7 @@ def _draw_shares(axes, parts, names, label, styles):
         seeds = 100 * np.array(seeds)
         error = seeds.std(axis=0) if len(seeds) > 1 else None
         place = y + (i - (len(parts) - 1) / 2) * height
-        style = {"color": styles[part]["color"], "error_kw": {"elinewidth": 0.8}}
+        style = {"color": styles[part].colour, "error_kw": {"elinewidth": 0.8, "ecolor": LIGHT["ink"]}}
         axes.barh(place, seeds.mean(axis=0), height * 0.9, xerr=error, **style)
     numbered = [f"{i}: {names[i - 1]}" if i <= len(names) else str(i) for i in range(1, bars + 1)]
     axes.set_yticks(y, [*map(printable, numbered)], fontsize=7)
@@ -325,27 +365,14 @@ def _draw_losses(axes, losses, styles):
     for label, seeds in losses.items():
         table = pd.concat(seeds, axis=1)
         mean, std = table.mean(axis=1), table.std(axis=1, ddof=0)
-        axes.plot(mean.index, mean, color=styles[label]["color"])
-        axes.plot(mean.index[-1:], mean.iloc[-1:], **styles[label])
-        axes.fill_between(mean.index, mean - std, mean + std, color=styles[label]["color"], alpha=0.15, linewidth=0)
+        look = styles[label]
+        axes.plot(mean.index, mean, color=look.colour, linestyle=look.line)
+        axes.plot(mean.index[-1:], mean.iloc[-1:], **look.keywords())
+        axes.fill_between(mean.index, mean - std, mean + std, color=look.colour, alpha=0.15, linewidth=0)
+        placing.behind(axes, printable(label), mean.index[-1], mean.iloc[-1], look.colour)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="epoch", ylabel="training loss")
     axes.set_ylim(0)
-
-
-def _styles(summaries):
-    """{method: colour and marker}, the same in all figures; zero-shot methods are stars, the first of them black."""
-    trainers = {
-        method: trainer for cells in summaries.values() for method, trainer in cells[["method", "trainer"]].values
-    }
-    stars = [method for method in trainers if not method_of(trainers[method]).trains]
-    styles = {method: {"color": "#888888" if i else "#000000", "marker": "*"} for i, method in enumerate(stars)}
-    lines = ("-", "--", ":", "-.")
-    for i, method in enumerate(method for method in trainers if method not in stars):
-        turn, place = divmod(i, len(COLOURS))
-        line = lines[turn % len(lines)]
-        styles[method] = {"color": COLOURS[place], "marker": list(MARKERS)[place], "linestyle": line}
-    return styles
 
 
 def _legend(methods, styles):

@@ -7,9 +7,10 @@ from typing import Any
 
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from report.charts import COLOURS, Chart
+from report.charts import Chart
+from report.looks import Look
 
-LINES = {"seconds": ("seconds", "o"), "peak_gb": ("peak memory, GiB", "s")}
+LINES = {"seconds": ("seconds", Look("blue", "o")), "peak_gb": ("peak memory, GiB", Look("vermilion", "s"))}
 
 
 def chart(points: Sequence[Any]) -> Chart:
@@ -20,18 +21,15 @@ def chart(points: Sequence[Any]) -> Chart:
         for name, group in axes.items()
         if len(group) > 1
     }
-    legend = {
-        label: {"color": colour, "marker": marker, "linestyle": "-"}
-        for (label, marker), colour in zip(LINES.values(), COLOURS, strict=False)
-    }
+    legend = dict(LINES.values())
     caption = "Seconds, and the peak memory of the process, image features at hand."
     return Chart("growth", "Growth of time and memory", caption, panels, legend)
 
 
 def _draw(points, name, axes):
     known = [point for point in points if point.seconds is not None]
-    for (figure, (_, marker)), colour in zip(LINES.items(), COLOURS, strict=False):
-        axes.plot([p.value for p in known], [getattr(p, figure) for p in known], color=colour, marker=marker)
+    for figure, (_, look) in LINES.items():
+        axes.plot([p.value for p in known], [getattr(p, figure) for p in known], **look.keywords())
     axes.set(xscale="log", yscale="log", xlabel=name)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(LogLocator(subs=(1, 3), numticks=7))

@@ -45,6 +45,18 @@ class Curve(_Part):
         return self
 
 
+class Code(_Part):
+    """Of inputs.json, a part."""
+
+    commit: Line | None = None
+
+
+class Inputs(_Part):
+    """What went into the run, as dassl/engine/inputs.py records it; of interest here is the code alone."""
+
+    code: Code = Code()
+
+
 class _Known(_Part):
     trainer: Annotated[Line, Field(min_length=1)]
     accuracy: Percent
@@ -56,6 +68,7 @@ class _Known(_Part):
     device: Line | None = None
     split: Line | None = None
     versions: dict[str, Line] | None = None
+    inputs: Inputs | None = None
     curve: Curve | None = None
 
 
@@ -94,10 +107,11 @@ def is_result(path: Path, metrics: object) -> bool:
 
 def row(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """Of a result the keys that reports know, versions beside them, and further numbers."""
-    known = {name: metrics.get(name) for name in Metrics.model_fields if name not in ("versions", "curve")}
+    known = {name: metrics.get(name) for name in Metrics.model_fields if name not in ("versions", "inputs", "curve")}
     more = {name: float(value) for name, value in metrics.items() if name not in known and _is_number(value)}
     versions = metrics.get("versions") or {}
-    return more | known | {name: versions.get(name) for name in VERSIONS}
+    code = (metrics.get("inputs") or {}).get("code") or {}
+    return more | known | {name: versions.get(name) for name in VERSIONS} | {"commit": code.get("commit")}
 
 
 def shares(folder: str | Path, metrics: Mapping[str, Any], key: str) -> list[float]:

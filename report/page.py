@@ -1,24 +1,27 @@
 """A report on many runs: tables and figures as files, and all of it on one page."""
 
 import argparse
-import base64
+import datetime
 import io
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pandas as pd
 
+from benchmark.facts import method_of
 from benchmark.grid import is_grid, read_grid
 from benchmark.protocols import PROTOCOLS
 from dassl.errors import printable
 from dassl.utils import UserError, atomic_path, mkdir_if_missing
 from mocoop import typed
 from mocoop.command import Command
+from report import answer, layouts, results, significance, summary
 from report import charts as drawn
-from report import layouts, results, significance, summary
+from report.looks import Look
+from report.pages import render
 
 FILES = {"markdown": "tables.md", "latex": "tables.tex", "csv": "tables.csv"}
 PAGE, TEMPLATE = "report.html", "page.html"
@@ -31,6 +34,7 @@ def write(
     compare: Sequence[str] | None = None,
     examples: int = 0,
     root: str | None = None,
+    unfinished: Mapping[str, int] | None = None,
 ) -> tuple[dict[str, pd.DataFrame], pd.DataFrame | None]:
     """Write a report.
 
@@ -41,6 +45,7 @@ def write(
         compare: two methods to test against each other, or None.
         examples: how many images of each expert to show, where a method mixes experts.
         root: where the datasets of the examples are; None: as the runs' configs say.
+        unfinished: method -> how many of its runs are missing, as far as that is known.
 
     Returns:
         (summaries, tests): what `summary.summaries` and `significance.compare` give, the latter None without compare.
@@ -65,7 +70,7 @@ def write(
         for dataset, picture in pictures.items():
             with atomic_path(folder / "figures" / f"{protocol}_experts_{dataset}.jpg") as temporary:
                 temporary.write_bytes(picture)
-    _write(folder / PAGE, page(runs, summaries, charts, sheets, name, compare, tests))
+    _write(folder / PAGE, page(runs, summaries, charts, sheets, name, compare, tests, unfinished))
     return summaries, tests
 
 
@@ -77,41 +82,111 @@ def page(
     name: str,
     compare: Sequence[str] | None = None,
     tests: pd.DataFrame | None = None,
+    unfinished: Mapping[str, int] | None = None,
 ) -> str:
     """The HTML page, which loads nothing from elsewhere."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters["p_value"] = significance.p_value
-    environment.filters["data_uri"] = _data_uri
-    sections = [
-        {
-            "id": protocol,
-            "heading": PROTOCOLS[protocol].title,
-            "note": PROTOCOLS[protocol].note,
-            "tables": layouts.tables(cells),
-            "charts": charts[protocol],
-            "sheets": sheets[protocol],
-        }
-        for protocol, cells in summaries.items()
-    ]
-    return environment.get_template(TEMPLATE).render(
+    looks = drawn.method_looks(summaries)
+    reported = runs[runs.protocol.isin(list(summaries))]
+    return render(
+        TEMPLATE,
+        title=printable(answer.title(summaries, runs)),
         name=printable(name),
-        runs=runs[runs.protocol.isin(list(summaries))],
-        sections=sections,
+        answers=answer.answers(runs, summaries),
+        facts=facts(reported, unfinished or {}),
+        sections=[section(each, cells, charts[each], sheets[each], looks) for each, cells in summaries.items()],
+        folded=[(PROTOCOLS[each].title, chart) for each in summaries for chart in charts[each] if chart.folded],
         headings={name: protocol.title for name, protocol in PROTOCOLS.items()},
-        units=layouts.UNITS,
-        partial=layouts.PARTIAL,
         compare=compare,
         tests=[] if tests is None else list(tests.itertuples()),
+        p_value=significance.p_value,
         test_note=significance.NOTE,
         no_pair=significance.NO_PAIR,
         costs=costs(runs),
     )
+
+
+def section(
+    protocol: str,
+    cells: pd.DataFrame,
+    charts: Sequence[drawn.Chart],
+    sheets: Mapping[str, bytes],
+    looks: Mapping[str, Look],
+) -> dict[str, Any]:
+    """What the template needs of a protocol; each of its tables has the panels that show the same figures."""
+    tables = layouts.tables(cells)
+    untrained = {name for name, trainer in cells[["method", "trainer"]].values if not method_of(trainer).trains}
+    beside: dict[str, list] = {table.title: [] for table in tables}
+    more = []
+    for chart in (chart for chart in charts if not chart.folded):
+        svgs = chart.svgs()
+        if chart.beside_tables:
+            for title in beside.keys() & svgs.keys():
+                beside[title].append(svgs.pop(title))
+        if svgs:
+            more.append((chart, svgs))
+    return {
+        "id": protocol,
+        "heading": PROTOCOLS[protocol].title,
+        "note": " ".join([PROTOCOLS[protocol].note, *_units(tables)]),
+        "shown": [chart.caption for chart in charts if chart.beside_tables],
+        "tables": [
+            {
+                "table": table,
+                "rows": [
+                    (method, looks[method], row, "-" if method in untrained else seeds)
+                    for method, row, seeds in table.rows
+                ],
+                "seeds": _seeds(table, untrained),
+                "svgs": beside[table.title],
+            }
+            for table in tables
+        ],
+        "charts": more,
+        "sheets": sheets,
+    }
+
+
+def facts(runs: pd.DataFrame, unfinished: Mapping[str, int]) -> list[tuple[str, str]]:
+    """(what, which) pairs of what a reader has to know of the runs before their figures."""
+
+    def known(column: str) -> str:
+        return ", ".join(sorted(map(printable, runs[column].dropna().unique()))) or "not known"
+
+    commits = [commit.partition("-") for commit in runs.commit.dropna().unique()]
+    code = ", ".join(sorted(hash[:12] + " with changes" * bool(dirty) for hash, _, dirty in commits))
+    seeds = sorted(runs.seed.dropna().unique())
+    left = f"{sum(unfinished.values())}: {', '.join(f'{printable(who)} {n}' for who, n in unfinished.items())}"
+    backbones = runs.backbone.dropna().nunique()
+    return [
+        ("Written", datetime.date.today().isoformat()),
+        ("Code", f"commit {code}" if code else "commit not known"),
+        ("Device", known("device")),
+        ("Backbones" if backbones > 1 else "Backbone", known("backbone")),
+        ("Seeds", ", ".join(map(str, seeds)) or "none"),
+        ("Runs", f"{len(runs)} finished"),
+        *([("Unfinished runs", left)] if unfinished else []),
+    ]
+
+
+def _units(tables):
+    """Sentences on how to read the figures of tables."""
+    cells = [cell for table in tables for _, row, _ in table.rows for cell in row if cell]
+    seeds = {seeds for table in tables for *_, seeds in table.rows}
+    yield f"In percent{', one seed' if seeds == {'1'} else ''}; the best of a column is bold."
+    if any(cell.std is not None for cell in cells):
+        yield "Behind ± is the standard deviation over seeds."
+    if any(table.partial for table in tables):
+        yield layouts.PARTIAL
+    if any(cell is None for table in tables for _, row, _ in table.rows for cell in row):
+        yield "A dash stands for what was not run."
+    if any(cell.published is not None for cell in cells):
+        yield "Small below a figure: the published one and, in brackets, the difference from it."
+
+
+def _seeds(table, untrained):
+    """The number of seeds where the methods that learn share it, else "": it takes a column."""
+    found = {seeds for method, _, seeds in table.rows if method not in untrained}
+    return found.pop() if len(found) == 1 else "" if found else "1"
 
 
 def preferred_images(runs: pd.DataFrame, protocol: str, images: int, root: str | None = None) -> dict[str, bytes]:
@@ -138,7 +213,7 @@ def preferred_images(runs: pd.DataFrame, protocol: str, images: int, root: str |
         if (mixture := model.mixture()) is None:  # its method mixes with other options
             continue
         chosen = explain.preferring(mixture, images)
-        sheet = explain.contact_sheet([[items[i].impath for i in own] for own in chosen])
+        sheet = explain.experts_picture(mixture, chosen, items)
         sheet.save(file := io.BytesIO(), "JPEG", quality=85)
         pictures[run.dataset if len(mixtures) == 1 else f"{run.dataset}_{run.trainer}"] = file.getvalue()
     return pictures
@@ -191,21 +266,21 @@ class Report(Command):
     def run(self, args: argparse.Namespace) -> int:
         if not is_grid(args.runs):
             runs, folder = results.read(args.runs), Path(args.runs, "report")
+            unfinished = results.unfinished(args.runs)
         else:
             grid = read_grid(args.runs)
             output = args.output or grid.output
             runs, folder = results.of_grid(grid, output), Path(output, "report", Path(args.runs).stem)
+            done = {str(Path(output, run.folder)) for run in grid.runs}.intersection(runs.folder)
+            left = [run.folder for run in grid.runs if str(Path(output, run.folder)) not in done]
+            unfinished = Counter(grid.methods[folder] for folder in left)
         folder = Path(args.out or folder)
-        summaries, tests = write(runs, folder, args.runs, args.compare, args.examples, args.root)
+        summaries, tests = write(runs, folder, args.runs, args.compare, args.examples, args.root, unfinished)
         print(layouts.FORMATS[args.format](summaries))
         if args.compare:
             print(significance.text(tests, *args.compare), file=sys.stderr if args.format == "csv" else sys.stdout)
         print(f"written: {folder / PAGE} and files beside it", file=sys.stderr)
         return 0
-
-
-def _data_uri(picture, kind):
-    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
 
 
 def _write(path, text):

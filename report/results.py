@@ -25,6 +25,7 @@ Columns, in this order:
     train_seconds, test_seconds
     peak_memory_mb              of the process, on a GPU of its allocator
     backbone, release, device, python, torch, torchvision
+    commit      of the clone whose code ran, "-dirty" behind it where files were changed
     split       test or val
     folder      the run's, as a string
     source      metrics.json, or log.txt where CoOp's own code wrote the run
@@ -34,6 +35,7 @@ More numbers that a trainer put into metrics.json are further columns. Lists and
 """
 
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +51,7 @@ from report import logs
 from report.metrics import COSTS, COUNTS, FIGURES, VERSIONS, is_result, read_metrics, row
 
 IDENTITY = ["protocol", "part", "dataset", "shots", "trainer", "config", "seed", "method"]
-FACTS = ["backbone", "release", "device", *VERSIONS, "split", "folder", "source"]
+FACTS = ["backbone", "release", "device", *VERSIONS, "commit", "split", "folder", "source"]
 ON = " on "
 """What stands between a method and its backbone, where the method ran on several."""
 
@@ -81,6 +83,13 @@ def of_grid(grid: Grid, output: str | Path | None = None) -> pd.DataFrame:
     output = Path(output or grid.output)
     rows = ((run, read_run(output / run.folder, output)) for run in grid.runs)
     return _frame(row | {"method": grid.methods[run.folder]} for run, row in rows if row)
+
+
+def unfinished(output: str | Path) -> Counter[str]:
+    """Method -> how many runs in a folder and those below it have begun and have no result."""
+    begun = [path.parent for path in Path(output).rglob(CONFIG) if not path.with_name(METRICS).exists()]
+    found = [identify(folder.relative_to(output).as_posix()) for folder in begun]
+    return Counter(named(identity) if identity else "others" for identity in found)
 
 
 def read_run(folder: str | Path, output: str | Path) -> dict[str, Any] | None:

@@ -1,5 +1,6 @@
 """Whether one method is better than another: a paired test over datasets and seeds."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
@@ -78,15 +79,23 @@ def compare(runs: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
         pair = [methods.get(name, ()) for name in (first, second)]
         if any(len(found) != 1 for found in pair):
             continue
-        for setting, column, pairs in _pairs(runs, protocol, pair[0][0], pair[1][0]):
-            datasets = pairs.index.get_level_values("dataset").nunique()
-            tested = test(pairs.to_numpy())
-            rows.append([protocol, setting, heading(column), pairs.mean(), len(pairs), datasets, *tested])
+        for setting, column, found in pairs(runs, protocol, pair[0][0], pair[1][0]):
+            datasets = found.index.get_level_values("dataset").nunique()
+            tested = test(found.to_numpy())
+            rows.append([protocol, setting, heading(column), found.mean(), len(found), datasets, *tested])
     return pd.DataFrame(rows, columns=["protocol", "setting", "column", "difference", "pairs", "datasets", "test", "p"])
 
 
-def _pairs(runs, protocol, first, second):
-    """(setting, column, differences) where both have figures; differences are indexed by dataset, seed and more."""
+def pairs(runs: pd.DataFrame, protocol: str, first: str, second: str) -> Iterator[tuple[str, Any, pd.Series]]:
+    """Yield (setting, column, differences) where both have figures; of transfers the column is "targets".
+
+    Args:
+        runs: as `results.read` gives them.
+        first, second: methods by their full names.
+
+    Yields:
+        differences are a Series in percentage points, indexed by dataset, and by seed unless neither has seeds.
+    """
     wide = figures(runs, protocol).drop(index=AVERAGE, level="dataset", errors="ignore")
     trainers = dict(runs[["method", "trainer"]].values)
     one, other = (_of(wide, method, not method_of(trainers[method]).trains, protocol) for method in (first, second))

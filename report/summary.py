@@ -68,17 +68,20 @@ def summarise(runs: pd.DataFrame, protocol: str) -> pd.DataFrame:
 
     Returns:
         A DataFrame with the columns protocol, dataset, setting, method, trainer, column, as in `figures`, but methods
-        without their config where that is clear; mean, std (percent; of the population; NaN of a single seed), seeds;
-        datasets, of (in an average, how many its method has and how many any has, else 1); best (whether no mean of the
-        column is higher at two digits, averages over fewer datasets left aside; False of a single one); published
-        (percent, NaN where unknown), difference (mean - published), source; why_not, of a row without published figures
-        or without that of its average why there are none.
+        without their config where that is clear; mean, std (percent; of the population; NaN of a single seed, and of a
+        method that learns nothing), seeds; datasets, of (in an average, how many its method has and how many any has,
+        else 1); best (whether no mean of the column is higher at two digits, averages over fewer datasets left aside;
+        False of a single one); published (percent, NaN where unknown), difference (mean - published), source; why_not,
+        of a row without published figures or without that of its average why there are none.
     """
     wide = figures(runs, protocol)
     here, there = _coverage(wide)
     mean, std, _ = over_seeds(wide, protocol)
     count = wide.groupby(level=KEYS).count()
-    parts = {"mean": mean, "std": std.where(count > 1), "seeds": count}
+    trainers = _trainers(runs)
+    learns = [method_of(trainers[method]).trains for method in mean.index.get_level_values("method")]
+    std = std.where(count > 1)[learns].reindex(std.index)
+    parts = {"mean": mean, "std": std, "seeds": count}
     cells = [part.melt(ignore_index=False, var_name="column", value_name=name) for name, part in parts.items()]
     cells = pd.concat([cells[0], *(part[[part.columns[1]]] for part in cells[1:])], axis=1).dropna(subset="mean")
     cells = cells.reset_index()
@@ -92,7 +95,7 @@ def summarise(runs: pd.DataFrame, protocol: str) -> pd.DataFrame:
     cells = cells.join(_published(runs, protocol, cells))
     cells.insert(cells.columns.get_loc("source"), "difference", cells["mean"] - cells.published)
 
-    trainers, columns = _trainers(runs), list(wide)
+    columns = list(wide)
     places = {
         "dataset": lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name),
         "setting": lambda name: (int(name.split()[0]) if name[:1].isdigit() else 0, name),

@@ -41,6 +41,7 @@ PROTOCOL = Protocol(
     },
     rows=("dataset", "part", "method"),
     setting="part",
+    decides="AUC",
     charts=("seen_unseen_curves",),
     # S and U are the ends of the curve, which its twenty points miss by a hair at most
     published={"seen": "S", "unseen": "U", "H": "H 20", "AUC": "AUC 20"},
