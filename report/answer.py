@@ -59,7 +59,7 @@ def _answer(runs, protocol, cells):
     told = "accuracy" if PROTOCOLS[protocol].setting == "" or column == "accuracy" else told
     where = ", ".join(part for part in where if part)
     aside = [name for name in dict.fromkeys(cells.method) if name not in set(ranked.method)]
-    rest = [f"Left aside, with some of its datasets missing: {_list(aside)}."] if aside else []
+    rest = [f"Left aside, since datasets are missing: {_list(aside)}."] if aside else []
     if ranked.empty:
         return Answer(where, "Nobody leads: no method has all datasets", " ".join(rest))
     best = ranked[ranked.shown == ranked.shown.iloc[0]]

@@ -77,7 +77,10 @@ def _scatter(axes, labels):
     for i in np.argsort(np.sort(distance, axis=1)[:, : min(3, len(labels))].sum(axis=1), kind="stable"):
         spots = [_spot(at[i], size[i], angle, GAP + STEP * ring) for ring, angle in product(range(12), range(8))]
         cost = [
-            sum(_overlap(spot, other) for other in taken) + 10 * _outside(spot, inside) + 0.6 * (k // 8) ** 1.5
+            sum(_overlap(spot, other) for other in taken)
+            + 10 * _outside(spot, inside)
+            + 8 * _nearer_to_others(spot, at, i)
+            + 0.6 * (k // 8) ** 1.5
             for k, spot in enumerate(spots)
         ]
         best = int(np.argmin(cost))
@@ -99,6 +102,12 @@ def _overlap(one, other):
     width = min(one[2], other[2]) - max(one[0], other[0])
     height = min(one[3], other[3]) - max(one[1], other[1])
     return max(0, width) * max(0, height)
+
+
+def _nearer_to_others(spot, points, own):
+    """How many points are nearer to a box than its own."""
+    distances = np.linalg.norm(points - np.clip(points, spot[:2], spot[2:]), axis=1)
+    return int((distances < distances[own] + 1).sum()) - 1
 
 
 def _outside(spot, inside):
