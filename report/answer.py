@@ -107,9 +107,9 @@ def _tested(runs, protocol, cells, column, first, second):
 
 
 def _untrained(ranked, best):
-    """A sentence on the best method that learns nothing, unless it leads."""
+    """A sentence on the best method that learns nothing, unless it was told of as one of the first two."""
     learns = ranked.trainer.map(lambda name: method_of(name).trains).astype(bool)
-    if learns.all() or not learns.any() or not learns[best.index].all():
+    if learns.all() or not learns[best.index].all() or not learns.iloc[: len(best) + 1].all():
         return []
     plain = ranked[~learns].iloc[0]
     above = int((ranked[learns].shown > plain.shown).sum())
