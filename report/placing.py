@@ -3,23 +3,26 @@
 from itertools import product
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.text import Annotation
 
 SIZE = 7.5  # points, as all distances here
 GAP = 7
 STEP = 4
 
 
-def beside(axes, text, x, y, colour):
+def beside(axes: Axes, text: str, x: float, y: float, colour: str) -> Annotation:
     """Label a point; `settle` finds its place."""
     return _label(axes, text, x, y, colour, "beside", (GAP, 0))
 
 
-def behind(axes, text, x, y, colour):
+def behind(axes: Axes, text: str, x: float, y: float, colour: str) -> Annotation:
     """Label the end of a line, to the right of the axes; `settle` finds its height."""
     return _label(axes, text, x, y, colour, "behind", (GAP, 0))
 
 
-def settle(figure) -> None:
+def settle(figure: Figure) -> None:
     """Find places for all labels of a figure whose axes have got all else."""
     figure.draw_without_rendering()
     for axes in figure.axes:
@@ -79,7 +82,7 @@ def _scatter(axes, labels):
         cost = [
             sum(_overlap(spot, other) for other in taken)
             + 10 * _outside(spot, inside)
-            + 8 * _nearer_to_others(spot, at, i)
+            + 40 * _nearer_to_others(spot, at, i)
             + 0.6 * (k // 8) ** 1.5
             for k, spot in enumerate(spots)
         ]
@@ -87,7 +90,7 @@ def _scatter(axes, labels):
         spot = spots[best]
         taken.append(spot)
         labels[i].set_position((spot[0] - at[i][0], (spot[1] + spot[3]) / 2 - at[i][1]))
-        labels[i].arrow_patch.set_visible(best // 8 > 1)
+        labels[i].arrow_patch.set_visible(best >= 8)
 
 
 def _spot(point, size, angle, radius):
@@ -105,9 +108,9 @@ def _overlap(one, other):
 
 
 def _nearer_to_others(spot, points, own):
-    """How many points are nearer to a box than its own."""
+    """How many points are nearer to a box than its own, or nearly as near."""
     distances = np.linalg.norm(points - np.clip(points, spot[:2], spot[2:]), axis=1)
-    return int((distances < distances[own] + 1).sum()) - 1
+    return int((distances < distances[own] + 3).sum()) - 1
 
 
 def _outside(spot, inside):
