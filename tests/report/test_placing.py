@@ -5,6 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from report import placing
 
@@ -29,9 +30,7 @@ def crowded():
 
 def boxes(labels):
     """The texts' own, without their lines to the points."""
-    for label in labels:
-        label.arrow_patch.set_visible(False)
-    return [label.get_window_extent().padded(-1) for label in labels]
+    return [Text.get_window_extent(label).padded(-0.5) for label in labels]
 
 
 def test_beside_points(crowded):
