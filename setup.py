@@ -26,7 +26,7 @@ setup(
     package_data={
         HOME: ["LICENSE", "README.md", *(f"{folder}/*.yaml" for folder in CONFIGS), "scripts/*.sh", "scripts/*/*.sh"],
         f"{HOME}.embedded": ["*.zip", "*.pt", "*.md", "package*.json"],
-        f"{HOME}.report": ["page.html", "published/*"],
+        f"{HOME}.report": ["*.html", "*.css", "published/*"],
     },
     entry_points={"console_scripts": ["mocoop = mocoop.__main__:main"]},
     install_requires=[

@@ -9,22 +9,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 from tabulate import tabulate
 from yacs.config import CfgNode
 
 import datasets  # noqa: F401  registers every dataset
 from dassl.data.datasets import Datum, build_dataset
 from dassl.errors import printable
-from dassl.utils import UserError, atomic_path, mkdir_if_missing, read_image
+from dassl.utils import UserError, atomic_path, mkdir_if_missing
 from learned.model import TrainedModel, build_for, load_run
+from learned.pictures import Row, contact_sheet
 from mocoop import escape
 from mocoop.command import Command
 from prompting.backbone import known_tokens
 from prompting.mixture import Mixture
 from prompting.nearest_words import nearest_words
-
-THUMBNAIL = 96  # pixels
 
 
 @dataclass
@@ -115,18 +114,43 @@ def _gates(mixture):
     return mixture.weights.double().numpy()
 
 
-def contact_sheet(rows: Sequence[Sequence[str]]) -> Image.Image:
-    """A picture with a row of thumbnails for each of these lists of image files, numbered from 1."""
-    margin, size = 24, THUMBNAIL + 4
-    picture = Image.new("RGB", (margin + size * max(1, *map(len, rows)), size * len(rows)), "white")
-    pen = ImageDraw.Draw(picture)
-    for y, paths in enumerate(rows):
-        pen.text((6, y * size + size // 2 - 6), str(y + 1), fill="black")
-        for x, path in enumerate(paths):
-            image = read_image(path)
-            image.thumbnail((THUMBNAIL, THUMBNAIL))
-            picture.paste(image, (margin + x * size, y * size + 2))
-    return picture
+def experts_picture(mixture: Mixture, chosen: Sequence[Sequence[int]], items: Sequence[Datum]) -> Image.Image:
+    """The picture of the images that `preferring` chose, with classes and gate weights: a row for each expert."""
+    rows = []
+    for table, images in zip(experts(mixture).rows, chosen, strict=True):
+        g, name, share, _ = table
+        heading = f"{g}  {name}   chosen by {share:.1f} % of the test images"
+        weights = [f"weight {float(mixture.weights[i, g - 1]):.2f}" for i in images]
+        rows.append(
+            Row(heading, [(items[i].impath, (items[i].classname, w)) for i, w in zip(images, weights, strict=True)])
+        )
+    return contact_sheet(rows, f"Images that give each expert most weight; experts by their {mixture.named_by}")
+
+
+def confusions_picture(
+    labels: np.ndarray,
+    predicted: np.ndarray,
+    names: Sequence[str],
+    items: Sequence[Datum],
+    pairs: int = 8,
+    images: int = 5,
+) -> Image.Image:
+    """The picture of the classes that are confused most: a row for each pair of a true and a predicted one.
+
+    Args:
+        labels, predicted: (n,) true classes and the run's.
+        names: N class names.
+        items: the n test images.
+        pairs, images: how many pairs, and images of each, at most.
+    """
+    found, counts = np.unique(np.stack([labels, predicted])[:, labels != predicted], axis=1, return_counts=True)
+    rows = []
+    for k in np.argsort(-counts, kind="stable")[:pairs]:
+        true, taken = found[:, k]
+        heading = f"{names[true]}, taken for {names[taken]}: {counts[k]} of {(labels == true).sum()} images"
+        own = np.flatnonzero((labels == true) & (predicted == taken))[:images]
+        rows.append(Row(heading, [(items[i].impath, (Path(items[i].impath).name,)) for i in own]))
+    return contact_sheet(rows, "The classes most often confused" if rows else "No image was taken for another class")
 
 
 def classes(labels: np.ndarray, predicted: np.ndarray, zero_shot: np.ndarray, names: Sequence[str]) -> Table:
@@ -175,8 +199,8 @@ class Explain(Command):
 
     Prints the words nearest to each learned vector; where a method mixes experts, how often each is chosen and the
     test images that prefer it; the classes that gained and lost most against zero-shot CLIP; the classes most often
-    confused. Everything but the words needs the dataset. --out saves the whole tables as CSV files, and the experts'
-    images as experts.png.
+    confused. Everything but the words needs the dataset. --out saves the whole tables as CSV files, and as
+    pictures the experts' images (experts.png) and those of the confused classes (confusions.png).
     """
 
     examples = ("explain RUN", "explain RUN --out what-it-learned --words 5 --images 10")
@@ -184,7 +208,7 @@ class Explain(Command):
     def add_arguments(self, add: Any) -> None:
         add("run", metavar="RUN")
         add("--words", type=int, default=3, metavar="N", help="nearest words for each vector (default: 3)")
-        add("--images", type=int, default=5, metavar="K", help="images for each expert (default: 5)")
+        add("--images", type=int, default=5, metavar="K", help="images for each expert or confused pair (default: 5)")
         add("--out", metavar="DIR", help="write tables and images there too")
         add("--root", help="where the datasets are (default: as the run's config says)")
         add("--load-epoch", type=int, help="use the weights of this epoch")
@@ -212,7 +236,7 @@ class Explain(Command):
             expert_images(mixture, chosen, items).show(args.out)
             if args.out:
                 with atomic_path(Path(args.out, "experts.png")) as temporary:
-                    contact_sheet([[items[i].impath for i in images] for images in chosen]).save(temporary)
+                    experts_picture(mixture, chosen, items).save(temporary)
 
         baseline = cfg.clone()
         baseline.TRAINER.NAME, baseline.MODEL.INIT_WEIGHTS = "ZeroshotCLIP", ""
@@ -220,5 +244,8 @@ class Explain(Command):
         labels = np.array([item.label for item in items])
         for told in (classes, confusions):
             told(labels, predicted, zero_shot, names).show(args.out)
+        if args.out:
+            with atomic_path(Path(args.out, "confusions.png")) as temporary:
+                confusions_picture(labels, predicted, names, items, images=args.images).save(temporary)
         right, before = (int((p == labels).sum()) for p in (predicted, zero_shot))
         print(f"\n{right} of {len(labels)} test images are right, with zero-shot CLIP {before}")

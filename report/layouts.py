@@ -1,7 +1,12 @@
-"""What report/summary.py gives, laid out as tables: for the terminal, Markdown, LaTeX (booktabs), CSV."""
+"""What report/summary.py gives, laid out as tables: for the terminal, Markdown, LaTeX (booktabs), CSV.
 
+In all of them "-" stands for what was not run, a deviation only where there are several seeds, and a column of seeds
+only where methods have different numbers of several.
+"""
+
+import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -13,7 +18,17 @@ from mocoop import escape
 from report.summary import AVERAGE
 
 UNITS = "In percent: mean ± standard deviation over seeds; best in bold."
+SEEDS = "In percent: mean ± standard deviation over {} seeds (one seed where there is no ±); best in bold."
+ONE_SEED = "In percent, one seed each; best in bold."
+NOT_RUN, PUBLISHED = "-", "published"
 PARTIAL = "(n of N): over n of the N datasets only, not to be compared."
+
+LATEX_WIDTH = 84
+"""Characters side by side in LaTeX. In a paper's column of 8.25 cm they become about 6 points high; what is wider is
+split, and its parts stand below each other."""
+
+LATEX_HEAD = r"""% needs \usepackage{booktabs,graphicx}
+\providecommand{\fitcolumn}[1]{\resizebox{\ifdim\width>\columnwidth\columnwidth\else\width\fi}{!}{#1}}"""
 
 
 @dataclass(frozen=True)
@@ -32,6 +47,11 @@ class Cell:
         mean = f"{self.mean:.2f}"
         deviation = "" if self.std is None else f"{between}{self.std:.2f}"
         return (bold(mean) if self.best else mean) + deviation + (f" ({self.datasets})" if self.datasets else "")
+
+    @property
+    def beside(self) -> str:
+        """The published figure, and what ours is above it; "" where none is known."""
+        return f"{self.published:.2f} ({self.difference:+.2f})" if self.published is not None else ""
 
 
 @dataclass(frozen=True)
@@ -59,27 +79,40 @@ class Table:
         return any(cell and cell.datasets for _, row, _ in self.rows for cell in row)
 
     @property
+    def published(self) -> str:
+        """What the rows of published figures are, and whose."""
+        return f"Published, and in brackets how far ours are above: {'; '.join(self.sources)}"
+
+    @property
     def not_compared(self) -> str:
         """A sentence of what stands beside no published figure, and why; "" where all do."""
         return f"Not compared: {'; '.join(self.uncompared)}." if self.uncompared else ""
 
+    @property
+    def seeds(self) -> set[str]:
+        """The numbers of seeds that figures with a deviation are over."""
+        return {seeds for *_, seeds in self.rows} - {"1"}
+
     def flat(self, bold: Callable[[str], str], between: str = " ± ") -> tuple[list[str], list[list[str]]]:
-        """(header, rows) of strings: after each column that is compared the published figure and the difference."""
-        header, rows = ["method"], [[method] for method, *_ in self.rows]
-        for i, column in enumerate(self.columns):
-            header += [column, *(["published", "difference"] if column in self.compared else [])]
-            for line, (_, row, _) in zip(rows, self.rows, strict=True):
-                line.append(row[i].text(bold, between) if row[i] else "")
-                if column in self.compared:
-                    known = row[i] and row[i].published is not None
-                    line += [f"{row[i].published:.2f}", f"{row[i].difference:+.2f}"] if known else ["", ""]
-        return [*header, "seeds"], [[*line, seeds] for line, (*_, seeds) in zip(rows, self.rows, strict=True)]
+        """(header, rows) of strings; the figures published of a method are in a row below its own."""
+        header, rows = ["method", *self.columns, "seeds"], []
+        for method, row, seeds in self.rows:
+            rows.append([method, *(cell.text(bold, between) if cell else NOT_RUN for cell in row), seeds])
+            if any(cell and cell.published is not None for cell in row):
+                rows.append([PUBLISHED, *(cell.beside if cell else "" for cell in row), ""])
+        return (header, rows) if len(self.seeds) > 1 else (header[:-1], [row[:-1] for row in rows])
 
 
 def tables(cells: pd.DataFrame) -> list[Table]:
     """The tables of one protocol, a list in the order of the cells that `summary.summarise` gives."""
     grouped = cells.groupby(["dataset", "setting"], sort=False)
     return [_table(dataset, setting, part) for (dataset, setting), part in grouped]
+
+
+def units(laid_out: Sequence[Table]) -> str:
+    """What the figures of tables are, in a sentence."""
+    seeds = set().union(*(table.seeds for table in laid_out))
+    return ONE_SEED if not seeds else UNITS if len(seeds) > 1 or " " in max(seeds) else SEEDS.format(*seeds)
 
 
 def heading(column: str | int) -> str:
@@ -99,27 +132,24 @@ def markdown(summaries: Mapping[str, pd.DataFrame]) -> str:
 
 
 def latex(summaries: Mapping[str, pd.DataFrame]) -> str:
-    """A table environment for each table; the document needs \\usepackage{booktabs}."""
-    lines = ["% needs \\usepackage{booktabs}"]
+    """A table environment for each table, no wider than a column of the document."""
+    lines, labels = [LATEX_HEAD, ""], [""]
     for protocol, cells in summaries.items():
         for table in tables(cells):
-            header, rows = table.flat(r"\textbf{{{}}}".format, r" $\pm$ ")
-            caption = f"{PROTOCOLS[protocol].title}: {table.title}. {UNITS}"
-            caption += f" Published: {'; '.join(table.sources)}." if table.sources else ""
-            caption += f" {table.not_compared}" if table.uncompared else ""
-            header = [escape.latex(name) for name in header]
-            rows = [[escape.latex(method), *line] for method, *line in rows]
+            caption = f"{PROTOCOLS[protocol].title}: {table.title}. {units([table])}"
+            caption += f" {PARTIAL}" * table.partial + f" {table.published}." * bool(table.sources)
+            label = name = re.sub(r"[^a-z0-9]+", "-", f"{protocol} {table.title}".lower()).strip("-")
+            while label in labels:
+                label = f"{name}-{len(labels)}"
+            labels.append(label)
+            lines += [f"% {printable(table.not_compared)}"] * bool(table.uncompared)
             lines += [
                 "\\begin{table}[htbp]",
                 "\\centering",
                 f"\\caption{{{escape.latex(caption)}}}",
-                f"\\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
-                "\\toprule",
-                " & ".join(header) + r" \\",
-                "\\midrule",
-                *(" & ".join(row) + r" \\" for row in rows),
-                "\\bottomrule",
-                "\\end{tabular}",
+                f"\\label{{tab:{label}}}",
+                "\\par\\smallskip",
+                *_tabulars(table),
                 "\\end{table}",
                 "",
             ]
@@ -161,11 +191,35 @@ def _cell(cell):
     return Cell(cell.mean, figures[0], cell.best, datasets, *figures[1:])
 
 
+def _tabulars(table):
+    """The lines of the table's tabular, or where it is wider than LATEX_WIDTH of as few, equal ones as are not."""
+    header, rows = table.flat(r"\textbf{{{}}}".format, r" $\pm$ ")
+    widths = [max(map(len, column)) + 2 for column in zip(header, *table.flat(str)[1], strict=True)]
+    columns = range(1, len(header))
+    for parts in columns:
+        size = -(-len(columns) // parts)
+        split = [columns[i : i + size] for i in range(0, len(columns), size)]
+        if all(widths[0] + sum(widths[i] for i in part) <= LATEX_WIDTH for part in split):
+            break
+    yield r"\fitcolumn{\begin{tabular}{@{}c@{}}"
+    for part in split:
+        yield f"\\begin{{tabular}}{{l{'r' * len(part)}}}\n\\toprule"
+        yield " & ".join(escape.latex(header[i]) for i in [0, *part]) + "\\\\\n\\midrule"
+        for name, *cells in ([row[0], *(row[i] for i in part)] for row in rows):
+            if name != PUBLISHED:
+                yield " & ".join([escape.latex(name), *cells]) + r"\\"
+            elif any(cells):
+                yield " & ".join([rf"\quad {name}", *(cell.replace("(-", "($-$") for cell in cells)]) + r"\\"
+        yield "\\bottomrule\n\\end{tabular}" + (r"\\\addlinespace" if part is not split[-1] else "")
+    yield r"\end{tabular}}"
+
+
 def _document(summaries, heading, title, style, bold, escaped):
     lines = []
     for protocol, cells in summaries.items():
         laid_out = tables(cells)
-        lines += [heading.format(escaped(PROTOCOLS[protocol].title)), f"{PROTOCOLS[protocol].note} {UNITS}"]
+        told = units(laid_out)
+        lines += [heading.format(escaped(PROTOCOLS[protocol].title)), f"{PROTOCOLS[protocol].note} {told}"]
         lines += [PARTIAL] * any(table.partial for table in laid_out)
         for table in laid_out:
             header, rows = table.flat(bold)
@@ -173,7 +227,8 @@ def _document(summaries, heading, title, style, bold, escaped):
             align = ["left", *["right"] * (len(header) - 1)]
             lines.append(title.format(escaped(table.title)))
             lines.append(tabulate(rows, header, tablefmt=style, colalign=align, disable_numparse=True))
-            lines += [f"\nPublished: {escaped('; '.join(table.sources))}"] * bool(table.sources)
+            lines += [f"\nOver {seeds} seeds." for seeds in table.seeds if told == UNITS and len(table.seeds) == 1]
+            lines += [f"\n{escaped(table.published)}"] * bool(table.sources)
             lines += [f"\n{escaped(table.not_compared)}"] * bool(table.uncompared)
         lines.append("")
     return "\n".join(lines)

@@ -212,7 +212,7 @@ def preferred_images(runs: pd.DataFrame, protocol: str, images: int, root: str |
         if (mixture := model.mixture()) is None:  # its method mixes with other options
             continue
         chosen = explain.preferring(mixture, images)
-        sheet = explain.contact_sheet([[items[i].impath for i in own] for own in chosen])
+        sheet = explain.experts_picture(mixture, chosen, items)
         sheet.save(file := io.BytesIO(), "JPEG", quality=85)
         pictures[run.dataset if len(mixtures) == 1 else f"{run.dataset}_{run.trainer}"] = file.getvalue()
     return pictures

@@ -86,6 +86,7 @@ def others(runs: pd.DataFrame) -> str:
         [*names[:3], names[3] or "-", " ".join(own.seed), own.accuracy.mean(), own.accuracy.std(ddof=0)]
         for names, own in runs.groupby(["folder", "trainer", "dataset", "shots"])
     ]
+    rows = [row if " " in row[4] else [*row[:-1], None] for row in rows]
     headers = ["folder", "trainer", "dataset", "shots", "seeds", "accuracy", "std"]
     return f"\nother runs\n{_tabulate(rows, headers)}"
 
@@ -99,7 +100,8 @@ def _text(runs, protocol, figures, all_seeds):
         names = dict(zip(PROTOCOLS[protocol].rows, table, strict=True))
         seeds = whole.loc[table]
         rows = [[seed, *row] for seed, row in zip(seeds.index, seeds.values, strict=True)]
-        rows += [["mean", *mean.loc[table]], ["std", *std.loc[table]]]
+        rows.append(["mean", *mean.loc[table]])
+        rows += [["std", *std.loc[table]]] * (len(seeds) > 1)
         blocks.append(f"\n{_title(runs, protocol, names)}\n{_tabulate(rows, ['seed', *headers])}")
         if unfinished := sorted({*figures.loc[table].index} - {*seeds.index}):
             blocks.append(f"not finished yet: seed {', '.join(map(str, unfinished))}")
@@ -145,4 +147,4 @@ def _means(means, protocol):
 
 def _tabulate(rows, headers):
     rows = [[None if pd.isna(x) else printable(x) if isinstance(x, str) else x for x in row] for row in rows]
-    return tabulate(rows, headers, floatfmt=".2f", tablefmt="simple")
+    return tabulate(rows, headers, floatfmt=".2f", tablefmt="simple", missingval="-")

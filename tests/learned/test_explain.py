@@ -10,8 +10,11 @@ import torch
 from PIL import Image
 
 from benchmark.__main__ import main as benchmark
+from dassl.data.datasets import Datum
 from dassl.engine import TRAINER_REGISTRY
-from learned.explain import classes, confusions, experts, preferring
+from learned import pictures
+from learned.explain import classes, confusions, confusions_picture, experts, experts_picture, preferring
+from learned.pictures import HEADING, THUMBNAIL
 from prompting.mixture import Mixture
 from tests.conftest import REPO, TOY_CLASSES
 from trainers.coop import CoOp
@@ -44,6 +47,30 @@ def test_experts_by_hand():
     assert table.header == ["expert", "began as", "chosen %", "weight %"]
     assert [row[:2] for row in table.rows] == [[1, "a"], [2, "b"], [3, "c"]]
     assert np.allclose([row[2:] for row in table.rows], [[50, 17.5], [75, 52.5], [75, 30]])
+
+
+def test_pictures_say_what_is_on_them(tmp_path, monkeypatch):
+    """Headings and lines as given, images at full size though they are small, what is too long cut."""
+    Image.new("RGB", (16, 8), "red").save(tmp_path / "a.png")
+    items = [
+        Datum(str(tmp_path / "a.png"), label, classname=name)
+        for label, name in ((0, "ant"), (0, "ant"), (1, "bee" * 20))
+    ]
+    said = []
+    monkeypatch.setattr(pictures.ImageDraw.ImageDraw, "text", lambda pen, at, text, **_: said.append(text))
+    labels, predicted = np.array([0, 0, 1]), np.array([1, 1, 1])
+    picture = confusions_picture(labels, predicted, ["ant", "bee"], items)
+    assert said == ["The classes most often confused", "ant, taken for bee: 2 of 2 images", "a.png", "a.png"]
+    red = (np.asarray(picture) == (255, 0, 0)).all(axis=-1)
+    assert red.sum() == 2 * THUMBNAIL * THUMBNAIL // 2
+    said.clear()
+    experts_picture(Mixture(["a {}.", ""], torch.tensor([[0.5, 0], [0, 0], [1, 0]])), [[2, 0], []], items)
+    assert said[1] == "1  a {}.   chosen by 66.7 % of the test images" and said[3:6] == [
+        "weight 1.00",
+        "ant",
+        "weight 0.50",
+    ]
+    assert said[2].startswith("beebee") and said[2].endswith("...") and said[6].startswith("2  ")
 
 
 def test_a_whole_run(tmp_path, toy_run, capsys):
@@ -80,7 +107,8 @@ def test_a_whole_run(tmp_path, toy_run, capsys):
         told = [row for row in rows_of(out / "expert_images.csv") if int(row[0]) == g + 1]
         assert [row[3] for row in told] == [items[i].impath for _, i in best]
         assert [float(row[1]) for row in told] == pytest.approx([-weight for weight, _ in best], abs=1e-5)
-    assert Image.open(out / "experts.png").height == 100 * len(table)
+    assert Image.open(out / "experts.png").height > THUMBNAIL + HEADING * len(table)
+    assert Image.open(out / "confusions.png").width > 4 * THUMBNAIL
     layout = trainer.model.prompt_learner.layout
     assert len(rows_of(out / "words.csv")) == layout.sum() and len(rows_of(out / "words.csv")[0]) == 9
     wrong = sum(row.index(max(row)) != item.label for row, item in zip(logits, items, strict=True))

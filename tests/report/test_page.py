@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from benchmark.__main__ import main
-from learned.explain import THUMBNAIL
+from learned.pictures import HEADING, THUMBNAIL
 
 
 class Page(HTMLParser):
@@ -98,7 +98,7 @@ def test_examples_of_experts(toy_run, tmp_path):
     assert main(["report", str(tmp_path / "runs"), "--examples", "2"]) == 0
     folder = tmp_path / "runs" / "report"
     with Image.open(folder / "figures" / "few_shot_experts_caltech101.jpg") as picture:
-        assert picture.height == 5 * (THUMBNAIL + 4), "a row for each expert"
+        assert picture.height > 5 * HEADING + THUMBNAIL, "a row for each expert"
     found = Page((folder / "report.html").read_text(encoding="utf-8"))
     assert "Images that each expert prefers: caltech101" in found.images
     assert sum(source.startswith("data:image/jpeg;base64,") for source in found.loads) == 1
