@@ -25,7 +25,7 @@ COMMANDS = {
     "report": ("report.page:Report", "write tables and figures, as files and on one page"),
     "leaderboard": (
         "report.leaderboard:Leaderboard",
-        "write methods by data sets over many grids, on one page to sort",
+        "compare methods over many grids, on one page to sort",
     ),
     "release": ("benchmark.release:Release", "run the unedited code of a release, from its own folder"),
     "explain": ("learned.explain:Explain", "show what a run has learned"),
