@@ -175,7 +175,7 @@ class Leaderboard(Command):
     the same backbone, and the difference.
     """
 
-    examples = ("output", "demo base2new elsewhere/output --out leaderboard.html")
+    examples = ("output", "demo my/grid.yaml elsewhere/output --out leaderboard.html")
 
     def add_arguments(self, add: Any) -> None:
         add(
