@@ -120,10 +120,8 @@ def experts_picture(mixture: Mixture, chosen: Sequence[Sequence[int]], items: Se
     for table, images in zip(experts(mixture).rows, chosen, strict=True):
         g, name, share, _ = table
         heading = f"Expert {g}: {name or '-'}   chosen by {share:.1f} % of the test images"
-        weights = [f"weight {float(mixture.weights[i, g - 1]):.2f}" for i in images]
-        rows.append(
-            Row(heading, [(items[i].impath, (items[i].classname, w)) for i, w in zip(images, weights, strict=True)])
-        )
+        below = [(items[i].classname, f"weight {float(mixture.weights[i, g - 1]):.2f}") for i in images]
+        rows.append(Row(heading, [(items[i].impath, lines) for i, lines in zip(images, below, strict=True)]))
     return contact_sheet(rows, "Test images that give each expert most weight")
 
 
