@@ -59,15 +59,14 @@ def _answer(runs, protocol, cells):
     told = "accuracy" if PROTOCOLS[protocol].setting == "" or column == "accuracy" else told
     where = ", ".join(part for part in where if part)
     aside = [name for name in dict.fromkeys(cells.method) if name not in set(ranked.method)]
-    rest = [f"Left aside, with some of its datasets missing: {_list(aside)}."] if aside else []
+    rest = [f"Left aside, since datasets are missing: {_list(aside)}."] if aside else []
     if ranked.empty:
         return Answer(where, "Nobody leads: no method has all datasets", " ".join(rest))
     best = ranked[ranked.shown == ranked.shown.iloc[0]]
     top, behind = f"{best.shown.iloc[0]:.2f}", ranked[ranked.shown < ranked.shown.iloc[0]]
     if len(ranked) == 1:
-        return Answer(
-            where, f"{best.method.iloc[0]} alone: {told} {top}", " ".join(["No other method to compare.", *rest])
-        )
+        rest = ["There is no other method to compare.", *rest]
+        return Answer(where, f"{best.method.iloc[0]} alone: {told} {top}", " ".join(rest))
     if len(best) > 1:
         lead = f"{_list(best.method)} share the lead in {told}: {top}"
         rest = [f"Next is {behind.method.iloc[0]} ({behind.shown.iloc[0]:.2f}).", *rest] if len(behind) else rest
@@ -97,23 +96,20 @@ def _tested(runs, protocol, cells, column, first, second):
     for setting, tested, pairs in found:
         if setting == first.setting and tested == ("targets" if targets else column):
             names = pairs.index.get_level_values("dataset")
-            differences = pairs[[AVERAGE in here or name in here for name in names]]
+            differences = pairs if here == {AVERAGE} else pairs[names.isin(here)]
+    pairs = f"{len(differences)} pair{'s' if len(differences) != 1 else ''} of dataset and seed"
     if len(differences) < significance.T_FROM:
-        few = f"{len(differences)} of the {significance.T_FROM} pairs of dataset and seed that a test needs"
-        return f"Whether that is more than chance cannot be told: there are {few}."
+        return f"Whether that is more than chance cannot be told from {pairs}: a test needs {significance.T_FROM}."
     test, p = significance.test(differences.to_numpy())
     verdict = "significant" if p < LEVEL else "not significant"
-    shown = significance.p_value(p)
-    shown = f"p {shown}" if shown.startswith("<") else f"p = {shown}"
-    return (
-        f"The difference is {verdict} at {LEVEL:.0%} ({shown}, {test}, {len(differences)} pairs of dataset and seed)."
-    )
+    shown = f"p {'' if p < 0.0001 else '= '}{significance.p_value(p)}"
+    return f"The difference is {verdict} at {LEVEL:.0%} ({shown}, {test} test, {pairs})."
 
 
 def _untrained(ranked, best):
-    """A sentence on the best method that learns nothing, unless it leads."""
+    """A sentence on the best method that learns nothing, unless it was told of as one of the first two."""
     learns = ranked.trainer.map(lambda name: method_of(name).trains).astype(bool)
-    if learns.all() or not learns.any() or not learns[best.index].all():
+    if learns.all() or not learns[best.index].all() or not learns.iloc[: len(best) + 1].all():
         return []
     plain = ranked[~learns].iloc[0]
     above = int((ranked[learns].shown > plain.shown).sum())

@@ -163,6 +163,7 @@ def few_shot_curves(data: Data) -> Chart:
     panels = {
         _name(part): partial(_draw_few_shot, cells=part, styles=data.styles)
         for _, part in data.cells.groupby("dataset", sort=False)
+        if len({shots for shots in part.column if isinstance(shots, int) and shots}) > 1
     }
     caption = (
         "Accuracy against the number of training images per class. Bands are standard deviations over seeds. A star "
@@ -320,12 +321,14 @@ def _lines_of_equal_h(axes):
         base = np.linspace(max(left, level / 2 + 1e-3), right, 200)
         axes.plot(base, level * base / (2 * base - level), color=LIGHT["line"], linewidth=0.8, zorder=0.5)
         style = {"fontsize": 7, "color": LIGHT["quiet"]}
-        at_right, at_top, at_bottom = (level * end / (2 * end - level) for end in (right, high, low))
+        at_right, at_top, at_bottom = (
+            level * end / (2 * end - level) if 2 * end > level else np.inf for end in (right, high, low)
+        )
         if low <= at_right <= high:
             axes.text(1.01, at_right, f"H {level:g}", **style, va="center", transform=axes.get_yaxis_transform())
-        elif 2 * high > level and left <= at_top <= right:
+        elif left <= at_top <= right:
             axes.text(at_top, 1.01, f"H {level:g}", **style, ha="center", transform=axes.get_xaxis_transform())
-        else:
+        elif left <= at_bottom <= right:
             axes.text(at_bottom, 0.01, f" H {level:g}", **style, va="bottom", transform=axes.get_xaxis_transform())
 
 

@@ -18,12 +18,12 @@ from matplotlib.transforms import Affine2D
 from benchmark.facts import method_of, methods
 
 LIGHT = {
-    **{"ink": "#1a1a1a", "quiet": "#595959", "line": "#d9d9d9", "paper": "#ffffff", "accent": "#1439b6"},
+    **{"ink": "#1a1a1a", "quiet": "#595959", "line": "#d9d9d9", "paper": "#ffffff", "accent": "#0b3fc4"},
     **{"blue": "#1439b6", "vermilion": "#b5470a", "green": "#30866f", "pink": "#7a2f6d", "amber": "#b28c1d"},
     **{"sky": "#119ad5", "brown": "#422d0c"},
 }
 DARK = {
-    **{"ink": "#e8e8e8", "quiet": "#a8adb3", "line": "#3a4047", "paper": "#15181c", "accent": "#6fd0ff"},
+    **{"ink": "#e8e8e8", "quiet": "#a8adb3", "line": "#3a4047", "paper": "#15181c", "accent": "#7cc7ff"},
     **{"blue": "#3d7eee", "vermilion": "#ea5520", "green": "#17b58a", "pink": "#b06aa0", "amber": "#fbcd06"},
     **{"sky": "#6fd0ff", "brown": "#d6bda9"},
 }

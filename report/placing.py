@@ -3,38 +3,43 @@
 from itertools import product
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.text import Annotation, Text
 
 SIZE = 7.5  # points, as all distances here
 GAP = 7
 STEP = 4
 
 
-def beside(axes, text, x, y, colour):
+def beside(axes: Axes, text: str, x: float, y: float, colour: str) -> Annotation:
     """Label a point; `settle` finds its place."""
-    return _label(axes, text, x, y, colour, "beside", (GAP, 0))
+    return _label(axes, text, (x, y), colour, "beside", (GAP, 0), "offset points")
 
 
-def behind(axes, text, x, y, colour):
+def behind(axes: Axes, text: str, x: float, y: float, colour: str) -> Annotation:
     """Label the end of a line, to the right of the axes; `settle` finds its height."""
-    return _label(axes, text, x, y, colour, "behind", (GAP, 0))
+    return _label(axes, text, (x, y), colour, "behind", (1.02, y), ("axes fraction", "data"))
 
 
-def settle(figure) -> None:
+def settle(figure: Figure) -> None:
     """Find places for all labels of a figure whose axes have got all else."""
-    figure.draw_without_rendering()
-    for axes in figure.axes:
-        labels = [label for label in axes.texts if label.get_gid() in ("beside", "behind")]
-        for kind, place in (("behind", _stack), ("beside", _scatter)):
-            own = [label for label in labels if label.get_gid() == kind]
-            if own:
-                place(axes, own)
+    found = [
+        (axes, place, own)
+        for axes in figure.axes
+        for gid, place in (("behind", _stack), ("beside", _scatter))
+        if (own := [label for label in axes.texts if label.get_gid() == gid])
+    ]
+    for _ in range(2 if found else 0):  # labels outside make their axes smaller, which moves the points
+        figure.draw_without_rendering()
+        for axes, place, labels in found:
+            place(axes, labels)
 
 
-def _label(axes, text, x, y, colour, kind, offset):
-    style = {"arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3}
-    label = axes.annotate(
-        text, (x, y), offset, textcoords="offset points", fontsize=SIZE, va="center", arrowprops=style, gid=kind
-    )
+def _label(axes, text, point, colour, kind, place, coordinates):
+    line = {"arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3}
+    style = {"fontsize": SIZE, "va": "center", "arrowprops": line, "gid": kind}
+    label = axes.annotate(text, point, place, textcoords=coordinates, **style)
     label.arrow_patch.set_visible(False)
     return label
 
@@ -47,8 +52,7 @@ def _stack(axes, labels):
     apart = SIZE * 1.25 * np.arange(len(labels))
     heights = _rising(wanted - apart) + apart
     for label, height, end in zip(labels, heights, wanted, strict=True):
-        right = (axes.bbox.x1 - axes.transData.transform(label.xy)[0]) * points
-        label.set_position((right + 4, height - end))
+        label.set_position((1.02, axes.transData.inverted().transform((0, height / points))[1]))
         label.arrow_patch.set_visible(bool(abs(height - end) > 3))
 
 
@@ -67,24 +71,26 @@ def _rising(values):
 def _scatter(axes, labels):
     """One label after the other takes the nearest place that is free; those in a crowd come first."""
     points = 72 / axes.figure.dpi
-    renderer = axes.figure.canvas.get_renderer() if hasattr(axes.figure.canvas, "get_renderer") else None
     at = np.array([axes.transData.transform(label.xy) * points for label in labels])
     box = axes.bbox
     inside = np.array([box.x0, box.y0, box.x1, box.y1]) * points
-    size = np.array([[label.get_window_extent(renderer).width, SIZE / points * 1.2] for label in labels]) * points
+    size = np.array([[Text.get_window_extent(label).width, SIZE / points * 1.2] for label in labels]) * points
     taken = [np.concatenate([xy - 4.5, xy + 4.5]) for xy in at]  # the markers
     distance = np.linalg.norm(at[:, None] - at[None], axis=-1)
     for i in np.argsort(np.sort(distance, axis=1)[:, : min(3, len(labels))].sum(axis=1), kind="stable"):
         spots = [_spot(at[i], size[i], angle, GAP + STEP * ring) for ring, angle in product(range(12), range(8))]
         cost = [
-            sum(_overlap(spot, other) for other in taken) + 10 * _outside(spot, inside) + 0.6 * (k // 8) ** 1.5
+            sum(_overlap(spot, other) for other in taken)
+            + 10 * _outside(spot, inside)
+            + 40 * _nearer_to_others(spot, at, i)
+            + 0.6 * (k // 8) ** 1.5
             for k, spot in enumerate(spots)
         ]
         best = int(np.argmin(cost))
         spot = spots[best]
         taken.append(spot)
         labels[i].set_position((spot[0] - at[i][0], (spot[1] + spot[3]) / 2 - at[i][1]))
-        labels[i].arrow_patch.set_visible(best // 8 > 1)
+        labels[i].arrow_patch.set_visible(best >= 8)
 
 
 def _spot(point, size, angle, radius):
@@ -99,6 +105,12 @@ def _overlap(one, other):
     width = min(one[2], other[2]) - max(one[0], other[0])
     height = min(one[3], other[3]) - max(one[1], other[1])
     return max(0, width) * max(0, height)
+
+
+def _nearer_to_others(spot, points, own):
+    """How many points are nearer to a box than its own, or nearly as near."""
+    distances = np.linalg.norm(points - np.clip(points, spot[:2], spot[2:]), axis=1)
+    return int((distances < distances[own] + 3).sum()) - 1
 
 
 def _outside(spot, inside):

@@ -50,6 +50,8 @@ from dassl.layout import CONFIG, LOG, METRICS
 from report import logs
 from report.metrics import COSTS, COUNTS, FIGURES, VERSIONS, is_result, read_metrics, row
 
+pd.set_option("mode.string_storage", "python")  # pyarrow's strings refuse names that a file system may have
+
 IDENTITY = ["protocol", "part", "dataset", "shots", "trainer", "config", "seed", "method"]
 FACTS = ["backbone", "release", "device", *VERSIONS, "commit", "split", "folder", "source"]
 ON = " on "

@@ -31,7 +31,7 @@ PROTOCOL = Protocol(
         "test_all": "all classes",
     },
     across="parts",
-    columns={"train_base": "first", "test_base": "after", "train_new": "second", "test_all": "all"},
+    columns={"train_base": "first", "test_base": "after", "train_new": "second", "test_all": "all classes"},
     whole=True,
     means="means: the first half before and after the second was learned, the second half, all classes",
 )

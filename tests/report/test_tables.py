@@ -96,7 +96,7 @@ def test_incremental(write, tmp_path, capsys):
     write("incremental/train_base/dtd/shots_16/CoOp/ctx/seed3", 99.0)  # the second half is not learned yet
     lines = shown(capsys, tmp_path, "--trainer", "LAMM")
     assert lines[0] == "LAMM (vit) on dtd, 16 shots, one half of the classes after the other"
-    assert lines[1].split() == ["seed", "first", "after", "second", "all"]
+    assert lines[1].split() == ["seed", "first", "after", "second", "all", "classes"]
     assert lines[-2].split() == ["mean", "91.00", "82.00", "71.00", "55.00"]
     assert lines[-1].split() == ["std", "1.00", "2.00", "1.00", "5.00"] and len(lines) == 7
     lines = shown(capsys, tmp_path)
