@@ -74,10 +74,10 @@ def test_commands_work_from_anywhere(site, tmp_path):
 
 
 def test_a_run_from_an_installation(site, tmp_path):
-    home = site / "mocoop" / "home"
+    """Its configs are found by the paths that a clone has."""
     words = ["--trainer", "ZeroshotCLIP", "--backbone", "icon-clip", "--eval-only", "--output-dir", tmp_path / "run"]
-    words += ["--dataset-config-file", home / "configs/datasets/icons_rare.yaml"]
-    words += ["--config-file", home / "configs/trainers/ZeroshotCLIP/vit_b16.yaml", "--seed", "1"]
+    words += ["--dataset-config-file", "configs/datasets/icons_rare.yaml"]
+    words += ["--config-file", "configs/trainers/ZeroshotCLIP/vit_b16.yaml", "--seed", "1"]
     done = run(site, tmp_path, "-m", "mocoop", "train", *words, "DATASET.SUBSAMPLE_CLASSES", "base")
     assert done.returncode == 0, done.stderr
     assert "* accuracy: 13.9%" in done.stdout
