@@ -36,6 +36,9 @@ STAND_INS |= {"toy-clip": "icon-clip", "['ece']": "['accuracy']"}
 """For what a reader fills in, and for the plug-ins that pages define."""
 
 MARK = re.compile(r"<!-- (all need|needs): ([\w, ]+) -->")
+MENTION = re.compile(r"\w+|(python|mocoop)( -m)? \S+|.*\.\.\..*")
+"""Of a program by its name alone, or of any command that begins so: nothing to check."""
+
 ASSIGNMENT = re.compile(r"[A-Z_]+=")
 
 
@@ -60,7 +63,7 @@ class Line:
 
 
 def lines(page: Path) -> Iterator[Line]:
-    """The commands of a page, in order."""
+    """The commands of a page, in order; those in the last column of a table are to be checked alone."""
     place, rows = page.relative_to(REPO), page.read_text(encoding="utf-8").splitlines()
     everywhere: set[str] = set()
     needs: set[str] = set()
@@ -82,6 +85,10 @@ def lines(page: Path) -> Iterator[Line]:
             i -= 1
             word = next((w for w in row.split() if not ASSIGNMENT.match(w)), "")
             shell = word in PROGRAMS
+        elif row.startswith("|"):
+            for span in re.findall(r"`([^`]+)`", row.rstrip("| ").rpartition("|")[2]):
+                if span.split()[0] in PROGRAMS and not MENTION.fullmatch(span):
+                    yield from _commands(place, first, [span], frozenset({"data"}))
         if block and shell:
             yield from _commands(place, first, block, frozenset(needs or everywhere))
         if row.strip() and not mark:

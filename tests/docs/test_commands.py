@@ -87,7 +87,7 @@ def test_blocks_and_marks(tmp_path, monkeypatch):
     page.write_text(
         "<!-- all need: gpu -->\n\n    python a.py \\\n        --b  # one\n    A=1 bash c.sh\n\n"
         "<!-- needs: data -->\n\n```bash\npip d\n```\n\n```text\npip e\n```\n\n"
-        "    a/folder/\n        python\n\nand\n\n    make f\n"
+        "    a/folder/\n        python\n\nand\n\n    make f\n\n| `make x` | `make y` |\n"
     )
     found = [(line.place, line.words, line.environment, *line.needs) for line in commands.lines(page)]
     assert found == [
@@ -95,6 +95,7 @@ def test_blocks_and_marks(tmp_path, monkeypatch):
         ("page.md:5", ["bash", "c.sh"], {"A": "1"}, "gpu"),
         ("page.md:10", ["pip", "d"], {}, "data"),
         ("page.md:22", ["make", "f"], {}, "gpu"),
+        ("page.md:24", ["make", "y"], {}, "data"),
     ]
 
 
