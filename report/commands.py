@@ -84,8 +84,8 @@ class Tables(Command):
         add("output", metavar="OUTPUT", help="folder that runs were written to")
         add("--protocol", choices=list(PROTOCOLS), help="tables of this protocol (default: of all)")
         add("--dataset", help="tables of this data set, also where transfers were trained on it")
-        add("--trainer", help="rows of this trainer, such as CoOp")
-        add("--config", help="rows of this config, such as vit_b16_ep50")
+        add("--trainer", help="rows of this trainer")
+        add("--config", help="rows of this config, a file in configs/trainers/<trainer> without .yaml")
         add("--shots", type=int, help="runs with this number of training images per class")
         add("--seeds", nargs="+", type=int, help="runs with these seeds")
 

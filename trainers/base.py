@@ -140,9 +140,7 @@ class PromptTrainer(TrainerX):
         if "GRAD_CLIP" in self.options:
             self.require("GRAD_CLIP", at_least=0)
         if cfg.INPUT.NO_TRANSFORM or cfg.DATALOADER.K_TRANSFORMS != 1:
-            raise UserError(
-                f"{cfg.TRAINER.NAME} takes one transformed image: set INPUT.NO_TRANSFORM False, K_TRANSFORMS 1"
-            )
+            raise UserError(f"{cfg.TRAINER.NAME} needs one view of an image: set NO_TRANSFORM False, K_TRANSFORMS 1")
 
     def require(self, key: str, **limits: Any) -> None:
         """`dassl.config.require` of a key of `options`, with what FORM decides."""
