@@ -60,7 +60,7 @@ def read_grid(path: str | Path) -> Grid:
     """
     try:
         own = _own(path)
-        with open(own if own.is_file() and not os.path.exists(path) else path, encoding="utf-8") as file:
+        with open(own if own.is_file() and not os.path.isfile(path) else path, encoding="utf-8") as file:
             documents = [document for document in yaml.safe_load_all(file) if document is not None]
     except OSError as error:
         known = nearest(path, [file.stem for file in CONFIGS.glob("grids/*.yaml")])

@@ -17,7 +17,7 @@ TARGETS = {
         "eurosat",
         "ucf101",
     ),
-    "icons_common": ("icons_rare",),
+    "icons_common": ("icons_blurred", "icons_edges", "icons_rare"),
 }
 
 

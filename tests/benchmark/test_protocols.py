@@ -264,7 +264,7 @@ def test_coops_own_folders():
         ("few_shot", Point("dtd", 16, "CoOp", "c", 1, overrides=("SEED", "4")), "SEED cannot be overridden"),
         ("base2new", Point("dtd", 16, "LinearProbe", "c", 1), "not suit LinearProbe: it supports few_shot"),
         ("cross_dataset", Point("imagenets", 16, "CoOp", "c", 1), "did you mean imagenet"),
-        ("domain_generalization", Point("dtd", 16, "CoOp", "c", 1), "known: icons_blurred, icons_common, icons_rare"),
+        ("domain_generalization", Point("dtd", 16, "CoOp", "c", 1), "known: icons_blurred, icons_common, icons_edges"),
     ],
 )
 def test_mistakes(protocol, point, words):

@@ -343,7 +343,7 @@ def test_a_changed_cifar100_is_not_unpickled(cifar100, tmp_cache):
 
 def test_every_reader_is_tested_here():
     tested = {*CLASSES, "ImageNet", "ImageNetV2", "ImageNetSketch", "ImageNetA", "ImageNetR", "CIFAR100"}
-    tested |= {"Folder", "IconsBlurred", "IconsCommon", "IconsRare"}  # in files of their own
+    tested |= {"Folder", "IconsBlurred", "IconsCommon", "IconsEdges", "IconsRare"}  # in files of their own
     readers = {name: DATASET_REGISTRY.get(name) for name in DATASET_REGISTRY.registered_names()}
     ours = {name: reader for name, reader in readers.items() if reader.__module__.startswith("datasets.")}
     assert {name for name, reader in ours.items() if issubclass(reader, SplitDataset)} == tested

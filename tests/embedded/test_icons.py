@@ -77,6 +77,16 @@ def test_blurred_icons_are_the_common_ones_out_of_focus():
         assert np.abs(np.asarray(a) - padded).mean() > 15
 
 
+def test_edges_are_what_differs_from_its_neighbours():
+    sharp, edges = dataset("IconsCommon", NUM_SHOTS=1), dataset("IconsEdges", NUM_SHOTS=1)
+    pairs = list(zip(sharp.test, edges.test, strict=True))
+    assert all((a.label, a.domain, a.classname) == (b.label, b.domain, b.classname) for a, b in pairs)
+    a, b = (np.asarray(read_image(item.impath), int)[:, :, 0] for item in pairs[0])
+    neighbours = sum(a[1 + y : 63 + y, 1 + x : 63 + x] for y in (-1, 0, 1) for x in (-1, 0, 1))
+    assert (b[1:-1, 1:-1] == (9 * a[1:-1, 1:-1] - neighbours).clip(0, 255)).all()
+    assert b.any() and not (b[1:-1, 1:-1] == a[1:-1, 1:-1]).all()
+
+
 def test_unpacked_once_and_whole(tmp_cache):
     folder = unpacked()
     assert folder.parent == tmp_cache and unpacked() == folder
@@ -222,7 +232,7 @@ def test_names_are_of_one_class():
     assert not withheld & {alias for names in COMMON.values() for alias in names}
 
 
-@pytest.mark.parametrize("name", ["icons_blurred", "icons_common", "icons_rare"])
+@pytest.mark.parametrize("name", ["icons_blurred", "icons_common", "icons_edges", "icons_rare"])
 def test_the_config_names_the_readers_styles(name):
     config = yaml.safe_load((REPO / f"configs/datasets/{name}.yaml").read_text())
     assert tuple(config["DATASET"]["STYLES"]) == STYLES
