@@ -62,7 +62,7 @@ class Train(Command):
         add("--head", default="", help="name of the head (MODEL.HEAD.NAME)")
         add("--eval-only", action="store_true", help="evaluate, do not train")
         add("--model-dir", default="", help="folder of the run whose weights --eval-only loads")
-        add("--load-epoch", type=int, help="the epoch whose weights --eval-only loads (default: the last)")
+        add("--load-epoch", type=int, help="the epoch whose weights --eval-only loads (default: best on val, or last)")
         add("--no-train", action="store_true", help="build everything, but do not train")
         add("--overwrite", action="store_true", help="replace a run of another config in the output directory")
         add("--replay", default="", metavar="RUN", help="do a finished run again, and say whether the bits agree")
