@@ -119,12 +119,10 @@ def experts_picture(mixture: Mixture, chosen: Sequence[Sequence[int]], items: Se
     rows = []
     for table, images in zip(experts(mixture).rows, chosen, strict=True):
         g, name, share, _ = table
-        heading = f"{g}  {name}   chosen by {share:.1f} % of the test images"
-        weights = [f"weight {float(mixture.weights[i, g - 1]):.2f}" for i in images]
-        rows.append(
-            Row(heading, [(items[i].impath, (items[i].classname, w)) for i, w in zip(images, weights, strict=True)])
-        )
-    return contact_sheet(rows, f"Images that give each expert most weight; experts by their {mixture.named_by}")
+        heading = f"Expert {g}: {name or '-'}   chosen by {share:.1f} % of the test images"
+        below = [(items[i].classname, f"weight {float(mixture.weights[i, g - 1]):.2f}") for i in images]
+        rows.append(Row(heading, [(items[i].impath, lines) for i, lines in zip(images, below, strict=True)]))
+    return contact_sheet(rows, "Test images that give each expert most weight")
 
 
 def confusions_picture(
@@ -149,7 +147,7 @@ def confusions_picture(
         true, taken = found[:, k]
         heading = f"{names[true]}, taken for {names[taken]}: {counts[k]} of {(labels == true).sum()} images"
         own = np.flatnonzero((labels == true) & (predicted == taken))[:images]
-        rows.append(Row(heading, [(items[i].impath, (Path(items[i].impath).name,)) for i in own]))
+        rows.append(Row(heading, [(items[i].impath, (Path(items[i].impath).stem,)) for i in own]))
     return contact_sheet(rows, "The classes most often confused" if rows else "No image was taken for another class")
 
 

@@ -21,7 +21,7 @@ h_i(c) that under hard template i of group g, all of length 1; s the logit scale
 H_g(c) is the mean of h_i(c) over i, H_g that over i and c, each then of length 1. L_router is the mean over images, and
 its gradient reaches tuned LayerNorms through v on both sides. The released form also learns a vector added to all text
 features and the LayerNorms of the image encoder's blocks, has the experts' full stops frozen and in L_text alone, and
-of a small batch encodes only experts that an image chose. docs/mocoop.md says what each form is, and what it does.
+of a small batch encodes only experts that an image chose. docs/methods/mocoop.md says what each form is and does.
 
 Known differences from the release: v is held against the hard prompts of its own class (the released code takes another
 class's in base-to-new runs, by mistake); words of templates are counted in tokens, and no end token is learned.

@@ -60,17 +60,17 @@ def test_pictures_say_what_is_on_them(tmp_path, monkeypatch):
     monkeypatch.setattr(pictures.ImageDraw.ImageDraw, "text", lambda pen, at, text, **_: said.append(text))
     labels, predicted = np.array([0, 0, 1]), np.array([1, 1, 1])
     picture = confusions_picture(labels, predicted, ["ant", "bee"], items)
-    assert said == ["The classes most often confused", "ant, taken for bee: 2 of 2 images", "a.png", "a.png"]
+    assert said == ["The classes most often confused", "ant, taken for bee: 2 of 2 images", "a", "a"]
     red = (np.asarray(picture) == (255, 0, 0)).all(axis=-1)
     assert red.sum() == 2 * THUMBNAIL * THUMBNAIL // 2
     said.clear()
     experts_picture(Mixture(["a {}.", ""], torch.tensor([[0.5, 0], [0, 0], [1, 0]])), [[2, 0], []], items)
-    assert said[1] == "1  a {}.   chosen by 66.7 % of the test images" and said[3:6] == [
+    assert said[1] == "Expert 1: a {}.   chosen by 66.7 % of the test images" and said[3:6] == [
         "weight 1.00",
         "ant",
         "weight 0.50",
     ]
-    assert said[2].startswith("beebee") and said[2].endswith("...") and said[6].startswith("2  ")
+    assert said[2].startswith("beebee") and said[2].endswith("...") and said[6].startswith("Expert 2: - ")
 
 
 def test_a_whole_run(tmp_path, toy_run, capsys):

@@ -29,12 +29,14 @@ def test_the_picture(tmp_path):
     colours = {"red": (255, 0, 0), "blue": (0, 0, 255)}
     for name, colour in colours.items():
         Image.new("RGB", (60, 20), colour).save(tmp_path / f"{name}.png")
-    pixels = np.asarray(sheet([(name, ([], [str(tmp_path / f"{name}.png")])) for name in colours], 30))
+    rows = [(name, ([], [str(tmp_path / f"{name}.png")])) for name in colours]
+    assert sheet(rows, 30, "colours").height > sheet(rows, 30).height + 12, "a title above"
+    pixels = np.asarray(sheet(rows, 30))
     for name, colour in colours.items():
         rows, columns = np.nonzero((pixels == colour).all(axis=-1))
         assert (np.ptp(rows) + 1, np.ptp(columns) + 1) == (10, 30), "scaled, not stretched"
-        below = pixels[rows.max() + 11 :, columns.min() : columns.max()]
-        assert (below < 128).all(axis=-1).any(), f"{name} stands below its image"
+        above = pixels[: rows.min() - 9, columns.min() : columns.max()]
+        assert (above < 128).all(axis=-1).any(), f"{name} stands above its image"
 
 
 def test_the_command(toy_root, tmp_path, capsys):
