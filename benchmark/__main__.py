@@ -21,7 +21,7 @@ COMMANDS = {
     "table": ("report.commands:Tables", "the tables of the runs found"),
     "results": ("report.commands:Results", "all runs found, one row each"),
     "report": ("report.page:Report", "tables and figures, as files and on one page"),
-    "leaderboard": ("report.leaderboard:Leaderboard", "methods by data sets over many grids, on one page to sort and filter"),
+    "leaderboard": ("report.leaderboard:Leaderboard", "methods by data sets over many grids, on one page"),
     "release": ("benchmark.release:Release", "the code of a release, unedited, from its own folder"),
     "explain": ("learned.explain:Explain", "what a run has learned"),
     "export": ("learned.export:Export", "a run's classifier, for any CLIP"),

@@ -175,7 +175,7 @@ class Leaderboard(Command):
     the same backbone, and the difference.
     """
 
-    examples = ("leaderboard output", "leaderboard demo base2new elsewhere/output --out leaderboard.html")
+    examples = ("leaderboard output", "leaderboard demo embedded elsewhere/output --out leaderboard.html")
 
     def add_arguments(self, add: Any) -> None:
         add(
