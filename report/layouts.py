@@ -86,7 +86,12 @@ class Table:
     @property
     def not_compared(self) -> str:
         """A sentence of what stands beside no published figure, and why; "" where all do."""
-        return f"Not compared: {'; '.join(self.uncompared)}." if self.uncompared else ""
+        methods: dict[str, list[str]] = {}
+        for why in self.uncompared:
+            *method, reason = why.split(": ", 1)
+            methods.setdefault(reason, []).extend(method)
+        told = [f"{', '.join(names)}: {reason}" if names else reason for reason, names in methods.items()]
+        return f"Not compared: {'; '.join(told)}." if told else ""
 
     @property
     def seeds(self) -> set[str]:

@@ -58,7 +58,7 @@ def find(
     row = Row(method.published or trainer, backbone, setting, dataset)
     rows = [known for known in table if known.method == row.method]
     if not rows:
-        return Found({}, f"no figure of {trainer} is known")
+        return Found({}, f"{trainer}: no figure is known")
     for field, what in (("backbone", "on"), ("setting", "with"), ("dataset", "for")):
         others = sorted({getattr(known, field) or "no shots" for known in rows})
         rows = [known for known in rows if getattr(known, field) == getattr(row, field)]

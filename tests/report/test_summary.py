@@ -100,7 +100,7 @@ def test_a_published_average_is_over_its_eleven_datasets(base2new, cell):
     ("CoOp", "dtd", "icon-clip", "CoOp: here on icon-clip, published on ViT-B/16"),
     ("KgCoOp", "dtd", "ViT-B/16", "KgCoOp: here for dtd, published for average"),
     ("CoOp", "folder", "ViT-B/16", "CoOp: here for folder, published for 12 others"),
-    ("MoCoOp", "dtd", "ViT-B/16", "no figure of MoCoOp is known"),
+    ("MoCoOp", "dtd", "ViT-B/16", "MoCoOp: no figure is known"),
     ("CoOp", "dtd", "ViT-B/16", ""),
 ])  # fmt: skip
 def test_why_a_table_is_not_compared(base2new, cell, trainer, dataset, backbone, why):
