@@ -12,7 +12,6 @@ from mocoop import typed
 from mocoop.command import Commands
 
 COMMANDS = {
-<<<<<<< HEAD
     "run": ("report.commands:Run", "do the runs of a grid (configs/grids/) that are not finished"),
     "status": ("benchmark.commands:Status", "show the progress of a grid's runs"),
     "backbones": ("benchmark.backbones:Backbones", "list backbones, and whether their weights are at hand"),
@@ -31,22 +30,6 @@ COMMANDS = {
     "release": ("benchmark.release:Release", "run the unedited code of a release, from its own folder"),
     "explain": ("learned.explain:Explain", "show what a run has learned"),
     "export": ("learned.export:Export", "write a run's classifier to a file, for any CLIP"),
-=======
-    "run": ("report.commands:Run", "the runs of a grid (configs/grids/) that are not finished"),
-    "status": ("benchmark.commands:Status", "the progress of a grid's runs"),
-    "backbones": ("benchmark.backbones:Backbones", "the backbones there are, and what is at hand"),
-    "cost": ("benchmark.cost:CostOf", "what a grid costs, counted before it runs"),
-    "speed": ("report.commands:Speed", "how fast the methods are here, against the plain way"),
-    "cache": ("benchmark.cache:Cache", "what is kept on disk of what runs computed, and freeing it"),
-    "protocol": ("report.commands:ProtocolRuns", "the runs of a protocol, then its table"),
-    "table": ("report.commands:Tables", "the tables of the runs found"),
-    "results": ("report.commands:Results", "all runs found, one row each"),
-    "report": ("report.page:Report", "tables and figures, as files and on one page"),
-    "leaderboard": ("report.leaderboard:Leaderboard", "methods by data sets over many grids, on one page"),
-    "release": ("benchmark.release:Release", "the code of a release, unedited, from its own folder"),
-    "explain": ("learned.explain:Explain", "what a run has learned"),
-    "export": ("learned.export:Export", "a run's classifier, for any CLIP"),
->>>>>>> h-page
 }
 
 

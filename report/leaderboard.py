@@ -175,11 +175,7 @@ class Leaderboard(Command):
     the same backbone, and the difference.
     """
 
-<<<<<<< HEAD
     examples = ("output", "demo my/grid.yaml elsewhere/output --out leaderboard.html")
-=======
-    examples = ("leaderboard output", "leaderboard demo embedded elsewhere/output --out leaderboard.html")
->>>>>>> h-page
 
     def add_arguments(self, add: Any) -> None:
         add(
