@@ -11,7 +11,7 @@ from benchmark.grid import read_grid
 from dassl.errors import UserError
 
 PAGE = (CONFIGS.parent / "docs/reproduce.md").read_text(encoding="utf-8")
-GRIDS = sorted(path for path in CONFIGS.glob("grids/*.yaml") if path.stem not in ("demo", "embedded"))
+GRIDS = sorted(path for path in CONFIGS.glob("grids/*.yaml") if path.stem not in ("demo", "icons"))
 
 
 @pytest.mark.parametrize("path", GRIDS, ids=lambda path: path.stem)

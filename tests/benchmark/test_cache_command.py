@@ -122,4 +122,4 @@ def test_what_cannot_be_removed_is_said(folder, capsys):
 
 def test_examples(tmp_cache, capsys):
     for example in Cache.examples:
-        assert main(shlex.split(example)) == 0
+        assert main(["cache", *shlex.split(example)]) == 0

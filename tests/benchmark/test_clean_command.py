@@ -152,4 +152,4 @@ def test_examples(caches, capsys, tmp_path, monkeypatch):
     (tmp_path / "output").mkdir()
     (caches / "weights").mkdir()
     for example in Clean.examples[::-1]:
-        assert main(shlex.split(example)) == 0
+        assert main(["clean", *shlex.split(example)]) == 0

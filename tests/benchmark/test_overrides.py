@@ -25,7 +25,7 @@ def test_where_they_stand(words, found):
 
 def test_pairs():
     assert list(overrides.pairs("OPTIM.LR 1 A.B 2 OPTIM.LR 3".split()).items()) == [("A.B", "2"), ("OPTIM.LR", "3")]
-    with pytest.raises(UserError, match='"OPTIM.LR A.B 2" is no list of KEY VALUE pairs'):
+    with pytest.raises(UserError, match='"OPTIM.LR A.B 2" is not a list of KEY VALUE pairs'):
         overrides.pairs("OPTIM.LR A.B 2".split())
 
 

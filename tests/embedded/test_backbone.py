@@ -76,6 +76,6 @@ def test_methods_learn_the_rare_classes(run):
     keys = ("DATASET.SUBSAMPLE_CLASSES", "base")
     zero_shot = run("ZeroshotCLIP", "icons_rare", *keys, config="vit_b16", flags=["--eval-only"])
     probe = run("LinearProbe", "icons_rare", *keys, "DATASET.NUM_SHOTS", 16, config="vit_b16")
-    shots = ("DATASET.NUM_SHOTS", 16, "OPTIM.MAX_EPOCH", 12, "OPTIM.WARMUP_EPOCH", 1)
+    shots = ("DATASET.NUM_SHOTS", 16, "INPUT.VIEWS", 2, "OPTIM.MAX_EPOCH", 8, "OPTIM.WARMUP_EPOCH", 1)
     assert probe > zero_shot + 15
     assert run("MoCoOp", "icons_rare", *keys, *shots) > zero_shot + 5
