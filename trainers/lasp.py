@@ -115,7 +115,7 @@ def extend_cfg(cfg: CN) -> None:
     cfg.TRAINER.LASP.N_CTX = 4  # context vectors in each
     cfg.TRAINER.LASP.CTX_INIT = "a photo of a"  # words that each starts from; their number of tokens replaces N_CTX
     cfg.TRAINER.LASP.TEMPLATES = None  # dealt out to the groups; (): CLIP's eighty for ImageNet and the dataset's own
-    cfg.TRAINER.LASP.TEXT_LOSS = None  # learned: hand-written prompts are to be found among learned ones; hand: reversed
+    cfg.TRAINER.LASP.TEXT_LOSS = None  # learned: hand-written prompts are to be found among learned; hand: reversed
     cfg.TRAINER.LASP.NOISE = None  # standard deviation of what hand-written features get in half of the steps
     cfg.TRAINER.LASP.TEXT_WEIGHT = None  # weight of L_TT
     cfg.TRAINER.LASP.TEXT_CLASSES = None  # train: L_TT over the classes with images; all: new ones too
