@@ -70,14 +70,15 @@ def hold(folder: Path) -> None:
     key = os.path.realpath(folder)
     with suppress(OSError):  # it is gone, or its disk knows no locks
         while key not in _held or not _is_at(_held[key], folder):
-            lock: int | None = os.open(folder, os.O_RDONLY)
+            lock = os.open(folder, os.O_RDONLY)
+            idle: int | None = lock
             try:
                 fcntl.flock(lock, fcntl.LOCK_SH)  # once nobody is removing it
                 if _is_at(lock, folder):
-                    lock, _held[key] = _held.get(key), lock
+                    idle, _held[key] = _held.get(key), lock
             finally:
-                if lock is not None:
-                    os.close(lock)
+                if idle is not None:
+                    os.close(idle)
 
 
 @contextmanager

@@ -11,7 +11,10 @@ from benchmark.__main__ import main
 from benchmark.clean import Clean, state_of
 from benchmark.place import FAILED
 from dassl.layout import CONFIG, LOCK, LOG, METRICS
+from dassl.utils import caches as folders_of
 from dassl.utils import locks
+from datasets import icons
+from prompting import image_features, shared_weights
 from tests.conftest import REPO
 
 IN_A_PROCESS = (
@@ -35,6 +38,7 @@ def beside():
         process.communicate(b"\n")
 
 
+ICONS, SPLIT = f"icons-{'1a' * 6}", f"Icons-{'1a' * 8}.json"
 HOLDS = "locks.hold(Path(sys.argv[2])); print('there', flush=True); sys.stdin.read(1)"
 RUNS = "with locks.owned(Path(sys.argv[2])): print('there', flush=True); sys.stdin.read(1)"
 
@@ -109,26 +113,53 @@ def test_links_lead_nowhere(outputs, tmp_path, capsys):
 @pytest.fixture
 def caches(tmp_cache):
     (tmp_cache / "splits").mkdir()
-    (tmp_cache / "splits" / "a.json").write_bytes(bytes(2**20))
-    (tmp_cache / "icons-1" / "images").mkdir(parents=True)
-    (tmp_cache / "icons-1" / "images" / "a.png").write_bytes(bytes(2**20))
+    (tmp_cache / "splits" / SPLIT).write_bytes(bytes(2**20))
+    (tmp_cache / ICONS / "images").mkdir(parents=True)
+    (tmp_cache / ICONS / "images" / "a.png").write_bytes(bytes(2**20))
     return tmp_cache
 
 
 def test_caches(caches, capsys):
     first, _, _, *rows = clean(capsys).splitlines()
-    assert first == f"{caches}: 2.00 MiB" and [row.split()[0] for row in rows] == ["icons-1", "splits"]
+    assert first == f"{caches}: 2.00 MiB" and [row.split()[0] for row in rows] == [ICONS, "splits"]
     assert clean(capsys, "--caches", "splits").endswith("freed: 1.00 MiB\n") and len(left(caches)) == 1
     assert clean(capsys, "--caches").endswith("freed: 1.00 MiB\n") and list(caches.iterdir()) == []
     assert clean(capsys) == f"{caches}: 0.00 MiB\n"
 
 
 def test_images_that_a_run_reads_stay(caches, capsys, beside):
-    beside(HOLDS, caches / "icons-1")
+    beside(HOLDS, caches / ICONS)
     said = clean(capsys, "--caches")
-    assert f"in use, left: {caches}/icons-1\n" in said and left(caches) == {"icons-1/images/a.png"}
-    assert main(["cache", "--free", "icons-1"]) == 1
-    assert "a running process reads" in capsys.readouterr().err and left(caches) == {"icons-1/images/a.png"}
+    assert f"in use, left: {caches}/{ICONS}\n" in said and left(caches) == {f"{ICONS}/images/a.png"}
+    assert main(["cache", "--free", "all"]) == 0
+    assert f"in use, left: {caches}/{ICONS}\n" in capsys.readouterr().out and left(caches) == {f"{ICONS}/images/a.png"}
+
+
+@pytest.mark.parametrize("command", [["clean", "--caches"], ["cache", "--free", "all"]])
+def test_what_the_project_did_not_make_stays(command, caches, tmp_path, capsys):
+    """The cache may be somebody's home: folders of other names, other files in folders of ours, links."""
+    theirs = ["Documents/a.txt", "weights/best.pt", "splits/mine.json", "splits/deep/a.json", "icons-old/a.png"]
+    hidden = f".{'1a' * 16}.{ICONS}/a.png"
+    for name in (*theirs, hidden):
+        (caches / name).parent.mkdir(parents=True, exist_ok=True)
+        (caches / name).write_bytes(b"")
+    for name in ("photos", f"cifar-100-{'1a' * 6}"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").write_bytes(b"")
+        (caches / name).symlink_to(tmp_path / name)
+    assert main(command) == 0
+    assert left(caches) == {*theirs, hidden} and left(tmp_path) == {"photos/a.png", f"cifar-100-{'1a' * 6}/a.png"}
+    assert (caches / "photos").is_symlink() and not (caches / "splits" / SPLIT).exists()
+    assert main(["clean", "--caches", "Documents"]) == 1
+    assert 'there is no folder "Documents" of ours in' in capsys.readouterr().err
+
+
+def test_all_that_the_project_makes_is_known(tmp_cache):
+    made = {image_features.FOLDER, shared_weights.FOLDER, "splits", icons.unpacked("rare").name}
+    made |= {icons.filtered("rare", name).name for name in icons.FILTERS}
+    for name in made - {path.name for path in tmp_cache.iterdir()}:
+        (tmp_cache / name).mkdir()
+    assert folders_of.folders().keys() == made
 
 
 def test_what_a_run_is_making_stays(caches, capsys):
@@ -140,7 +171,7 @@ def test_what_a_run_is_making_stays(caches, capsys):
 @pytest.mark.parametrize(("options", "message"), [
     (["--unfinished"], "--unfinished removes runs: say where they are with --outputs DIR"),
     (["--outputs", "nowhere"], "no folder nowhere: give --outputs the one that runs were written to"),
-    (["--caches", "../splits"], 'there is no folder "../splits" in'),
+    (["--caches", "../splits"], 'there is no folder "../splits" of ours in'),
 ])  # fmt: skip
 def test_mistakes(caches, capsys, options, message):
     assert main(["clean", *options]) == 1
