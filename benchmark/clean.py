@@ -25,11 +25,10 @@ STATES = {
 """How a run stands, and what that means."""
 
 WRITTEN = (
-    *(layout.METRICS, layout.CONFUSIONS, layout.INPUTS, layout.LOGGERS, layout.CLASSES, CONSOLE, FAILED),
+    *(layout.METRICS, layout.CONFUSIONS, layout.LOGGERS, layout.CLASSES, CONSOLE, FAILED),
     *(f"{layout.LOG}*", "seen_unseen.*", f"{layout.TENSORBOARD}/**/*", "wandb/**/*"),
-    *(f"*/{layout.ANY_CHECKPOINT}", f"*/{layout.POINTER}", layout.CONFIG),
 )
-"""What a run writes into its folder; last what makes it one."""
+"""What a run writes into its folder, beside its models and what makes it a run."""
 
 
 class Clean(Command):
@@ -111,8 +110,31 @@ def runs_in(output: Path) -> Iterator[Path]:
     """The folders of runs, a folder and those below it, in order. Links are not followed."""
     for place, folders, files in os.walk(output):
         folders.sort()
-        if layout.CONFIG in files and any(name.startswith(layout.LOG) for name in files):
+        if layout.CONFIG in files and any(name.startswith(layout.LOG) for name in files) and _is_ours(Path(place)):
             yield Path(place)
+
+
+def _is_ours(folder):
+    """Whether a folder with a config and a log has a run of this project: others' programs use these names, too."""
+    if (folder / layout.INPUTS).is_file():
+        return True
+    config = _config(folder) or {}
+    return isinstance(config.get("TRAINER"), dict) and "OUTPUT_DIR" in config
+
+
+def _config(folder):
+    """A run's config as its file has it; None where it is damaged."""
+    try:
+        found = yaml.safe_load((folder / layout.CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _models(folder):
+    """The folders of a run's models."""
+    pointers = sorted(folder.glob(f"*/{layout.POINTER}"))
+    return [path.parent for path in pointers if path.is_file() and not path.parent.is_symlink()]
 
 
 def state_of(folder: Path) -> str:
@@ -124,12 +146,7 @@ def state_of(folder: Path) -> str:
 
 def _left(folder):
     """How a run stands that nobody is at."""
-    try:
-        whole = isinstance(yaml.safe_load((folder / layout.CONFIG).read_text(encoding="utf-8")), dict)
-    except (OSError, ValueError, yaml.YAMLError, RecursionError):
-        whole = False
-    pointed = [path.parent for path in folder.glob(f"*/{layout.POINTER}")]
-    if not whole or any(not layout.epochs_in(model) for model in pointed):
+    if _config(folder) is None or not all(layout.epochs_in(model) for model in _models(folder)):
         return "damaged"
     if (folder / layout.METRICS).exists():
         return "finished" if layout.read_metrics(folder) else "damaged"
@@ -137,8 +154,17 @@ def _left(folder):
 
 
 def written(folder: Path) -> list[Path]:
-    """The files that the run in a folder has written."""
-    return [path for pattern in WRITTEN for path in folder.glob(pattern) if path.is_symlink() or path.is_file()]
+    """The files that the run in a folder has written, last what makes it one. Links to folders are not followed."""
+    paths = [path for pattern in WRITTEN for path in folder.glob(pattern)]
+    for model in _models(folder):
+        paths += [*model.glob(layout.ANY_CHECKPOINT), model / layout.POINTER]
+    home = folder.resolve()
+    inside = [path for path in paths if path.parent.resolve() == home / path.parent.relative_to(folder)]
+    return [
+        path
+        for path in (*inside, folder / layout.INPUTS, folder / layout.CONFIG)
+        if path.is_symlink() or path.is_file()
+    ]
 
 
 def remove(folder: Path, output: Path, state: str) -> bool:
@@ -156,7 +182,8 @@ def remove(folder: Path, output: Path, state: str) -> bool:
             if _left(folder) != state:
                 return False
             files = written(folder)
-            remove_half_written(folder)
+            for place in (folder, *_models(folder)):
+                remove_half_written(place)
             for path in files:
                 path.unlink(missing_ok=True)
     except WriteError:

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ import pytest
 from benchmark.__main__ import main
 from benchmark.clean import Clean, state_of
 from benchmark.place import FAILED
-from dassl.layout import CONFIG, LOCK, LOG, METRICS
+from dassl.layout import CONFIG, INPUTS, LOCK, LOG, METRICS
 from dassl.utils import caches as folders_of
 from dassl.utils import locks
 from datasets import icons
@@ -52,7 +53,7 @@ def outputs(tmp_path):
         (folder / "prompt_learner").mkdir(parents=True)
         (folder / "prompt_learner" / "checkpoint").write_text("model.pth.tar-2\n")
         (folder / "prompt_learner" / "model.pth.tar-2").write_bytes(bytes(2**20))
-        (folder / CONFIG).write_text("SEED: 1\n")
+        (folder / CONFIG).write_text("OUTPUT_DIR: here\nTRAINER:\n  NAME: CoOp\n")
         (folder / LOG).write_text("epoch\n")
     (output / "finished" / METRICS).write_text(json.dumps({"trainer": "CoOp", "accuracy": 50.0}))
     (output / "failed" / FAILED).write_text("no memory\n")
@@ -108,6 +109,59 @@ def test_links_lead_nowhere(outputs, tmp_path, capsys):
     (outputs / "deep" / "below").symlink_to(elsewhere)
     clean(capsys, "--outputs", outputs, "--unfinished")
     assert (elsewhere / "prompt_learner" / "model.pth.tar-2").is_file() and (outputs / "deep" / "below").is_symlink()
+
+
+LINKS = {"prompt_learner": "finished/prompt_learner", "tensorboard": "shared", "backup": "finished/prompt_learner"}
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_links_inside_a_run_lead_nowhere(name, outputs, capsys):
+    (outputs / "shared").mkdir()
+    (outputs / "shared" / "events").write_bytes(b"")
+    shutil.rmtree(outputs / "unfinished" / "prompt_learner")
+    (outputs / "unfinished" / name).symlink_to(outputs / LINKS[name])
+    before = left(outputs)
+    clean(capsys, "--outputs", outputs, "--unfinished")
+    assert (outputs / "unfinished" / name).is_symlink() and not (outputs / "unfinished" / CONFIG).exists()
+    assert {path for path in before - left(outputs) if not path.startswith(("unfinished/", "deep/"))} == set()
+
+
+def test_a_link_beside_a_damaged_run_does_not_make_it_whole(outputs):
+    shutil.rmtree(outputs / "unfinished" / "prompt_learner")
+    (outputs / "unfinished" / "prompt_learner").symlink_to(outputs / "damaged" / "prompt_learner")
+    assert state_of(outputs / "unfinished") == "unfinished"
+
+
+def test_the_users_copies_of_checkpoints_stay(outputs, capsys):
+    copy = outputs / "unfinished" / "backup" / "model.pth.tar-1"
+    copy.parent.mkdir()
+    copy.write_bytes(b"")
+    clean(capsys, "--outputs", outputs, "--unfinished")
+    assert left(outputs / "unfinished") == {"notes.md", "backup/model.pth.tar-1"}
+
+
+FOREIGN = {
+    "detectron2": "OUTPUT_DIR: here\nMODEL:\n  WEIGHTS: none\n",
+    "of one word": "TRAINER: mine\nOUTPUT_DIR: here\n",
+    "unreadable": "a: [\n",
+}
+
+
+@pytest.mark.parametrize("config", FOREIGN)
+def test_other_programs_runs_stay(config, tmp_path, capsys):
+    (tmp_path / CONFIG).write_text(FOREIGN[config])
+    (tmp_path / LOG).write_text("epoch\n")
+    (tmp_path / METRICS).write_text('{"loss": 1}\n{"loss": 0}\n')
+    assert clean(capsys, "--outputs", tmp_path, "--damaged", "--unfinished").startswith(f"{tmp_path}: 0 runs, ")
+    assert left(tmp_path) == {CONFIG, LOG, METRICS}
+
+
+def test_a_run_whose_config_is_damaged(outputs, capsys):
+    """Is ours by the record of what went into it."""
+    (outputs / "unfinished" / CONFIG).write_bytes(b"")
+    (outputs / "unfinished" / INPUTS).write_text("{}")
+    assert f"damaged: {outputs}/unfinished\n" in clean(capsys, "--outputs", outputs)
+    assert f"{outputs / 'failed'}: 1 run, " in clean(capsys, "--outputs", outputs / "failed")
 
 
 @pytest.fixture
