@@ -158,13 +158,10 @@ def written(folder: Path) -> list[Path]:
     paths = [path for pattern in WRITTEN for path in folder.glob(pattern)]
     for model in _models(folder):
         paths += [*model.glob(layout.ANY_CHECKPOINT), model / layout.POINTER]
+    paths += [folder / layout.INPUTS, folder / layout.CONFIG]
     home = folder.resolve()
     inside = [path for path in paths if path.parent.resolve() == home / path.parent.relative_to(folder)]
-    return [
-        path
-        for path in (*inside, folder / layout.INPUTS, folder / layout.CONFIG)
-        if path.is_symlink() or path.is_file()
-    ]
+    return [path for path in inside if path.is_symlink() or path.is_file()]
 
 
 def remove(folder: Path, output: Path, state: str) -> bool:

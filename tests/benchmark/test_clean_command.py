@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from benchmark.__main__ import main
-from benchmark.clean import Clean, state_of
+from benchmark.clean import Clean, runs_in, state_of
 from benchmark.place import FAILED
 from dassl.layout import CONFIG, INPUTS, LOCK, LOG, METRICS
 from dassl.utils import caches as folders_of
@@ -162,6 +162,15 @@ def test_a_run_whose_config_is_damaged(outputs, capsys):
     (outputs / "unfinished" / INPUTS).write_text("{}")
     assert f"damaged: {outputs}/unfinished\n" in clean(capsys, "--outputs", outputs)
     assert f"{outputs / 'failed'}: 1 run, " in clean(capsys, "--outputs", outputs / "failed")
+
+
+def test_a_run_of_train(tmp_path, toy_run, capsys):
+    toy_run("CoOp", tmp_path / "run", "OPTIM.MAX_EPOCH", 1)
+    (tmp_path / "run" / INPUTS).rename(tmp_path / "inputs")  # as of earlier versions
+    assert state_of(*runs_in(tmp_path)) == "finished"
+    (tmp_path / "inputs").rename(tmp_path / "run" / INPUTS)
+    clean(capsys, "--outputs", tmp_path, "--finished")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.fixture
