@@ -4,6 +4,9 @@ import argparse
 import math
 import time
 from collections import defaultdict
+from collections.abc import Iterable, Sequence, Sized
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
@@ -33,7 +36,7 @@ class Cache(Command):
         add("--limit", type=float, metavar="GB", help="remove those used longest ago, until no more GiB are left")
 
     def run(self, args: argparse.Namespace) -> int:
-        from dassl.utils import cache_dir
+        from dassl.utils import cache_dir, caches
         from prompting.feature_store import LIMIT_GB, entries
         from prompting.image_features import FOLDER
 
@@ -42,15 +45,16 @@ class Cache(Command):
         if args.free is not None and (args.older_than, args.limit) != (None, None):
             raise UserError("--free removes all there is: give it alone, or --older-than and --limit without it")
         if args.free:
-            _free_folders(root, args.free)
+            freed = free_folders([] if args.free == ["all"] else args.free)
+            print(f"\nfreed: {size_of(freed)}\n")
         elif args.free is not None or (args.older_than, args.limit) != (None, None):
             _free(folder, args.free is not None, args.older_than, args.limit)
         found = entries(folder)
         bound = f"runs keep it below {LIMIT_GB:g} GiB (FEATURES_LIMIT_GB)"
-        print(f"{folder}: {len(found)} entries, {_of(found)}; {bound}")
+        print(f"{folder}: {counted(found, 'entry', 'entries')}, {_of(found)}; {bound}")
         if found:
             print(f"\n{tabulate(_kinds(found), KINDS, disable_numparse=True)}")
-        if others := [_folder(path) for path in sorted(root.iterdir()) if path.is_dir() and path != folder]:
+        if others := [row_of(path) for path in caches.folders().values() if path != folder]:
             print(f"\n{tabulate(others, OTHERS, disable_numparse=True)}")
         return 0
 
@@ -65,28 +69,43 @@ def _free(folder, free, days, limit):
     room = math.inf if limit is None else limit * GIB
     old = [entry for entry in entries(folder) if entry.used < before]
     gone = [entry for entry in old if remove(entry)] + shrink(folder, room)
-    print(f"removed {len(gone)} entries, {_of(gone)}\n")
+    print(f"removed {counted(gone, 'entry', 'entries')}, {_of(gone)}\n")
     if any(entry.path.exists() for entry in old) or sum(entry.size for entry in entries(folder)) > room:
         raise UserError(f"not all of it can be removed from {folder}: is it someone else's?")
 
 
-def _free_folders(root, names):
-    """Remove folders and what is in them."""
-    from dassl.utils.caches import free
+def free_folders(names: Sequence[str], dry_run: bool = False) -> int:
+    """Remove the cache's folders of some names, all for none, but those in use; how many bytes that was.
 
-    folders = {path.name: path for path in root.iterdir() if path.is_dir()}
-    names = list(folders) if names == ["all"] else names
+    Raises:
+        UserError: there is no such folder of ours, or not all of one can be removed.
+    """
+    from dassl.utils import cache_dir, caches
+
+    folders = caches.folders()
     for name in names:
         if name not in folders:
-            raise UserError(f"there is nothing called {name} in {root}: {nearest(name, folders)}")
-    for name in names:
-        _, files, size, _ = _folder(folders[name])
+            raise UserError(f'there is no folder "{name}" of ours in {cache_dir()}: {nearest(name, folders)}')
+    freed = 0
+    for folder in [folders[name] for name in names or folders]:
+        files = sizes(caches.files(folder))
         try:
-            if not free(folders[name]):
-                raise UserError(f"a running process reads {folders[name]}: free it when that has ended")
+            done = dry_run or caches.free(folder)
         except OSError as error:
-            raise UserError(f"not all of {folders[name]} can be removed ({error.strerror})") from error
-        print(f"removed {name}: {files} files, {size}\n")
+            raise UserError(f"cannot remove all of {folder}: {error.strerror or error}") from error
+        told = f"{folder}: {counted(files, 'file')}, {size_of(sum(files.values()))}"
+        print(f"{'would remove' if dry_run else 'removed'} {told}" if done else f"in use, left: {folder}")
+        freed += done * sum(files.values())
+    return freed
+
+
+def row_of(folder: Path) -> tuple[str, int, str, str]:
+    """A folder of the cache: its name, files, their size, their last change."""
+    from dassl.utils import caches
+
+    files = sizes(caches.files(folder))
+    last = day(max(path.stat().st_mtime for path in files)) if files else ""
+    return folder.name, len(files), size_of(sum(files.values())), last
 
 
 KINDS = ("image features", "backbone", "precision", "seeds", "entries", "size", "last use")
@@ -113,15 +132,23 @@ def _kinds(found):
         yield *key, ", ".join(sorted(seeds[key], key=int)), len(entries), _of(entries), day(used)
 
 
-def _folder(path):
-    """The row of a folder that holds something else."""
-    files = [file.stat() for file in path.rglob("*") if file.is_file()]
-    size, used = sum(file.st_size for file in files), max((file.st_mtime for file in files), default=0)
-    return path.name, len(files), size_of(size), day(used) if files else ""
-
-
 def _of(entries):
     return size_of(sum(entry.size for entry in entries))
+
+
+def sizes(paths: Iterable[Path]) -> dict[Path, int]:
+    """{file: bytes} of those that are there, links left out."""
+    found = {}
+    for path in paths:
+        with suppress(OSError):  # somebody removed it just now
+            if path.is_file() and not path.is_symlink():
+                found[path] = path.stat().st_size
+    return found
+
+
+def counted(things: Sized, one: str, many: str = "") -> str:
+    """How many there are, in words."""
+    return f"{len(things)} {one if len(things) == 1 else many or f'{one}s'}"
 
 
 def size_of(size: float) -> str:

@@ -9,10 +9,10 @@ from typing import Any
 import yaml
 from tabulate import tabulate
 
-from benchmark.cache import day, size_of
+from benchmark.cache import counted, free_folders, row_of, size_of, sizes
 from benchmark.place import CONSOLE, FAILED
 from dassl import layout
-from dassl.errors import UserError, nearest
+from dassl.errors import UserError
 from mocoop.command import Command
 
 STATES = {
@@ -25,19 +25,19 @@ STATES = {
 """How a run stands, and what that means."""
 
 WRITTEN = (
-    *(layout.METRICS, layout.CONFUSIONS, layout.INPUTS, layout.LOGGERS, layout.CLASSES, CONSOLE, FAILED),
+    *(layout.METRICS, layout.CONFUSIONS, layout.LOGGERS, layout.CLASSES, CONSOLE, FAILED),
     *(f"{layout.LOG}*", "seen_unseen.*", f"{layout.TENSORBOARD}/**/*", "wandb/**/*"),
-    *(f"*/{layout.ANY_CHECKPOINT}", f"*/{layout.POINTER}", layout.CONFIG),
 )
-"""What a run writes into its folder; last what makes it one."""
+"""What a run writes into its folder, beside its models and what makes it a run."""
 
 
 class Clean(Command):
     """Show what caches and runs take on disk, and remove what the options name.
 
     Without options nothing is removed. What running processes use stays: the folder of a run that is under way, and
-    images that a run reads from the cache. All else in the cache is safe to remove, and made again when it is needed.
-    Of a run's folder, what the run has written is removed; other files in it stay, and so do folders without a run.
+    images that a run reads from the cache. All else that the project made there is safe to remove, and made again
+    when needed; what others keep there stays. Of a run's folder, what the run has written is removed; other files in it
+    stay, and so do folders without a run. Links are not followed.
     """
 
     examples = (
@@ -71,43 +71,28 @@ class Clean(Command):
 
 def _caches(names, dry_run):
     """Show the cache's folders, or free those of some names, all for []; how many bytes that was."""
-    from dassl.utils import cache_dir
-    from dassl.utils.caches import free
+    from dassl.utils import cache_dir, caches
 
-    root = cache_dir()
-    folders = {path.name: path for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith(".")}
-    for name in names or ():
-        if name not in folders:
-            raise UserError(f'there is no folder "{name}" in {root}: {nearest(name, folders)}')
-    total = {name: _files(folder.rglob("*")) for name, folder in folders.items()}
-    freed = 0
-    if names is None:
-        rows = [(name, len(files), size_of(sum(files.values())), _last(files)) for name, files in total.items()]
-        print(f"{root}: {size_of(sum(sum(files.values()) for files in total.values()))}")
-        if rows:
-            print(tabulate(rows, ("cache folder", "files", "size", "last change"), disable_numparse=True))
-        return 0
-    for name in names or folders:
-        size = sum(total[name].values())
-        try:
-            done = dry_run or free(folders[name])
-        except OSError as error:
-            raise UserError(f"cannot remove all of {folders[name]}: {error.strerror}") from error
-        print(f"{_removed(dry_run)} {folders[name]}: {size_of(size)}" if done else f"in use, left: {folders[name]}")
-        freed += size * done
-    return freed
+    if names is not None:
+        return free_folders(names, dry_run)
+    folders = caches.folders().values()
+    print(f"{cache_dir()}: {size_of(sum(sum(sizes(caches.files(folder)).values()) for folder in folders))}")
+    if folders:
+        header = ("cache folder", "files", "size", "last change")
+        print(tabulate(map(row_of, folders), header, disable_numparse=True))
+    return 0
 
 
 def _outputs(output, asked, dry_run):
     """Show the runs below a folder, or remove those of some states; how many bytes that was."""
     found = {folder: state_of(folder) for folder in runs_in(output)}
-    sizes = {folder: sum(_files(written(folder)).values()) for folder in found}
+    taken = {folder: sum(sizes(written(folder)).values()) for folder in found}
     rows = [
-        (state, len(own), size_of(sum(sizes[folder] for folder in own)), STATES[state])
+        (state, len(own), size_of(sum(taken[folder] for folder in own)), STATES[state])
         for state in STATES
         if (own := [folder for folder in found if found[folder] == state])
     ]
-    print(f"{output}: {len(found)} runs, {size_of(sum(sizes.values()))}")
+    print(f"{output}: {counted(found, 'run')}, {size_of(sum(taken.values()))}")
     if rows:
         print(tabulate(rows, ("runs", "number", "size", "meaning"), disable_numparse=True))
     for folder, state in found.items():
@@ -117,7 +102,7 @@ def _outputs(output, asked, dry_run):
     for folder in [folder for folder in found if found[folder] in asked]:
         done = dry_run or remove(folder, output, found[folder])
         print(f"{_removed(dry_run)} {found[folder]}: {folder}" if done else f"in use, left: {folder}")
-        freed += sizes[folder] * done
+        freed += taken[folder] * done
     return freed
 
 
@@ -125,8 +110,31 @@ def runs_in(output: Path) -> Iterator[Path]:
     """The folders of runs, a folder and those below it, in order. Links are not followed."""
     for place, folders, files in os.walk(output):
         folders.sort()
-        if layout.CONFIG in files and any(name.startswith(layout.LOG) for name in files):
+        if layout.CONFIG in files and any(name.startswith(layout.LOG) for name in files) and _is_ours(Path(place)):
             yield Path(place)
+
+
+def _is_ours(folder):
+    """Whether a folder with a config and a log has a run of this project: others' programs use these names, too."""
+    if (folder / layout.INPUTS).is_file():
+        return True
+    config = _config(folder) or {}
+    return isinstance(config.get("TRAINER"), dict) and "OUTPUT_DIR" in config
+
+
+def _config(folder):
+    """A run's config as its file has it; None where it is damaged."""
+    try:
+        found = yaml.safe_load((folder / layout.CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _models(folder):
+    """The folders of a run's models."""
+    pointers = sorted(folder.glob(f"*/{layout.POINTER}"))
+    return [path.parent for path in pointers if path.is_file() and not path.parent.is_symlink()]
 
 
 def state_of(folder: Path) -> str:
@@ -138,12 +146,7 @@ def state_of(folder: Path) -> str:
 
 def _left(folder):
     """How a run stands that nobody is at."""
-    try:
-        whole = isinstance(yaml.safe_load((folder / layout.CONFIG).read_text(encoding="utf-8")), dict)
-    except (OSError, ValueError, yaml.YAMLError, RecursionError):
-        whole = False
-    pointed = [path.parent for path in folder.glob(f"*/{layout.POINTER}")]
-    if not whole or any(not layout.epochs_in(model) for model in pointed):
+    if _config(folder) is None or not all(layout.epochs_in(model) for model in _models(folder)):
         return "damaged"
     if (folder / layout.METRICS).exists():
         return "finished" if layout.read_metrics(folder) else "damaged"
@@ -151,8 +154,14 @@ def _left(folder):
 
 
 def written(folder: Path) -> list[Path]:
-    """The files that the run in a folder has written."""
-    return [path for pattern in WRITTEN for path in folder.glob(pattern) if path.is_symlink() or path.is_file()]
+    """The files that the run in a folder has written, last what makes it one. Links to folders are not followed."""
+    paths = [path for pattern in WRITTEN for path in folder.glob(pattern)]
+    for model in _models(folder):
+        paths += [*model.glob(layout.ANY_CHECKPOINT), model / layout.POINTER]
+    paths += [folder / layout.INPUTS, folder / layout.CONFIG]
+    home = folder.resolve()
+    inside = [path for path in paths if path.parent.resolve() == home / path.parent.relative_to(folder)]
+    return [path for path in inside if path.is_symlink() or path.is_file()]
 
 
 def remove(folder: Path, output: Path, state: str) -> bool:
@@ -170,7 +179,8 @@ def remove(folder: Path, output: Path, state: str) -> bool:
             if _left(folder) != state:
                 return False
             files = written(folder)
-            remove_half_written(folder)
+            for place in (folder, *_models(folder)):
+                remove_half_written(place)
             for path in files:
                 path.unlink(missing_ok=True)
     except WriteError:
@@ -178,7 +188,7 @@ def remove(folder: Path, output: Path, state: str) -> bool:
     except UserError:  # somebody began it
         return False
     except OSError as error:
-        raise UserError(f"cannot remove all of {folder}: {error.strerror}") from error
+        raise UserError(f"cannot remove all of {folder}: {error.strerror or error}") from error
     parents = {parent for path in files for parent in path.parents if parent.is_relative_to(output)} - {output}
     for parent in sorted(parents, key=lambda path: -len(path.parts)):
         try:
@@ -186,22 +196,6 @@ def remove(folder: Path, output: Path, state: str) -> bool:
         except OSError:  # not empty
             continue
     return True
-
-
-def _files(paths):
-    """{file: its size}."""
-    found = {}
-    for path in paths:
-        try:
-            if path.is_file() and not path.is_symlink():
-                found[path] = path.stat().st_size
-        except OSError:  # somebody removed it just now
-            continue
-    return found
-
-
-def _last(files):
-    return day(max(path.stat().st_mtime for path in files)) if files else ""
 
 
 def _removed(dry_run):

@@ -48,6 +48,7 @@ class CIFAR100(SplitDataset):
 def unpacked(path: str | Path) -> Path:
     """The folder {train,test}/<class>/*.png in the cache, made of the published files at a path."""
     folder = cache_dir() / f"cifar-100-{Published.train_list[0][1][:12]}"
+    hold(folder)
     if not folder.is_dir():
         try:
             parts = {part: Published(Path(path).parent, train=part == "train") for part in ("train", "test")}
@@ -61,5 +62,5 @@ def unpacked(path: str | Path) -> Path:
                 for pixels, label in zip(images.data, images.targets, strict=True):
                     file = temporary / part / images.classes[label] / f"{next(numbers[label]):05}.png"
                     Image.fromarray(pixels).save(file, compress_level=1)
-    hold(folder)
+        hold(folder)
     return folder

@@ -36,6 +36,7 @@ def derived(folder: Path, make: Callable[[Path], None], part: str = "") -> Path:
     if _is_whole(folder, part):
         return folder
     with alone(folder.with_name(f".{folder.name}.lock"), f"Another process is making {folder}"):
+        hold(folder)
         if _is_whole(folder, part):
             return folder
         if folder.is_dir():

@@ -20,6 +20,15 @@ OURS = re.compile(r"\.[0-9a-f]{32,}\.")
 
 LOCK = ".lock"
 
+MADE = {
+    "image_features": r"[^.].*\.(safetensors|pt)",
+    "weights": r"[0-9a-f]{40}",
+    "splits": r"[^.].*-[0-9a-f]{16}\.json",
+    r"(icons|cifar-100)-[0-9a-f]{12}(-[^.]+)?": "",
+}
+"""What the names of the project's folders in the cache match, and those of the files in them; nothing for a folder that
+is made as a whole and goes as a whole. Other things stay: others may use the same folder as their cache."""
+
 
 def cache_dir(*parts: str) -> Path:
     """The project's folder for derived files joined with `parts`, as a Path, created.
@@ -47,27 +56,43 @@ def sweep(folder: Path) -> None:
                 path.unlink()
 
 
-def free(folder: Path) -> bool:
-    """Remove a folder of the cache; False, and nothing is removed, where a running process reads files in it.
+def folders() -> dict[str, Path]:
+    """{name: path} of the folders in the cache that the project made. Links are not followed."""
+    paths = (path for path in sorted(cache_dir().iterdir()) if _files_of(path) is not None)
+    return {path.name: path for path in paths if path.is_dir() and not path.is_symlink()}
 
-    Of a folder of mere files, each of which is safe to remove, what a process is making stays.
+
+def files(folder: Path) -> list[Path]:
+    """What the project made in one of the `folders`."""
+    names = _files_of(folder)
+    paths = (path for path in folder.rglob("*") if os.path.isfile(path) and not path.is_symlink())
+    return [path for path in paths if not names or path.parent == folder and re.fullmatch(names, path.name)]
+
+
+def free(folder: Path) -> bool:
+    """Remove one of the `folders`; False, and nothing is removed, where a running process reads files in it.
+
+    Of a folder of mere files, each of which is safe to remove, what a process is making stays, and what is not ours.
     """
     with unheld(folder) as is_free:
         if not is_free:
             return False
-        inside = list(folder.iterdir())
-        if any(path.is_dir() and not OURS.match(path.name) for path in inside):  # made as a whole, and goes as a whole
+        if not _files_of(folder):
             gone = folder.with_name(f".{uuid.uuid4().hex}.{folder.name}")
             folder.rename(gone)
             shutil.rmtree(gone)
             return True
-        for path in inside:
-            if not path.name.startswith("."):
-                path.unlink(missing_ok=True)
+        for path in files(folder):
+            path.unlink(missing_ok=True)
         sweep(folder)
-        with suppress(OSError):  # something is being made
+        with suppress(OSError):  # something stays
             folder.rmdir()
     return True
+
+
+def _files_of(folder):
+    """The pattern of a folder's files in MADE; None: the folder is not the project's."""
+    return next((names for pattern, names in MADE.items() if re.fullmatch(pattern, folder.name)), None)
 
 
 _sweep_once = functools.cache(sweep)

@@ -67,14 +67,18 @@ def hold(folder: Path) -> None:
     """Have a folder of files that this process reads stay until the process ends; see `unheld`."""
     if fcntl is None:
         return
-    with suppress(OSError):  # it is gone, somebody removes it now, or its disk knows no locks
-        lock = os.open(folder, os.O_RDONLY)
-        before = _held.setdefault(os.path.realpath(folder), lock)
-        if before != lock and _is_at(before, folder):
-            os.close(lock)
-            return
-        _held[os.path.realpath(folder)] = lock
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    key = os.path.realpath(folder)
+    with suppress(OSError):  # it is gone, or its disk knows no locks
+        while key not in _held or not _is_at(_held[key], folder):
+            lock = os.open(folder, os.O_RDONLY)
+            idle: int | None = lock
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH)  # once nobody is removing it
+                if _is_at(lock, folder):
+                    idle, _held[key] = _held.get(key), lock
+            finally:
+                if idle is not None:
+                    os.close(idle)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from benchmark.cache import Cache
 from prompting.feature_store import FeatureStore
 
 DAY = 24 * 3600
+SPLIT = f"Icons-{'1a' * 8}.json"
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def folder(tmp_cache):
     (folder / "x.safetensors").write_bytes(b"not whole")
     touch(folder / "x.safetensors", 50)
     (tmp_cache / "splits").mkdir()
-    (tmp_cache / "splits" / "some.json").write_text("[]")
+    (tmp_cache / "splits" / SPLIT).write_text("[]")
     return folder
 
 
@@ -75,15 +76,15 @@ def test_nothing_is_kept(tmp_cache, capsys):
 
 def test_all_is_freed(folder, capsys):
     assert cache(capsys, "--free")[0] == "removed 8 entries, 7.00 MiB"
-    assert left(folder) == set() and (folder.parent / "splits" / "some.json").is_file()
+    assert left(folder) == set() and (folder.parent / "splits" / SPLIT).is_file()
 
 
 def test_other_folders_are_freed_by_name(folder, capsys):
-    assert cache(capsys, "--free", "splits")[0] == "removed splits: 1 files, 0.00 MiB"
+    assert cache(capsys, "--free", "splits")[0] == f"removed {folder.parent}/splits: 1 file, 0.00 MiB"
     assert len(left(folder)) == 8 and not (folder.parent / "splits").exists()
     assert main(["cache", "--free", "../splits"]) == 1
-    assert "there is nothing called ../splits in" in capsys.readouterr().err
-    assert cache(capsys, "--free", "all")[0] == "removed image_features: 8 files, 7.00 MiB"
+    assert 'there is no folder "../splits" of ours in' in capsys.readouterr().err
+    assert cache(capsys, "--free", "all")[0] == f"removed {folder}: 8 files, 7.00 MiB"
     assert list(folder.parent.iterdir()) == []
 
 

@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import socket
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -137,3 +138,32 @@ def test_a_folder_that_cannot_be_written_to(tmp_path):
     (tmp_path / ".lock").mkdir()
     with pytest.raises(UserError, match=r"cannot write .*\.lock: Is a directory"):
         run_folder.alone_in(tmp_path).__enter__()
+
+
+def test_a_folder_is_held_although_another_process_looked_at_it(tmp_path):
+    """As `clean` does, which then leaves it."""
+    with locks.unheld(tmp_path) as free:
+        thread = threading.Thread(target=locks.hold, args=(tmp_path,))
+        thread.start()
+        thread.join(0.3)
+        assert free
+    thread.join()
+    with locks.unheld(tmp_path) as free:
+        assert not free
+
+
+def test_a_folder_that_is_gone_is_held_when_it_is_made_again(tmp_path):
+    folder = tmp_path / "made"
+    folder.mkdir()
+    with locks.unheld(folder):
+        thread = threading.Thread(target=locks.hold, args=(folder,))
+        thread.start()
+        thread.join(0.3)
+        folder.rename(tmp_path / "gone")
+    thread.join()
+    assert os.path.realpath(folder) not in locks._held, "what is gone needs no descriptor"
+    folder.mkdir()
+    locks.hold(folder)
+    for place, free in ((folder, False), (tmp_path / "gone", True)):
+        with locks.unheld(place) as found:
+            assert found == free
