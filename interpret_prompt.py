@@ -29,7 +29,9 @@ def show(args: argparse.Namespace) -> None:
     if args.topk < 1:
         raise UserError(f"topk is {args.topk}: give 1 or more")
     if (ctx := load_checkpoint(args.fpath)["state_dict"].get("ctx")) is None:
-        raise UserError(f"{args.fpath} has no ctx: for other methods than CoOp's kind, {typed('benchmark explain')} RUN")
+        raise UserError(
+            f"{args.fpath} has no ctx: for other methods than CoOp's kind, {typed('benchmark explain')} RUN"
+        )
     name = args.backbone or read_cfg(args.fpath.absolute().parents[1]).MODEL.BACKBONE.NAME
     record, embedding = backbone.find(name), backbone.load_backbone(name).token_embedding.weight
     if ctx.shape[-1] != embedding.shape[1]:

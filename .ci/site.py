@@ -18,6 +18,8 @@ logger = logging.getLogger("mkdocs.hooks.site")  # a warning fails a strict buil
 REPO = Path(__file__).resolve().parents[1]
 DISPLAY = r"(?<![\\$])\$\$(?!\$)(.+?)\$\$"
 INLINE = r"(?<![\\$])\$(?![\s$])((?:[^$\\]|\\.)+?)(?<!\s)\$(?!\d)"
+LOG = re.compile("<mi>log</mi>(?!<mo)")  # browsers leave no space around it
+SPACE = '<mspace width="0.17em" />'
 CODE = re.compile(r"^(`{3,}).*?^\1|^(?: {4}|\t)[^\n]*", re.MULTILINE | re.DOTALL)
 TIGHT = re.compile(r"^(?!\s|[-*+>|#] |\d+\. |<).*\S\n(?:[-*+]|\d+\.) ", re.MULTILINE)
 
@@ -33,6 +35,7 @@ class Equation(InlineProcessor):
         mathml = convert(m[1].strip(), display=self.display)
         if unknown := re.search(r"\\\w+", mathml):
             logger.warning("latex2mathml does not know %s, in $%s$", unknown[0], m[1])
+        mathml = LOG.sub(f"{SPACE}<mi>log</mi>{SPACE}", mathml)
         return self.md.htmlStash.store(mathml), m.start(0), m.end(0)
 
 

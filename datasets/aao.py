@@ -14,7 +14,7 @@ or a list of this project's own, in which the attributes of a class always come 
     aao.json                                [[image, attribute, attribute, object], ...]
 
 The annotations are read by what stands in a line, whatever its columns are called: the image, whose folder
-`attribute_object` tells the image's own attribute, which comes first, and the object; and the other attribute.
+`attribute_object` gives the image's own attribute, which comes first, and the object; and the other attribute.
 """
 
 import csv

@@ -19,7 +19,7 @@ protocol() {
         ${DEVICE:+--device "$DEVICE"} ${BESIDE:+--beside $BESIDE}
 }
 
-# one TRAINER DATASET CFG SEED FOLDER [ARGUMENT ...]: a single run of train.py, into the folder that CoOp's scripts give it.
+# one TRAINER DATASET CFG SEED FOLDER [ARGUMENT ...]: a single run of train.py, into a folder laid out as CoOp's.
 one() {
     case "${DEVICE:-cuda}" in cpu | cuda) ;; *) echo "error: DEVICE is \"$DEVICE\": give cpu or cuda" >&2 && exit 1 ;; esac
     "$PYTHON" "$MOCOOP" train --root "${DATA:-data}" --seed "$4" --trainer "$1" \
@@ -35,6 +35,6 @@ arguments() {
     if [[ $# -eq $number && "${1:-}" != --help ]]; then return; fi
     if [[ "${1:-}" == --help ]]; then status=0; else exec 1>&2; fi
     echo "Usage: bash $0 $names"
-    echo "As in CoOp; DATA, BACKBONE, OUTPUT, DEVICE (and SEEDS, where none is given) come from the environment."
+    echo "DATA, BACKBONE, OUTPUT, DEVICE (and SEEDS, where no seed is given) come from the environment."
     exit $status
 }

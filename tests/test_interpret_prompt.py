@@ -47,5 +47,7 @@ def test_mistakes(vectors, toy_backbone, tmp_path, capsys):
     assert main([str(tmp_path / "other"), "2", "--backbone", "icon-clip"]) == 1
     assert main([vectors[0], "2", "--backbone", "icon-clip"]) == 1
     assert [line[:7] for line in capsys.readouterr().err.splitlines()] == ["error: "] * 3
-    assert main([vectors[0], "0", "--backbone", toy_backbone]) == main([vectors[0], "--backbone", toy_backbone, "-1"]) == 1
+    assert (
+        main([vectors[0], "0", "--backbone", toy_backbone]) == main([vectors[0], "--backbone", toy_backbone, "-1"]) == 1
+    )
     assert capsys.readouterr().err == "".join(f"error: topk is {topk}: give 1 or more\n" for topk in (0, -1))

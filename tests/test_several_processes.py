@@ -183,7 +183,7 @@ def test_steps_of_a_trainer_of_ones_own(tmp_path, toy_args):
     [
         (("SEED", -1), (), "need the same random numbers: give --seed"),
         (("DATALOADER.TRAIN_X.BATCH_SIZE", 5), (), "BATCH_SIZE is 5: choose a multiple of the 2 processes"),
-        ((), ("--eval-only",), "start --eval-only by python train.py"),
+        ((), ("--eval-only",), "start --eval-only with python train.py"),
     ],
 )
 def test_mistakes(keys, flags, message, tmp_path, toy_args):

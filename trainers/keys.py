@@ -184,8 +184,13 @@ def _by_form(key):
     kinds = _sections().get(key.section, [])
     forms = next((kind.forms for kind in kinds if getattr(kind, "forms", None)), {})
     name = key.name.rpartition(".")[2]
-    said = [f"FORM {form}: {values[name]!r}" for form, values in forms.items() if name in values]
+    said = [f"FORM {form}: {_told(values[name])}" for form, values in forms.items() if name in values]
     return f" ({', '.join(said)})" if key.default is None and said else ""
+
+
+def _told(value):
+    """A value as the meaning of a key tells it; of a long list its length."""
+    return f"{len(value)} of them" if isinstance(value, list | tuple) and len(value) > 10 else repr(value)
 
 
 def _files():

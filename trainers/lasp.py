@@ -5,8 +5,8 @@ features t of learned prompts to the features h_l of hand-written templates l, c
 
     L = L_VL + TEXT_WEIGHT * L_TT
 
-    FORM released  L_TT = mean_y mean_l -log softmax_c(s t(c) . h_l(y))_y    hand-written told among learned
-    FORM paper     L_TT = mean_y -log mean_l softmax_c(s t(y) . h_l(c))_y    learned told among hand-written (3.2)
+    FORM released  L_TT = mean_y mean_l -log softmax_c(s t(c) . h_l(y))_y    hand-written found among learned
+    FORM paper     L_TT = mean_y -log mean_l softmax_c(s t(y) . h_l(c))_y    learned found among hand-written (3.2)
 
 s is the logit scale, c runs over the classes; L_VL is CoOp's cross-entropy on images. In the release all h_l get noise
 in half of the steps, names of all classes take part, and the gradient's norm is limited. Published numbers are the
@@ -115,7 +115,7 @@ def extend_cfg(cfg: CN) -> None:
     cfg.TRAINER.LASP.N_CTX = 4  # context vectors in each
     cfg.TRAINER.LASP.CTX_INIT = "a photo of a"  # words that each starts from; their number of tokens replaces N_CTX
     cfg.TRAINER.LASP.TEMPLATES = None  # dealt out to the groups; (): CLIP's eighty for ImageNet and the dataset's own
-    cfg.TRAINER.LASP.TEXT_LOSS = None  # learned: hand-written prompts are told among learned ones; hand: the reverse
+    cfg.TRAINER.LASP.TEXT_LOSS = None  # learned: hand-written prompts are to be found among learned; hand: reversed
     cfg.TRAINER.LASP.NOISE = None  # standard deviation of what hand-written features get in half of the steps
     cfg.TRAINER.LASP.TEXT_WEIGHT = None  # weight of L_TT
     cfg.TRAINER.LASP.TEXT_CLASSES = None  # train: L_TT over the classes with images; all: new ones too

@@ -108,9 +108,9 @@ def extend_cfg(cfg: CN) -> None:
     cfg.TRAINER.MOCOOP.RENORMALIZE = False  # normalise the mixed text feature
     cfg.TRAINER.MOCOOP.ROUTER_WEIGHT = 1.0  # weight of the router's loss
     cfg.TRAINER.MOCOOP.ROUTER_TARGET = (
-        None  # class: the true class's hard prompts, top two + 10; paper: KL to all classes'
+        None  # class: the true class's hard templates, top two + 10; paper: KL to all classes'
     )
-    cfg.TRAINER.MOCOOP.ROUTER_TEMPERATURE = None  # of the hard prompts' softmax, for ROUTER_TARGET paper; None: 1
+    cfg.TRAINER.MOCOOP.ROUTER_TEMPERATURE = None  # of the hard templates' softmax, for ROUTER_TARGET paper; None: 1
     cfg.TRAINER.MOCOOP.TEXT_WEIGHT = 5.0  # weight of L_text, which ties each expert to its group of templates
     cfg.TRAINER.MOCOOP.TEXT_TARGET = None  # group_mean: a group's mean, without logit scale; template: each one
     cfg.TRAINER.MOCOOP.TEXT_CLASSES = "all"  # all: names of base and new classes serve both losses; train: base only

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# CoOp's own script of that name, with its arguments and its folders. base2new.sh does all seeds, both halves and the table.
+# Stands in for CoOp's script of that name. base2new.sh does all seeds, both halves and the table.
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 arguments 2 "DATASET SEED" "$@"

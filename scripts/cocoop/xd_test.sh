@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# CoOp's own script of that name, with its arguments and its folders. cross_dataset.sh does all seeds and data sets.
+# Stands in for CoOp's script of that name. cross_dataset.sh does all seeds and data sets.
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 arguments 2 "DATASET SEED" "$@"

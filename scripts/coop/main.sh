@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# CoOp's own script of that name, with its arguments and its folders. few_shot.sh knows config and epochs by itself.
+# Stands in for CoOp's script of that name. few_shot.sh knows config and epochs by itself.
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 arguments 6 "DATASET CFG CTP NCTX SHOTS CSC      (CTP: end, middle or front; CSC: True or False)" "$@"

@@ -100,7 +100,10 @@ def test_a_folder_of_another_config(protocol, tmp_path):
     [
         (["fewshot", "CoOp", "dtd", "1"], "did you mean few_shot"),
         (["base2new", "Mine", "caltech101", "1"], 'no "Mine" in the TRAINER registry'),
-        (["base2new", "CoOp", "caltech101", "1", "OPTIM.MAX_EPOCH"], '"OPTIM.MAX_EPOCH" is not a list of KEY VALUE pairs'),
+        (
+            ["base2new", "CoOp", "caltech101", "1", "OPTIM.MAX_EPOCH"],
+            '"OPTIM.MAX_EPOCH" is not a list of KEY VALUE pairs',
+        ),
         (["base2new", "CoOp", "caltech101", "1", "OPTIM.EPOCHS", "2"], "unknown config key OPTIM.EPOCHS in OPTIM"),
         (["base2new", "CoOp", "caltech101", "1", "OPTIM.MAX_EPOCH", "two"], "takes a whole number, not 'two'"),
         (["base2new", "CoOp", "caltech101", "1", "DATASET.NUM_SHOTS", "2"], "NUM_SHOTS cannot be overridden"),

@@ -46,7 +46,7 @@ def test_a_frozen_image_encoder_may_have_a_precision_of_its_own(trainer, tmp_pat
 @pytest.mark.parametrize(
     ("trainer", "config", "prec", "message"),
     [
-        ("MaPLe", "vit_b16_c2_ep5_batch4_2ctx", "bf16", "IMAGE_PREC is of frozen .*MaPLe learns.*MAPLE.PREC"),
+        ("MaPLe", "vit_b16_c2_ep5_batch4_2ctx", "bf16", "IMAGE_PREC is for frozen .*MaPLe learns.*MAPLE.PREC"),
         ("CoOp", "vit_b16_ep50", "fp16", "IMAGE_PREC fp16 is meant for GPUs: on the CPU give bf16 or fp32"),
         ("CoOp", "vit_b16_ep50", "fp8", "unknown MODEL.BACKBONE.IMAGE_PREC"),
     ],
