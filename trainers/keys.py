@@ -107,7 +107,7 @@ def told(trainer: str = "") -> str:
 
 
 def of_run(cfg: CfgNode) -> CfgNode:
-    """What of a run's config its log shows: ALWAYS, its trainer's block, what the modules of its classes name, and what differs.
+    """What of a run's config its log shows: ALWAYS, its trainer's block, what its classes' modules name, and what differs.
 
     Other trainers' blocks are shown where those modules name them and they differ from the defaults. What shared code
     reads, which `of` counts as the trainer's, is left out.
@@ -184,11 +184,11 @@ def _by_form(key):
     kinds = _sections().get(key.section, [])
     forms = next((kind.forms for kind in kinds if getattr(kind, "forms", None)), {})
     name = key.name.rpartition(".")[2]
-    said = [f"FORM {form}: {_told(values[name])}" for form, values in forms.items() if name in values]
+    said = [f"FORM {form}: {_value(values[name])}" for form, values in forms.items() if name in values]
     return f" ({', '.join(said)})" if key.default is None and said else ""
 
 
-def _told(value):
+def _value(value):
     """A value as the meaning of a key tells it; of a long list its length."""
     return f"{len(value)} of them" if isinstance(value, list | tuple) and len(value) > 10 else repr(value)
 
