@@ -107,9 +107,9 @@ def told(trainer: str = "") -> str:
 
 
 def of_run(cfg: CfgNode) -> CfgNode:
-    """What of a run's config its log shows: ALWAYS, its trainer's block, what its classes' modules name, and what differs.
+    """What of a run's config its log shows: ALWAYS, its trainer's block, what its modules name, and what differs.
 
-    Other trainers' blocks are shown where those modules name them and they differ from the defaults. What shared code
+    Other trainers' blocks are shown where they name them and they differ from the defaults. What shared code
     reads, which `of` counts as the trainer's, is left out.
     """
     kind = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
