@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dassl.errors import UserError, exit_status
+from mocoop import typed
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,9 +26,13 @@ def show(args: argparse.Namespace) -> None:
     from learned.model import read_cfg
     from prompting import backbone, nearest_words
 
+    if args.topk < 1:
+        raise UserError(f"topk is {args.topk}: give 1 or more")
     if (ctx := load_checkpoint(args.fpath)["state_dict"].get("ctx")) is None:
-        raise UserError(f"{args.fpath} has no ctx: for other methods than CoOp's kind, python -m benchmark explain RUN")
-    name = args.backbone or read_cfg(args.fpath.parents[1]).MODEL.BACKBONE.NAME
+        raise UserError(
+            f"{args.fpath} has no ctx: for other methods than CoOp's kind, {typed('benchmark explain')} RUN"
+        )
+    name = args.backbone or read_cfg(args.fpath.absolute().parents[1]).MODEL.BACKBONE.NAME
     record, embedding = backbone.find(name), backbone.load_backbone(name).token_embedding.weight
     if ctx.shape[-1] != embedding.shape[1]:
         raise UserError(f"a vector of {args.fpath} has {ctx.shape[-1]} numbers, a word of {name} {embedding.shape[1]}")

@@ -18,7 +18,7 @@ USERS = {
     "mlflow": ["mlflow-skinny>=2.20"],
     "open_clip": ["open_clip_torch>=3", "timm>=1.0.17"],
     "parquet": ["pyarrow>=15"],
-    "wandb": ["wandb>=0.19"],
+    "wandb": ["wandb>=0.19.10"],
 }
 CONFIGS = sorted({str(path.parent) for path in Path("configs").rglob("*.yaml")})
 

@@ -226,7 +226,7 @@ def _start(args, cfg):
     logger.info("\n".join(f"{key}: {value}" for key, value in given.items()))
     logger.info("************\n** Config **\n************")
     whole = printable(os.path.join(cfg.OUTPUT_DIR, layout.CONFIG))
-    logger.info("# what %s reads, and what differs from the defaults; the whole config is %s", cfg.TRAINER.NAME, whole)
+    logger.info("# keys of %s, main ones, what differs from the defaults; all are in %s", cfg.TRAINER.NAME, whole)
     logger.info("%s", keys.of_run(cfg))
     for reason in _left_out():
         logger.warning("Left out, because it failed: %s", reason)

@@ -5,10 +5,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save
-
-from dassl.utils import atomic_path, mkdir_if_missing
-from learned.model import load_run, parse_classnames
 from mocoop.command import Command
 
 
@@ -33,6 +29,11 @@ class Export(Command):
         add("--load-epoch", type=int, help="use the weights of this epoch")
 
     def run(self, args: argparse.Namespace) -> None:
+        from safetensors.torch import save
+
+        from dassl.utils import atomic_path, mkdir_if_missing
+        from learned.model import load_run, parse_classnames
+
         names = None if args.classnames is None else parse_classnames(args.classnames)
         model = load_run(args.run, names, epoch=args.load_epoch)
         classifier = model.classifier()

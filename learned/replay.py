@@ -15,6 +15,7 @@ from dassl.engine import inputs, run_folder
 from dassl.layout import ANY_CHECKPOINT, BEST, METRICS, last_checkpoints, read_metrics
 from dassl.utils import UserError, load_checkpoint, processes
 from learned.model import read_cfg
+from mocoop import typed
 
 logger = logging.getLogger("dassl.learned")
 
@@ -56,8 +57,8 @@ def replay(args: argparse.Namespace, defaults: argparse.Namespace, perform: Call
         raise UserError(f"the run in {run} is not finished: finish it first, with the train.py command that began it")
     if cfg.RELEASE.NAME:
         raise UserError(
-            f"{run} is a run of the release {cfg.RELEASE.NAME}, whose code is not here: repeat it with python -m "
-            "benchmark release"
+            f"{run} is a run of the release {cfg.RELEASE.NAME}, whose code is not here: repeat it with "
+            f"{typed('benchmark release')}"
         )
     record = inputs.read(run) or theirs.get("inputs")
     again = argparse.Namespace(**{**vars(defaults), "overwrite": args.overwrite, **_arguments(run, record, theirs)})

@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     if argv is None:  # this is the program
         signals.end_in_one_line()
     words = sys.argv[1:] if argv is None else argv
-    if words == ["--version"]:
+    if words[:1] == ["--version"]:
         print(f"mocoop {mocoop.__version__}")
         return 0
     return Mocoop().main(words, "mocoop")

@@ -21,7 +21,11 @@ protocol() {
 
 # one TRAINER DATASET CFG SEED FOLDER [ARGUMENT ...]: a single run of train.py, into a folder laid out as CoOp's.
 one() {
-    "$PYTHON" "$HERE/mocoop" train --root "${DATA:-data}" --seed "$4" --trainer "$1" \
+    case "${DEVICE:-cuda}" in
+        cpu | cuda) ;;
+        *) echo "error: DEVICE is \"$DEVICE\": give cpu or cuda" >&2 && exit 1 ;;
+    esac
+    "$PYTHON" "$MOCOOP" train --root "${DATA:-data}" --seed "$4" --trainer "$1" \
         --dataset-config-file "$HERE/configs/datasets/$2.yaml" --config-file "$HERE/configs/trainers/$1/$3.yaml" \
         --output-dir "${OUTPUT:-output}/$5" ${BACKBONE:+--backbone "$BACKBONE"} "${@:6}" \
         $([[ "${DEVICE:-}" != cpu ]] || echo USE_CUDA False)

@@ -40,6 +40,7 @@ def usage(tmp_path):
         ("parse_test_res.py", "parse_test_res.py"),
         *((words, f"python {words}") for words in ("train.py", "predict.py", "-m benchmark run", "-m datasets")),
         *((words, words.removeprefix("-m ")) for words in ("-m mocoop train", "-m mocoop benchmark table")),
+        ("-m benchmark export", "python -m benchmark export"),
     ],
 )
 def test_help_does_without_torch(command, name, usage):

@@ -73,6 +73,15 @@ def test_commands_work_from_anywhere(site, tmp_path):
     assert len(commands) > 10 and all(f"{site}/mocoop/home/train.py" in line for line in commands)
 
 
+def test_coops_scripts_from_an_installation(site, tmp_path):
+    """They find the program: it is what tells the mistake."""
+    script = site / "mocoop" / "home" / "scripts" / "coop" / "main.sh"
+    environment = {"PYTHON": sys.executable, "PATH": "/usr/bin:/bin", "MOCOOP_CACHE": str(tmp_path), "SEEDS": "1"}
+    command = ["bash", script, "icons", "rn50", "end", "4", "1", "False"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith("error: ") and "configs/datasets/icons.yaml" in done.stderr
+
+
 def test_a_run_from_an_installation(site, tmp_path):
     """Its configs are found by the paths that a clone has."""
     words = ["--trainer", "ZeroshotCLIP", "--backbone", "icon-clip", "--eval-only", "--output-dir", tmp_path / "run"]
@@ -102,6 +111,7 @@ def test_a_foreign_package_imported_before_is_told(site, tmp_path):
     ([], 2, "usage: mocoop COMMAND"),
     (["trian"], 2, 'error: unknown command "trian": did you mean train?\n'),
     (["--version"], 0, f"mocoop {mocoop.__version__}\n"),
+    (["--version", "train"], 0, f"mocoop {mocoop.__version__}\n"),
 ])  # fmt: skip
 def test_the_command(words, status, message, tmp_path):
     done = run("", tmp_path, REPO / "mocoop", *words)

@@ -5,7 +5,7 @@ import yaml
 from dassl.layout import flat
 from report.results import read_log
 
-KEYS = ("TRAINER.KGCOOP.W", 2.0, "OPTIM.GAMMA", 0.5, "TRAINER.COOP.N_CTX", 2)
+KEYS = ("TRAINER.KGCOOP.W", 2.0, "OPTIM.GAMMA", 0.5, "TRAINER.COOP.N_CTX", 2, "DATASET.BACKBONES.vit", "toy")
 
 
 def head(log):
@@ -18,12 +18,13 @@ def head(log):
 def test_the_log_shows_what_concerns_the_run(tmp_path, toy_run):
     toy_run("KgCoOp", tmp_path, *KEYS, config="vit_b16_ep100_ctxv1")
     log = (tmp_path / "log.txt").read_text()
-    assert f"the whole config is {tmp_path}/config.yaml\n" in log
+    assert f"; all are in {tmp_path}/config.yaml\n" in log
     arguments, shown = head(log)
     assert {"trainer", "output_dir", "opts"} <= set(arguments) and not {"replay", "keys", "resume"} & set(arguments)
     shown, whole = flat(shown), flat(yaml.safe_load((tmp_path / "config.yaml").read_text()))
     assert {"SEED", "DATASET.NUM_SHOTS", "MODEL.BACKBONE.NAME", "TEST.SPLIT"} <= set(shown) < set(whole)
     assert shown["OPTIM.GAMMA"] == 0.5  # it differs
+    assert "DATASET.BACKBONES.vit" not in shown, "the benchmark's"
     own = "TRAINER.KGCOOP."
     assert {key for key in whole if key.startswith(own)} == {key for key in shown if key.startswith(own)}
     assert [key for key in shown if key.startswith("TRAINER.") and not key.startswith((own, "TRAINER.NAME"))] == []

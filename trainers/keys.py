@@ -32,6 +32,9 @@ ALWAYS = {
 }
 """What every log shows. CoOp's tools and report/results.py read some of it there."""
 
+NOT_A_RUNS = ("DATASET.STYLES", "DATASET.BACKBONES.")
+"""What the benchmark alone reads: no log shows it."""
+
 NO_READERS = ("dassl/config/", "trainers/keys.py")
 """What names keys as such."""
 
@@ -104,10 +107,10 @@ def told(trainer: str = "") -> str:
 
 
 def of_run(cfg: CfgNode) -> CfgNode:
-    """What of a run's config its log shows: ALWAYS, what its trainer reads, and what differs from the defaults.
+    """What of a run's config its log shows: ALWAYS, its trainer's block, what its modules name, and what differs.
 
-    A trainer reads its block and what the modules of its classes name. Other trainers' blocks are shown where it names
-    them and they differ.
+    Other trainers' blocks are shown where they name them and they differ from the defaults. What shared code
+    reads, which `of` counts as the trainer's, is left out.
     """
     kind = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
     default, given, own = flat(_defaults()), flat(cfg), f"TRAINER.{section_of(cfg.TRAINER.NAME)}."
@@ -116,6 +119,8 @@ def of_run(cfg: CfgNode) -> CfgNode:
     shown = CfgNode()
     for key, value in given.items():
         *path, last = key.split(".")
+        if key.startswith(NOT_A_RUNS):
+            continue
         concerns = path[:1] != ["TRAINER"] or len(path) < 2 or named & {path[1], f"TRAINER.{path[1]}"}
         if key in ALWAYS or key in named or key.startswith(own) or (concerns and value != default.get(key, cfg)):
             node = shown
@@ -179,11 +184,11 @@ def _by_form(key):
     kinds = _sections().get(key.section, [])
     forms = next((kind.forms for kind in kinds if getattr(kind, "forms", None)), {})
     name = key.name.rpartition(".")[2]
-    said = [f"FORM {form}: {_told(values[name])}" for form, values in forms.items() if name in values]
+    said = [f"FORM {form}: {_value(values[name])}" for form, values in forms.items() if name in values]
     return f" ({', '.join(said)})" if key.default is None and said else ""
 
 
-def _told(value):
+def _value(value):
     """A value as the meaning of a key tells it; of a long list its length."""
     return f"{len(value)} of them" if isinstance(value, list | tuple) and len(value) > 10 else repr(value)
 
@@ -208,12 +213,13 @@ def _modules(kind: type) -> list[str]:
     found = [base.__module__ for base in kind.__mro__ if base.__module__.partition(".")[0] not in ("builtins", "dassl")]
     found = [module for module in dict.fromkeys(found) if not module.startswith("torch")]
     for module in found:  # which grows
-        used = [getattr(value, "__module__", None) or "" for value in vars(sys.modules[module]).values()]
+        there = vars(sys.modules[module]).values() if module in sys.modules else ()  # a class may say any name
+        used = [getattr(value, "__module__", None) or "" for value in there]
         found += dict.fromkeys(name for name in used if name.startswith("prompting.") and name not in found)
     return found
 
 
 def _place(module):
     """A module's file in the project; of others, its name."""
-    path = Path(getattr(sys.modules[module], "__file__", None) or module)
+    path = Path(getattr(sys.modules.get(module), "__file__", None) or module)
     return path.relative_to(mocoop.HOME).as_posix() if path.is_relative_to(mocoop.HOME) else module

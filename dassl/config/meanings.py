@@ -23,14 +23,16 @@ def of_function(declare: Callable) -> dict[str, str]:
     The comment stands beside the assignment, or in the lines above it. Functions of the same module, or imported there,
     that are handed a node of the config, or return one, are followed. Empty where there is no source.
     """
-    return dict(_assigned(declare, {0: ""}))
+    return dict(_assigned((declare,), {0: ""}))
 
 
-def _assigned(function, places):
+def _assigned(chain, places):
     """Pairs (key, meaning) of a function's assignments.
 
+    chain: the function, after those that call it.
     places: {number of a positional parameter, or "return": the key that this node of the config stands at}.
     """
+    function = chain[-1]
     try:
         source = _Source(textwrap.dedent(inspect.getsource(function)))
     except (OSError, TypeError, SyntaxError):
@@ -53,26 +55,26 @@ def _assigned(function, places):
             for key in keys:
                 if said := source.comment(node):
                     yield key, said
-                yield from _declared(node.value, key, function, source)
+                yield from _declared(node.value, key, chain, source)
         elif isinstance(node, ast.Call):
             given = {i: key for i, arg in enumerate(node.args) if (key := _key(arg, at)) is not None}
-            if given and (called := _called(node, function)):
-                yield from _assigned(called, given)
+            if given and (called := _called(node, chain)):
+                yield from _assigned((*chain, called), given)
 
 
-def _declared(value, key, function, source):
+def _declared(value, key, chain, source):
     """Pairs (key, meaning) of a node that a call makes: CN({...}), or a function that returns one."""
     if isinstance(value, ast.Call):
         if value.args and isinstance(value.args[0], ast.Dict):
             yield from source.entries(value.args[0], f"{key}.")
-        elif called := _called(value, function):
-            yield from _assigned(called, {"return": key})
+        elif called := _called(value, chain):
+            yield from _assigned((*chain, called), {"return": key})
 
 
-def _called(call, function):
-    """The Python function that a call in another one names, if it is one of its module's."""
-    found = getattr(function, "__globals__", {}).get(call.func.id) if isinstance(call.func, ast.Name) else None
-    return found if inspect.isfunction(found) and found is not function else None
+def _called(call, chain):
+    """The Python function that a call in the last one of a chain names, if it is one of its module's and no loop."""
+    found = getattr(chain[-1], "__globals__", {}).get(call.func.id) if isinstance(call.func, ast.Name) else None
+    return found if inspect.isfunction(found) and found not in chain else None
 
 
 def _key(node, at):

@@ -11,10 +11,13 @@ KEY = re.compile(r"[A-Z][A-Z0-9_]*(?:\.[A-Z][A-Z0-9_]*)*")
 
 
 @functools.cache
-def names(source: str) -> frozenset[str]:
+def names(source: str, listed: bool = False) -> frozenset[str]:
     """What a text names of a config: "OPTIM.LR" for cfg.OPTIM.LR, "LR" for optim_cfg.LR and "LR" in quotes.
 
     Comments, docstrings and messages name nothing. A text that is not Python's names all its words.
+
+    Args:
+        listed: count whole keys in lists, too, which may be merged somewhere, or be a list of keys.
     """
     try:
         tree = ast.parse(source)
@@ -34,14 +37,14 @@ def names(source: str) -> frozenset[str]:
             if not (isinstance(part, ast.Name) and part.id in modules):
                 found.add(".".join(words))
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and KEY.fullmatch(node.value):
-            if "." not in node.value or id(node) in asked:  # not in a list of keys
+            if listed or "." not in node.value or id(node) in asked:
                 found.add(node.value)
     return frozenset(found - {""})
 
 
 def last_words(source: str) -> set[str]:
-    """The last word of everything that a text names."""
-    return {name.rpartition(".")[2] for name in names(source)}
+    """The last word of everything that a text names, lists of keys included."""
+    return {name.rpartition(".")[2] for name in names(source, listed=True)}
 
 
 def readers(keys: Collection[str], texts: Mapping[str, str]) -> dict[str, list[str]]:

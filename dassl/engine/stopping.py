@@ -38,7 +38,6 @@ def between_epochs(trainer: Any) -> Iterator[Callable[[], None]]:
         began, usual = time.monotonic(), time.monotonic() - began
         if processes.in_any(signals.heard()):
             _save(trainer)
-            trainer.close_writer()
             signals.stop()
 
     with signals.heeding(finishing):

@@ -28,7 +28,7 @@ from dassl.engine.saved_models import SavedModels
 from dassl.engine.simple_net import SimpleNet
 from dassl.engine.steps import NonFiniteLossError, Steps, progress
 from dassl.evaluation import build_evaluator
-from dassl.loggers.build import open_loggers
+from dassl.loggers.build import close_loggers, closed_on_error, open_loggers
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.optim.prograd import prograd
 from dassl.utils import (
@@ -120,10 +120,10 @@ class TrainerBase(SavedModels):
         if self._writer is None:
             self._writer = open_loggers(getattr(self, "cfg", None), log_dir, purge_step)
 
-    def close_writer(self) -> None:
-        """Close what scalars are written to, if there is something."""
+    def close_writer(self, error: BaseException | None = None) -> None:
+        """Close what scalars are written to, if there is something; it is told what error ended the run."""
         if self._writer is not None:
-            self._writer.close()
+            close_loggers(self._writer, error)
             self._writer = None
 
     def write_scalar(self, tag: str, scalar_value: float, global_step: int | None = None) -> None:
@@ -334,7 +334,7 @@ class SimpleTrainer(TrainerBase):
 
     def train(self) -> None:  # type: ignore[override]
         """Train from the first epoch, or from where the output folder (or cfg.RESUME) left off."""
-        with signals.heeding():
+        with signals.heeding(), closed_on_error(self.close_writer):
             super().train(self.start_epoch, self.max_epoch)
 
     def backbone_digest(self) -> str:

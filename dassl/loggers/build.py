@@ -7,14 +7,17 @@ A logger is a function in LOGGER_REGISTRY, under the name that configs give:
         return Mine(...)
 
 What it returns has `add_scalar(tag, value, step)` and `close()`. It may have `run`, a text that tells the run from
-others where its numbers lie: kept in the run's folder, it is given again when the run is resumed, "" at first. The
-other arguments are the run's config, the folder of TensorBoard's files, and the first step that may come now.
+others where its numbers lie: kept in the run's folder, it is given again when the run is resumed, "" at first. It may
+have `abort(error)`, called instead of `close` where an exception ended training: no `Exception` after Ctrl-C and
+SIGTERM. The other arguments are the run's config, the folder of TensorBoard's files, and the first step that may come
+now.
 
 A package that is missing is a user's mistake (`package`). Whatever else fails costs a warning, never the run.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -62,6 +65,24 @@ def open_loggers(cfg: CfgNode | None, log_dir: str | Path, first_step: int | Non
     return Loggers(cfg, log_dir, first_step)
 
 
+def close_loggers(opened: Any, error: BaseException | None = None) -> None:
+    """Close a logger, or Loggers; by `abort`, where it has that, if an error ended the run."""
+    if error is not None and hasattr(type(opened), "abort"):  # asked itself, TensorBoard's would open its files
+        opened.abort(error)
+    else:
+        opened.close()
+
+
+@contextmanager
+def closed_on_error(close: Callable[[BaseException], None]) -> Iterator[None]:
+    """Calls close(error) where an exception leaves the block."""
+    try:
+        yield
+    except BaseException as error:  # Ctrl-C and SIGTERM as well
+        close(error)
+        raise
+
+
 class Loggers:
     """Several loggers as one. Other methods than its own are TensorBoard's, and do nothing without it.
 
@@ -87,10 +108,12 @@ class Loggers:
         for name, opened in [*self._loggers.items()]:
             self._do(name, opened.add_scalar, tag, value, step)
 
-    def close(self) -> None:
-        """Write what is left."""
+    def close(self, error: BaseException | None = None) -> None:
+        """Write what is left, and what error ended the run."""
         for name, opened in [*self._loggers.items()]:
-            self._do(name, opened.close)
+            self._do(name, close_loggers, opened, error)
+
+    abort = close
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):

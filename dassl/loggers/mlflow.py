@@ -53,9 +53,12 @@ class MLflow:
         if len(self._waiting) >= AT_ONCE or time.monotonic() - self._sent > PATIENCE:
             self._flush()
 
-    def close(self) -> None:
+    def close(self, status: str = "FINISHED") -> None:
         self._flush()
-        self._client.set_terminated(self.run)
+        self._client.set_terminated(self.run, status=status)
+
+    def abort(self, error: BaseException) -> None:
+        self.close("FAILED" if isinstance(error, Exception) else "KILLED")
 
     def _flush(self):
         sent, self._waiting, self._sent = self._waiting, [], time.monotonic()

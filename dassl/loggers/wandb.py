@@ -25,8 +25,6 @@ class WeightsAndBiases:
 
     def __init__(self, cfg: CfgNode, run: str) -> None:
         wandb = package(*NEEDS)
-        if wandb.run is not None:  # of a run in this process that ended in an error
-            wandb.finish(exit_code=1)
         self.run = run or uuid.uuid4().hex[:12]
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "mocoop"),
@@ -35,7 +33,8 @@ class WeightsAndBiases:
             dir=cfg.OUTPUT_DIR,
             name="/".join(Path(cfg.OUTPUT_DIR).parts[-4:]),
             config=flat(cfg),
-            settings=wandb.Settings(console="off"),  # the log is the run's business
+            # the log is the run's business, and a run that the caller has open is the caller's
+            settings=wandb.Settings(console="off", reinit="create_new"),
         )
         self._known: set[str] = set()
         self._row: dict[str, Any] = {}
@@ -51,9 +50,12 @@ class WeightsAndBiases:
             self._flush()
         self._row |= place | {tag: value}
 
-    def close(self) -> None:
+    def close(self, exit_code: int = 0) -> None:
         self._flush()
-        self._run.finish()
+        self._run.finish(exit_code=exit_code)
+
+    def abort(self, error: BaseException) -> None:
+        self.close(1)
 
     def _flush(self):
         if self._row:

@@ -243,7 +243,7 @@ def test_seeds_shots_and_warm_ups_may_be_none():
 
 def test_what_is_called_dassls_is_what_no_code_reads():
     files = [p for folder in ("dassl", "datasets", "prompting", "trainers") for p in (REPO / folder).rglob("*.py")]
-    nodes = [n for p in files if p.name != "defaults.py" for n in ast.walk(ast.parse(p.read_text()))]
+    nodes = [n for p in files if p.name not in ("defaults.py", "keys.py") for n in ast.walk(ast.parse(p.read_text()))]
     read = {n.attr for n in nodes if isinstance(n, ast.Attribute)}
     read |= {n.value.rpartition(".")[2] for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)}
     assert [key for key in DASSLS if key.rpartition(".")[2] in read] == []
@@ -264,4 +264,6 @@ def test_setting_a_key_that_nothing_reads_is_told(tmp_path, monkeypatch):
     (tmp_path / "reads_a_fold.py").write_text("class Reader:\n    fold = 'STL10_FOLD'")
     monkeypatch.syspath_prepend(tmp_path)
     assert without_effect(cfg, TrainerX, importlib.import_module("reads_a_fold").Reader) == told[1:-1]
+    (tmp_path / "merges_a_list.py").write_text("class Reader:\n    changes = ['DATASET.STL10_FOLD', 2]")
+    assert without_effect(cfg, TrainerX, importlib.import_module("merges_a_list").Reader) == told[1:-1]
     assert without_effect(get_cfg_default(), TrainerX, DatasetBase) == []

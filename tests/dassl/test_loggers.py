@@ -13,10 +13,12 @@ import torch
 import train
 from dassl.config import get_cfg_default
 from dassl.engine import TrainerBase
+from dassl.errors import Stopped
 from dassl.layout import LOGGERS
 from dassl.loggers import LOGGER_REGISTRY
 from dassl.loggers.tensorboard import LateWriter
 from dassl.utils import load_checkpoint
+from trainers.coop import CoOp
 
 BOTH = ("TRAIN.LOGGERS", "('wandb', 'mlflow')")
 
@@ -31,12 +33,16 @@ class Wandb(ModuleType):
 
     def init(self, project=None, id=None, resume=None, dir=None, name=None, config=None, settings=None):
         random.random(), np.random.rand(), torch.rand(1)
+        alone = settings.get("reinit") == "create_new"
+        if self.run and not alone:
+            return self.run
         told = SimpleNamespace(
             project=project, id=id, resume=resume, dir=dir, config=config, rows=[], steps={}, ended=0
         )
 
         def finish(exit_code=None):
-            told.ended, self.run = 1, None
+            told.ended, told.exit_code = 1, exit_code
+            self.run = None if self.run is told else self.run
 
         def define_metric(name, step_metric=None):
             told.steps[name] = step_metric
@@ -44,7 +50,7 @@ class Wandb(ModuleType):
         told.log = lambda data: told.rows.append(dict(data))
         told.define_metric, told.finish = define_metric, finish
         self.runs.append(told)
-        self.run = told
+        self.run = self.run if alone else told
         return told
 
     def finish(self, exit_code=None):
@@ -82,7 +88,7 @@ class MLflow(ModuleType):
                 module.runs[run_id].metrics += metrics
 
             def set_terminated(self, run_id, status=None, end_time=None):
-                module.runs[run_id].status = "FINISHED"
+                module.runs[run_id].status = status or "FINISHED"
 
         self.MlflowClient = MlflowClient
 
@@ -130,6 +136,37 @@ def test_a_resumed_run_continues_there(tmp_path, toy_run, packages):
     assert list(packages.mlflow.runs) == ["run0"] and packages.mlflow.runs["run0"].status == "FINISHED"
     toy_run("CoOp", tmp_path, *BOTH, "OPTIM.LR", 0.1, flags=["--overwrite"])
     assert len({run.id for run in packages.wandb.runs}) == 2 and list(packages.mlflow.runs) == ["run0", "run1"]
+
+
+def test_a_run_that_the_caller_has_open_stays_as_it_is(tmp_path, toy_run, packages):
+    callers = packages.wandb.init(settings={})
+    toy_run("CoOp", tmp_path, *BOTH)
+    assert packages.wandb.run is callers and not callers.ended and not callers.rows
+    assert packages.wandb.runs[1].ended and packages.wandb.runs[1].rows
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(torch.OutOfMemoryError("no memory"), "FAILED"), (KeyboardInterrupt(), "KILLED"), (Stopped(), "KILLED")],
+)
+def test_what_ended_a_run_is_told(error, status, tmp_path, toy_run, packages, monkeypatch):
+    """And what was measured before arrives; loggers that know nothing of errors are closed."""
+    closed = []
+
+    class Plain:
+        add_scalar = staticmethod(lambda *args: None)
+        close = staticmethod(lambda: closed.append(True))
+
+    def fail(trainer):
+        raise error
+
+    monkeypatch.setitem(LOGGER_REGISTRY._objects, "plain", lambda *args: Plain())
+    monkeypatch.setattr(CoOp, "after_epoch", fail)
+    with pytest.raises(type(error)):
+        toy_run("CoOp", tmp_path, "TRAIN.LOGGERS", "('wandb', 'mlflow', 'plain')", "DATALOADER.NUM_WORKERS", 0)
+    (other,) = packages.mlflow.runs.values()
+    assert other.status == status and [key for key, *_ in other.metrics].count("train/loss") == 4
+    assert packages.wandb.runs[0].exit_code == 1 and "train/loss" in packages.wandb.runs[0].rows[-1] and closed
 
 
 def test_a_missing_package_ends_the_run_before_it_begins(tmp_path, toy_args, monkeypatch, capsys):

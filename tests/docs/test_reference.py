@@ -10,6 +10,7 @@ import train
 import trainers
 from dassl.config import meanings
 from dassl.config.readers import names, readers
+from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import UserError
 from tests.docs.reference import DOCS, PAGE, filled, pages
 from trainers import keys
@@ -95,6 +96,26 @@ def test_meanings_of_a_plug_in(tmp_path, monkeypatch):
     monkeypatch.setattr(trainers, "modules", [*trainers.modules, declared])
     told = {key.name: key.meaning for key in keys.reference()}
     assert told["TRAINER.MINE.SCALE"] == "of what is learned" and told["TRAINER.MINE.SILENT"] == ""
+
+
+def even(node):
+    node.EVEN = 1  # of two that call each other
+    odd(node)
+
+
+def odd(node):
+    node.ODD = 1  # likewise
+    even(node)
+
+
+def test_functions_that_call_each_other():
+    assert meanings.of_function(even) == {"EVEN": "of two that call each other", "ODD": "likewise"}
+
+
+def test_a_class_of_a_module_that_is_not_there():
+    """As those made by a factory may be; its bases' modules count."""
+    made = type("Made", (TRAINER_REGISTRY.get("CoOp"),), {"__module__": "nowhere"})
+    assert {"nowhere", "trainers.coop"} <= set(keys._modules(made))
 
 
 @pytest.mark.parametrize("width", [60, 80, 140])

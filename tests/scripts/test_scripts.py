@@ -114,6 +114,8 @@ def test_mistakes(tmp_path):
     assert done.returncode == 1 and 'SHOTS is "sixteen"' in done.stderr
     done = bash("scripts/coop/base2new.sh", "caltech101", "16", OUTPUT=str(tmp_path), DEVICE="tpu")
     assert done.returncode == 1 and 'DEVICE is "tpu"' in done.stderr
+    done = bash("scripts/coop/main.sh", *"icons_rare rn50 end 4 1 False".split(), OUTPUT=str(tmp_path), DEVICE="tpu")
+    assert done.returncode == 1 and done.stderr == 'error: DEVICE is "tpu": give cpu or cuda\n'
     keys = ("OPTIM.MAX_EPOCHS", "2")
     done = bash("scripts/coop/base2new.sh", "icons_rare", "16", *keys, OUTPUT=str(tmp_path), SEEDS="1 2")
     assert done.returncode == 1 and "did you mean MAX_EPOCH" in done.stderr and len(done.stderr.splitlines()) == 1
@@ -123,6 +125,6 @@ def test_mistakes(tmp_path):
 def test_shellcheck():
     if not shutil.which("shellcheck"):
         pytest.skip("shellcheck is not installed")
-    scripts = [*SCRIPTS, "scripts/lib.sh", ".ci/run"]
+    scripts = [*SCRIPTS, "scripts/lib.sh", ".ci/run", ".ci/try"]
     done = subprocess.run(["shellcheck", "-x", *map(str, scripts)], cwd=REPO, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
