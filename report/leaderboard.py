@@ -97,12 +97,13 @@ def gather(places: Sequence[str]) -> pd.DataFrame:
     """The runs in folders and of grids, each once, as `results.read` gives them.
 
     Where several places have a run of the same method, data set, shots, seed and backbone, method and config have the
-    place's name behind theirs.
+    place's name behind theirs: of a grid without folder and ending, unless another place has that name too.
     """
-    frames = []
-    for place in places:
+    frames, places = [], list(dict.fromkeys(places))
+    names = [Path(place).stem if is_grid(place) else place for place in places]
+    for place, name in zip(places, names, strict=True):
         runs = results.of_grid(read_grid(place)) if is_grid(place) else results.read(place)
-        frames.append(runs.assign(place=Path(place).stem if is_grid(place) else printable(place)))
+        frames.append(runs.assign(place=printable(name if names.count(name) == 1 else place)))
     runs = pd.concat(frames, ignore_index=True)
     runs = runs[~runs.folder.map(os.path.realpath).duplicated()]
     runs = runs.assign(backbone=runs.backbone.fillna("-"))
@@ -129,7 +130,7 @@ def boards(runs: pd.DataFrame) -> list[Board]:
     styles, found = looks(trainers), []
     for protocol in (name for name in PROTOCOLS if (cells.protocol == name).any()):
         own = cells[cells.protocol == protocol]
-        settings = sorted(own.setting.unique(), key=lambda name: (_number(name), name), reverse=True)
+        settings = sorted(own.setting.unique(), key=lambda name: (summary.shots_of(name), name), reverse=True)
         figures = list(dict.fromkeys(own.figure))
         decides = PROTOCOLS[protocol].decides or figures[-1]
         figures.sort(key=lambda name: name != decides)
@@ -220,7 +221,7 @@ def _long(protocol, cells):
 
 
 def _board(protocol, setting, figure, main, cells, styles):
-    names = sorted(set(cells.data), key=lambda name: (summary.ORDER + [name]).index(name))
+    names = sorted(set(cells.data), key=summary.place_of)
     averaged = [name for name in names if _averaged(name)]
     whole = cells.datasets == (1 if PROTOCOLS[protocol].targets else len(averaged))
     rival = cells["mean"].round(2).where((cells.data != AVERAGE) | whole)
@@ -252,7 +253,3 @@ def _entry(cell):
     return Entry(
         float(cell.mean), std, int(cell.seeds), cell.over, known, difference, source, int(cell.rank), bool(cell.best)
     )
-
-
-def _number(name):
-    return int(name.split()[0]) if name[:1].isdigit() else 10**9 * (name == "all images")

@@ -104,6 +104,30 @@ def test_transfers_and_the_same_run_in_two_places(put, tmp_path):
     assert others[0].columns[:2] == ["average", "imagenet"] and others[0].setting == "16 shots of imagenet"
 
 
+def test_places_of_one_name(put, tmp_path):
+    """Grids of the same file name, each with its own runs, one of them given twice."""
+    places = []
+    for place, accuracy in (("a", 60), ("b", 70)):
+        put(f"{place}/caltech101/CoOp/vit_b16_4shots/seed1", accuracy)
+        (tmp_path / place).mkdir()
+        grid = tmp_path / place / "main.yaml"
+        grid.write_text(
+            f"protocol: few_shot\noutput: {tmp_path / 'runs' / place}\ndatasets: caltech101\nshots: 4\nseeds: 1\n"
+            "methods: [{trainer: CoOp, config: vit_b16, name: ours}]\n"
+        )
+        places.append(str(grid))
+    (board,) = leaderboard.boards(leaderboard.gather([*places, places[0]]))
+    assert [line.method for line in board.lines] == [f"ours [{places[1]}]", f"ours [{places[0]}]"]
+
+
+def test_data_sets_that_no_protocol_names_are_in_order(base2new, tmp_path):
+    names = ["zebras", "yaks", "dtd", "mice", "ants", "voles"]
+    for name in names:
+        base2new(name, "CoOp", 60, 60)
+    board, *_ = leaderboard.boards(leaderboard.gather([str(tmp_path / "runs")]))
+    assert board.columns == ["average", "dtd", "ants", "mice", "voles", "yaks", "zebras"]
+
+
 def test_names_may_be_anything(base2new, tmp_path):
     for name in [*TOGETHER, "</script><script>alert(1)</script>"]:
         for trainer in ("CoOp", "MoCoOp"):
