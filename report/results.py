@@ -34,6 +34,7 @@ More numbers that a trainer put into metrics.json are further columns. Lists and
 `read_metrics` gives them.
 """
 
+import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -89,9 +90,25 @@ def of_grid(grid: Grid, output: str | Path | None = None) -> pd.DataFrame:
 
 def unfinished(output: str | Path) -> Counter[str]:
     """Method -> how many runs in a folder and those below it have begun and have no result."""
-    begun = [path.parent for path in Path(output).rglob(CONFIG) if not path.with_name(METRICS).exists()]
-    found = [identify(folder.relative_to(output).as_posix()) for folder in begun]
-    return Counter(named(identity) if identity else "others" for identity in found)
+    found: Counter[str] = Counter()
+    for place, below, files in os.walk(output):
+        finished = METRICS in files
+        if CONFIG not in files or not (finished or _is_ours(Path(place, CONFIG))):
+            continue
+        below.clear()  # loggers keep files of that name in the folder of a run
+        if not finished:
+            identity = identify(Path(place).relative_to(output).as_posix())
+            found[named(identity) if identity else "others"] += 1
+    return found
+
+
+def _is_ours(config):
+    """Whether a run was begun with it; W&B's have a mapping for each value."""
+    try:
+        cfg = yaml.safe_load(config.read_text(encoding="utf-8"))
+        return isinstance(cfg["TRAINER"], dict) and isinstance(cfg["OUTPUT_DIR"], str)
+    except Exception:  # yaml's constructors raise almost anything
+        return False
 
 
 def read_run(folder: str | Path, output: str | Path) -> dict[str, Any] | None:
