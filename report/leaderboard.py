@@ -21,7 +21,7 @@ from dassl.utils import atomic_path, mkdir_if_missing
 from mocoop.command import Command
 from report import results, summary
 from report.looks import Look, looks
-from report.pages import render
+from report.pages import origin, render
 from report.published import AVERAGE
 from report.results import ON
 
@@ -143,22 +143,27 @@ def boards(runs: pd.DataFrame) -> list[Board]:
     return found
 
 
-def page(found: Sequence[Board], runs: int, places: Sequence[str]) -> str:
+def page(found: Sequence[Board], runs: pd.DataFrame, places: Sequence[str]) -> str:
     """The HTML page, which loads nothing from elsewhere.
 
     Args:
-        runs: how many they are of.
+        runs: as `gather` gives them.
         places: where those are.
     """
     methods = {line.method for board in found for line in board.lines}
     names = {name for board in found for name in board.columns if name != AVERAGE}
     backbones = sorted({line.backbone for board in found for line in board.lines})
-    counts = ((len(methods), "method"), (len(names), "data set"), (len(backbones), "backbone"), (runs, "finished run"))
-    told = ", ".join(f"{n} {what}{'s' * (n != 1)}" for n, what in counts)
+    runs = runs[runs.protocol.isin([board.protocol for board in found])]
+    told = [
+        *(_count(len(methods), "method"), _count(len(names), "data set")),
+        f"backbone {backbones[0]}" if len(backbones) == 1 else _count(len(backbones), "backbone"),
+        _count(len(runs), "finished run"),
+    ]
     return render(
         "leaderboard.html",
         boards=found,
-        summary=f"{told.replace('1 backbone', 'backbone ' + backbones[0])} in {', '.join(places)}.",
+        summary=f"{', '.join(told)} in {', '.join(places)}.",
+        origin=origin(runs),
         protocols={board.protocol: board.title for board in found},
         datasets=sorted(names),
         backbones=backbones,
@@ -196,10 +201,13 @@ class Leaderboard(Command):
         mkdir_if_missing(os.path.dirname(args.out) or ".")
         with atomic_path(args.out) as temporary:
             places = [printable(place) for place in args.places]
-            count = int(runs.protocol.isin([board.protocol for board in found]).sum())
-            temporary.write_text(page(found, count, places), encoding="utf-8")
-        print(f"written: {args.out}, {len(found)} tables")
+            temporary.write_text(page(found, runs, places), encoding="utf-8")
+        print(f"written: {args.out}, {_count(len(found), 'table')}")
         return 0
+
+
+def _count(number, what):
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _long(protocol, cells):

@@ -1,7 +1,6 @@
 """A report on many runs: tables and figures as files, and all of it on one page."""
 
 import argparse
-import datetime
 import io
 import sys
 from collections import Counter
@@ -21,7 +20,7 @@ from mocoop.command import Command
 from report import answer, layouts, results, significance, summary
 from report import charts as drawn
 from report.looks import Look
-from report.pages import render
+from report.pages import origin, render
 
 FILES = {"markdown": "tables.md", "latex": "tables.tex", "csv": "tables.csv"}
 PAGE, TEMPLATE = "report.html", "page.html"
@@ -152,14 +151,11 @@ def facts(runs: pd.DataFrame, unfinished: Mapping[str, int]) -> list[tuple[str, 
     def known(column: str) -> str:
         return ", ".join(sorted(map(printable, runs[column].dropna().unique()))) or "not known"
 
-    commits = [commit.partition("-") for commit in runs.commit.dropna().unique()]
-    code = ", ".join(sorted(hash[:12] + " with changes" * bool(dirty) for hash, _, dirty in commits))
     seeds = sorted(runs.seed.dropna().unique())
     left = f"{sum(unfinished.values())}: {', '.join(f'{printable(who)} {n}' for who, n in unfinished.items())}"
     backbones = runs.backbone.dropna().nunique()
     return [
-        ("Written", datetime.date.today().isoformat()),
-        ("Code", f"commit {code}" if code else "commit not known"),
+        *origin(runs),
         ("Device", known("device")),
         ("Backbones" if backbones > 1 else "Backbone", known("backbone")),
         ("Seeds", ", ".join(map(str, seeds)) or "none"),
