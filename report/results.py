@@ -50,6 +50,7 @@ from dassl.errors import UserError, printable
 from dassl.layout import CONFIG, LOG, METRICS
 from report import logs
 from report.metrics import COSTS, COUNTS, FIGURES, VERSIONS, is_result, read_metrics, row
+from report.published import AVERAGE
 
 pd.set_option("mode.string_storage", "python")  # pyarrow's strings refuse names that a file system may have
 
@@ -125,6 +126,7 @@ def read_run(folder: str | Path, output: str | Path) -> dict[str, Any] | None:
     identity = identify(folder.relative_to(output).as_posix())
     if identity and identity["trainer"] == found["trainer"]:  # else a folder that happens to be named like one
         found |= identity | {name: printable(identity[name]) for name in ("dataset", "config")}
+        found["dataset"] += " (data set)" * (found["dataset"] == AVERAGE)
     found["method"] = named(found) if found["config"] else method_name(found["trainer"])
     found["method"] += f" [{found['release']}]" if found.get("release") else ""
     return found | {"folder": str(folder), "source": source}
