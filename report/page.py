@@ -135,7 +135,6 @@ def section(
                     (method, looks[method], row, "-" if method in untrained else seeds)
                     for method, row, seeds in table.rows
                 ],
-                "seeds": _seeds(table, untrained),
                 "svgs": beside[table.title],
             }
             for table in tables
@@ -170,19 +169,13 @@ def _units(tables):
     seeds = {seeds for table in tables for *_, seeds in table.rows}
     yield f"In percent{', one seed' if seeds == {'1'} else ''}; the best of a column is bold."
     if any(cell.std is not None for cell in cells):
-        yield "Behind ± is the standard deviation over seeds."
+        yield "Behind ± is the standard deviation over seeds; one seed where there is none."
     if any(table.partial for table in tables):
         yield layouts.PARTIAL
     if any(cell is None for table in tables for _, row, _ in table.rows for cell in row):
         yield "A dash stands for what was not run."
     if any(cell.published is not None for cell in cells):
         yield "Small below a figure: the published one and, in brackets, the difference from it."
-
-
-def _seeds(table, untrained):
-    """The number of seeds where the methods that learn share it, else "": it takes a column."""
-    found = {seeds for method, _, seeds in table.rows if method not in untrained}
-    return found.pop() if len(found) == 1 else "" if found else "1"
 
 
 def preferred_images(runs: pd.DataFrame, protocol: str, images: int, root: str | None = None) -> dict[str, bytes]:

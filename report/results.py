@@ -7,7 +7,7 @@ Columns, in this order:
     part        which run of the protocol: train or test (of zero-shot methods and transfers), train_base, test_base,
                 test_new, train_new, test_all, closed, open
     dataset     a dataset config's name (of a run in another folder, the dataset's registry name); icons_common_pixel
-                and the like are the icons of one style
+                and the like are the icons of one style; "average (data set)" is one named average
     shots       training images per class, <NA> where all were taken or none
     trainer     registry name
     config      the trainer config's name, with the label of a grid's overrides
