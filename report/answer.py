@@ -43,23 +43,29 @@ def answers(runs: pd.DataFrame, summaries: dict[str, pd.DataFrame]) -> list[Answ
             own = cells[cells.setting == setting]
             datasets = list(dict.fromkeys(own.dataset))
             for dataset in [AVERAGE] if AVERAGE in datasets else datasets:
-                found.append(_answer(runs, protocol, own[own.dataset == dataset]))
+                found.append(_answer(runs, protocol, own, dataset))
     return found
 
 
-def _answer(runs, protocol, cells):
-    column, untrained = _column(protocol, cells), ~cells.trainer.map(lambda name: method_of(name).trains).astype(bool)
+def _answer(runs, protocol, cells, dataset):
+    untrained = ~cells.trainer.map(lambda name: method_of(name).trains).astype(bool)
+    column = _column(protocol, cells[cells.dataset == dataset])
     asked = cells[(cells.column == column) | (untrained & (cells.column == 0))]  # beside any number of shots
+    tried, cells, asked = set(asked.method), cells[cells.dataset == dataset], asked[asked.dataset == dataset]
     ranked = asked[asked.datasets == asked.of]
     ranked = ranked.assign(shown=ranked["mean"].round(2)).sort_values("shown", ascending=False, kind="stable")
     where = [PROTOCOLS[protocol].title, _dataset(cells), cells.setting.iloc[0]]
-    if isinstance(column, int) and column:
-        where.append(f"{column} shots")
+    if PROTOCOLS[protocol].setting == "" and column != 0:
+        where.append("all images" if column == "all" else f"{column} shots")
     told = "mean accuracy on the targets" if column == AVERAGE else heading(column)
     told = "accuracy" if PROTOCOLS[protocol].setting == "" or column == "accuracy" else told
     where = ", ".join(part for part in where if part)
     aside = [name for name in dict.fromkeys(cells.method) if name not in set(ranked.method)]
-    rest = [f"Left aside, since datasets are missing: {_list(aside)}."] if aside else []
+    missing, other = [name for name in aside if name in tried], [name for name in aside if name not in tried]
+    rest = [f"Left aside, since datasets are missing: {_list(missing)}."] if missing else []
+    rest += (
+        [f"Not run {'on' if column == 'all' else 'at'} {where.rpartition(', ')[2]}: {_list(other)}."] if other else []
+    )
     if ranked.empty:
         return Answer(where, "Nobody leads: no method has all datasets", " ".join(rest))
     best = ranked[ranked.shown == ranked.shown.iloc[0]]
@@ -78,10 +84,10 @@ def _answer(runs, protocol, cells):
 
 
 def _column(protocol, cells):
-    """The column that decides: the most shots, or the protocol's."""
+    """The column that decides: the most shots, "all" where methods learned from all images alone, or the protocol's."""
     shots = [column for column in cells.column if isinstance(column, int)]
     if shots:
-        return max(shots)
+        return max(shots) or ("all" if "all" in set(cells.column) else 0)
     named = PROTOCOLS[protocol].decides
     return named if named in set(cells.column) else list(dict.fromkeys(cells.column))[-1]
 

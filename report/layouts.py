@@ -98,6 +98,11 @@ class Table:
         """The numbers of seeds that figures with a deviation are over."""
         return {seeds for *_, seeds in self.rows} - {"1"}
 
+    @property
+    def seeds_differ(self) -> bool:
+        """Whether they are told row by row."""
+        return len(self.seeds) > 1
+
     def flat(self, bold: Callable[[str], str], between: str = " ± ") -> tuple[list[str], list[list[str]]]:
         """(header, rows) of strings; the figures published of a method are in a row below its own."""
         header, rows = ["method", *self.columns, "seeds"], []
@@ -105,7 +110,7 @@ class Table:
             rows.append([method, *(cell.text(bold, between) if cell else NOT_RUN for cell in row), seeds])
             if any(cell and cell.published is not None for cell in row):
                 rows.append([PUBLISHED, *(cell.beside if cell else "" for cell in row), ""])
-        return (header, rows) if len(self.seeds) > 1 else (header[:-1], [row[:-1] for row in rows])
+        return (header, rows) if self.seeds_differ else (header[:-1], [row[:-1] for row in rows])
 
 
 def tables(cells: pd.DataFrame) -> list[Table]:

@@ -21,7 +21,7 @@ from dassl.utils import atomic_path, mkdir_if_missing
 from mocoop.command import Command
 from report import results, summary
 from report.looks import Look, looks
-from report.pages import render
+from report.pages import origin, render
 from report.published import AVERAGE
 from report.results import ON
 
@@ -97,12 +97,13 @@ def gather(places: Sequence[str]) -> pd.DataFrame:
     """The runs in folders and of grids, each once, as `results.read` gives them.
 
     Where several places have a run of the same method, data set, shots, seed and backbone, method and config have the
-    place's name behind theirs.
+    place's name behind theirs: of a grid without folder and ending, unless another place has that name too.
     """
-    frames = []
-    for place in places:
+    frames, places = [], list(dict.fromkeys(places))
+    names = [Path(place).stem if is_grid(place) else place for place in places]
+    for place, name in zip(places, names, strict=True):
         runs = results.of_grid(read_grid(place)) if is_grid(place) else results.read(place)
-        frames.append(runs.assign(place=Path(place).stem if is_grid(place) else printable(place)))
+        frames.append(runs.assign(place=printable(name if names.count(name) == 1 else place)))
     runs = pd.concat(frames, ignore_index=True)
     runs = runs[~runs.folder.map(os.path.realpath).duplicated()]
     runs = runs.assign(backbone=runs.backbone.fillna("-"))
@@ -129,7 +130,7 @@ def boards(runs: pd.DataFrame) -> list[Board]:
     styles, found = looks(trainers), []
     for protocol in (name for name in PROTOCOLS if (cells.protocol == name).any()):
         own = cells[cells.protocol == protocol]
-        settings = sorted(own.setting.unique(), key=lambda name: (_number(name), name), reverse=True)
+        settings = sorted(own.setting.unique(), key=lambda name: (summary.shots_of(name), name), reverse=True)
         figures = list(dict.fromkeys(own.figure))
         decides = PROTOCOLS[protocol].decides or figures[-1]
         figures.sort(key=lambda name: name != decides)
@@ -142,22 +143,27 @@ def boards(runs: pd.DataFrame) -> list[Board]:
     return found
 
 
-def page(found: Sequence[Board], runs: int, places: Sequence[str]) -> str:
+def page(found: Sequence[Board], runs: pd.DataFrame, places: Sequence[str]) -> str:
     """The HTML page, which loads nothing from elsewhere.
 
     Args:
-        runs: how many they are of.
+        runs: as `gather` gives them.
         places: where those are.
     """
     methods = {line.method for board in found for line in board.lines}
     names = {name for board in found for name in board.columns if name != AVERAGE}
     backbones = sorted({line.backbone for board in found for line in board.lines})
-    counts = ((len(methods), "method"), (len(names), "data set"), (len(backbones), "backbone"), (runs, "finished run"))
-    told = ", ".join(f"{n} {what}{'s' * (n != 1)}" for n, what in counts)
+    runs = runs[runs.protocol.isin([board.protocol for board in found])]
+    told = [
+        *(_count(len(methods), "method"), _count(len(names), "data set")),
+        f"backbone {backbones[0]}" if len(backbones) == 1 else _count(len(backbones), "backbone"),
+        _count(len(runs), "finished run"),
+    ]
     return render(
         "leaderboard.html",
         boards=found,
-        summary=f"{told.replace('1 backbone', 'backbone ' + backbones[0])} in {', '.join(places)}.",
+        summary=f"{', '.join(told)} in {', '.join(places)}.",
+        origin=origin(runs),
         protocols={board.protocol: board.title for board in found},
         datasets=sorted(names),
         backbones=backbones,
@@ -195,10 +201,13 @@ class Leaderboard(Command):
         mkdir_if_missing(os.path.dirname(args.out) or ".")
         with atomic_path(args.out) as temporary:
             places = [printable(place) for place in args.places]
-            count = int(runs.protocol.isin([board.protocol for board in found]).sum())
-            temporary.write_text(page(found, count, places), encoding="utf-8")
-        print(f"written: {args.out}, {len(found)} tables")
+            temporary.write_text(page(found, runs, places), encoding="utf-8")
+        print(f"written: {args.out}, {_count(len(found), 'table')}")
         return 0
+
+
+def _count(number, what):
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _long(protocol, cells):
@@ -220,7 +229,7 @@ def _long(protocol, cells):
 
 
 def _board(protocol, setting, figure, main, cells, styles):
-    names = sorted(set(cells.data), key=lambda name: (summary.ORDER + [name]).index(name))
+    names = sorted(set(cells.data), key=summary.place_of)
     averaged = [name for name in names if _averaged(name)]
     whole = cells.datasets == (1 if PROTOCOLS[protocol].targets else len(averaged))
     rival = cells["mean"].round(2).where((cells.data != AVERAGE) | whole)
@@ -252,7 +261,3 @@ def _entry(cell):
     return Entry(
         float(cell.mean), std, int(cell.seeds), cell.over, known, difference, source, int(cell.rank), bool(cell.best)
     )
-
-
-def _number(name):
-    return int(name.split()[0]) if name[:1].isdigit() else 10**9 * (name == "all images")

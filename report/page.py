@@ -1,7 +1,6 @@
 """A report on many runs: tables and figures as files, and all of it on one page."""
 
 import argparse
-import datetime
 import io
 import sys
 from collections import Counter
@@ -21,7 +20,7 @@ from mocoop.command import Command
 from report import answer, layouts, results, significance, summary
 from report import charts as drawn
 from report.looks import Look
-from report.pages import render
+from report.pages import origin, render
 
 FILES = {"markdown": "tables.md", "latex": "tables.tex", "csv": "tables.csv"}
 PAGE, TEMPLATE = "report.html", "page.html"
@@ -136,7 +135,6 @@ def section(
                     (method, looks[method], row, "-" if method in untrained else seeds)
                     for method, row, seeds in table.rows
                 ],
-                "seeds": _seeds(table, untrained),
                 "svgs": beside[table.title],
             }
             for table in tables
@@ -152,14 +150,11 @@ def facts(runs: pd.DataFrame, unfinished: Mapping[str, int]) -> list[tuple[str, 
     def known(column: str) -> str:
         return ", ".join(sorted(map(printable, runs[column].dropna().unique()))) or "not known"
 
-    commits = [commit.partition("-") for commit in runs.commit.dropna().unique()]
-    code = ", ".join(sorted(hash[:12] + " with changes" * bool(dirty) for hash, _, dirty in commits))
     seeds = sorted(runs.seed.dropna().unique())
     left = f"{sum(unfinished.values())}: {', '.join(f'{printable(who)} {n}' for who, n in unfinished.items())}"
     backbones = runs.backbone.dropna().nunique()
     return [
-        ("Written", datetime.date.today().isoformat()),
-        ("Code", f"commit {code}" if code else "commit not known"),
+        *origin(runs),
         ("Device", known("device")),
         ("Backbones" if backbones > 1 else "Backbone", known("backbone")),
         ("Seeds", ", ".join(map(str, seeds)) or "none"),
@@ -174,19 +169,13 @@ def _units(tables):
     seeds = {seeds for table in tables for *_, seeds in table.rows}
     yield f"In percent{', one seed' if seeds == {'1'} else ''}; the best of a column is bold."
     if any(cell.std is not None for cell in cells):
-        yield "Behind ± is the standard deviation over seeds."
+        yield "Behind ± is the standard deviation over seeds; one seed where there is none."
     if any(table.partial for table in tables):
         yield layouts.PARTIAL
     if any(cell is None for table in tables for _, row, _ in table.rows for cell in row):
         yield "A dash stands for what was not run."
     if any(cell.published is not None for cell in cells):
         yield "Small below a figure: the published one and, in brackets, the difference from it."
-
-
-def _seeds(table, untrained):
-    """The number of seeds where the methods that learn share it, else "": it takes a column."""
-    found = {seeds for method, _, seeds in table.rows if method not in untrained}
-    return found.pop() if len(found) == 1 else "" if found else "1"
 
 
 def preferred_images(runs: pd.DataFrame, protocol: str, images: int, root: str | None = None) -> dict[str, bytes]:

@@ -1,10 +1,12 @@
 """HTML pages from the templates beside this file: one file each, without scripts, that loads nothing."""
 
 import base64
+import datetime
 from pathlib import Path
 from typing import Any
 
 import jinja2
+import pandas as pd
 from markupsafe import Markup
 
 from dassl.errors import printable
@@ -29,6 +31,16 @@ def render(template: str, **values: Any) -> str:
     environment.filters |= {"data_uri": _data_uri, "printable": printable}
     environment.globals |= {"light": LIGHT, "dark": DARK, "swatch": swatch}
     return environment.get_template(template).render(**values)
+
+
+def origin(runs: pd.DataFrame) -> list[tuple[str, str]]:
+    """(what, which) pairs: the page's date and the commits that the runs are of, as `results.read` gives those."""
+    commits = [commit.partition("-") for commit in runs.commit.dropna().unique()]
+    code = ", ".join(sorted(hash[:12] + " with changes" * bool(dirty) for hash, _, dirty in commits))
+    return [
+        ("Written", datetime.date.today().isoformat()),
+        ("Code", f"commit {code}" if code else "commit not known"),
+    ]
 
 
 def swatch(look: Look) -> Markup:

@@ -7,7 +7,7 @@ Columns, in this order:
     part        which run of the protocol: train or test (of zero-shot methods and transfers), train_base, test_base,
                 test_new, train_new, test_all, closed, open
     dataset     a dataset config's name (of a run in another folder, the dataset's registry name); icons_common_pixel
-                and the like are the icons of one style
+                and the like are the icons of one style; "average (data set)" is one named average
     shots       training images per class, <NA> where all were taken or none
     trainer     registry name
     config      the trainer config's name, with the label of a grid's overrides
@@ -34,6 +34,7 @@ More numbers that a trainer put into metrics.json are further columns. Lists and
 `read_metrics` gives them.
 """
 
+import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -49,6 +50,7 @@ from dassl.errors import UserError, printable
 from dassl.layout import CONFIG, LOG, METRICS
 from report import logs
 from report.metrics import COSTS, COUNTS, FIGURES, VERSIONS, is_result, read_metrics, row
+from report.published import AVERAGE
 
 pd.set_option("mode.string_storage", "python")  # pyarrow's strings refuse names that a file system may have
 
@@ -89,9 +91,25 @@ def of_grid(grid: Grid, output: str | Path | None = None) -> pd.DataFrame:
 
 def unfinished(output: str | Path) -> Counter[str]:
     """Method -> how many runs in a folder and those below it have begun and have no result."""
-    begun = [path.parent for path in Path(output).rglob(CONFIG) if not path.with_name(METRICS).exists()]
-    found = [identify(folder.relative_to(output).as_posix()) for folder in begun]
-    return Counter(named(identity) if identity else "others" for identity in found)
+    found: Counter[str] = Counter()
+    for place, below, files in os.walk(output):
+        finished = METRICS in files
+        if CONFIG not in files or not (finished or _is_ours(Path(place, CONFIG))):
+            continue
+        below.clear()  # loggers keep files of that name in the folder of a run
+        if not finished:
+            identity = identify(Path(place).relative_to(output).as_posix())
+            found[named(identity) if identity else "others"] += 1
+    return found
+
+
+def _is_ours(config):
+    """Whether a run was begun with it; W&B's have a mapping for each value."""
+    try:
+        cfg = yaml.safe_load(config.read_text(encoding="utf-8"))
+        return isinstance(cfg["TRAINER"], dict) and isinstance(cfg["OUTPUT_DIR"], str)
+    except Exception:  # yaml's constructors raise almost anything
+        return False
 
 
 def read_run(folder: str | Path, output: str | Path) -> dict[str, Any] | None:
@@ -108,6 +126,7 @@ def read_run(folder: str | Path, output: str | Path) -> dict[str, Any] | None:
     identity = identify(folder.relative_to(output).as_posix())
     if identity and identity["trainer"] == found["trainer"]:  # else a folder that happens to be named like one
         found |= identity | {name: printable(identity[name]) for name in ("dataset", "config")}
+        found["dataset"] += " (data set)" * (found["dataset"] == AVERAGE)
     found["method"] = named(found) if found["config"] else method_name(found["trainer"])
     found["method"] += f" [{found['release']}]" if found.get("release") else ""
     return found | {"folder": str(folder), "source": source}

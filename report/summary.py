@@ -4,6 +4,8 @@
 `summarise` goes over the seeds, and gives one row for each cell of the tables to come.
 """
 
+import re
+
 import pandas as pd
 
 from benchmark.facts import dataset_and_style, label_in, method_name, method_of
@@ -19,6 +21,17 @@ ORDER = [AVERAGE]
 for _protocol in PROTOCOLS.values():
     ORDER += [name for source, targets in _protocol.targets.items() for name in (source, *targets) if name not in ORDER]
 """Data sets in the order of the papers' transfers; others come after them."""
+
+
+def place_of(dataset: str) -> tuple[int, str]:
+    """What data sets are sorted by: ORDER, those that it lacks by name."""
+    return (ORDER + [dataset]).index(dataset), dataset
+
+
+def shots_of(setting: str) -> float:
+    """What settings are sorted by: "4 shots" before "all images", and first those that are of no number of shots."""
+    found = re.match(r"(\d+) shots?\b|all images\b", setting)
+    return float(found[1] or "inf") if found else 0
 
 
 def figures(runs: pd.DataFrame, protocol: str) -> pd.DataFrame:
@@ -97,8 +110,8 @@ def summarise(runs: pd.DataFrame, protocol: str) -> pd.DataFrame:
 
     columns = list(wide)
     places = {
-        "dataset": lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name),
-        "setting": lambda name: (int(name.split()[0]) if name[:1].isdigit() else 0, name),
+        "dataset": place_of,
+        "setting": lambda name: (shots_of(name), name),
         "method": lambda name: (method_of(trainers[name]).rank, name),
         "column": columns.index,
     }

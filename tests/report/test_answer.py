@@ -77,6 +77,40 @@ def test_few_shot_is_told_at_the_most_shots_and_against_zero_shot(put, answers):
     assert "8.00 above CoOp (62.00). The difference is significant at 5% (p = 0.0052, paired t test, 3" in found.rest
 
 
+def test_few_shot_on_all_images(put, answers):
+    put("dtd/ZeroshotCLIP/c/seed1", 70)
+    put("dtd/CoOp/c/seed1", 75)
+    (found,) = answers()
+    assert found.where == "Few-shot classification, dtd, all images"
+    assert found.lead == "CoOp leads in accuracy: 75.00" and "5.00 above ZeroshotCLIP (70.00)" in found.rest
+
+
+def test_what_lacks_shots_does_not_lack_data_sets(put, answers):
+    for dataset in ("dtd", "eurosat"):
+        put(f"{dataset}/CoOp/c_16shots/seed1", 60)
+        put(f"{dataset}/KgCoOp/c_8shots/seed1", 90)
+        put(f"{dataset}/LASP/c/seed1", 90)
+    put("dtd/MoCoOp/c_16shots/seed1", 90)
+    put("dtd/ZeroshotCLIP/c/seed1", 90)
+    (found,) = answers()
+    assert found.where == "Few-shot classification, average over 2 datasets, 16 shots"
+    assert found.lead == "CoOp alone: accuracy 60.00"
+    aside = found.rest.partition("compare. ")[2]
+    assert (
+        aside
+        == "Left aside, since datasets are missing: ZeroshotCLIP and MoCoOp. Not run at 16 shots: KgCoOp and LASP."
+    )
+
+
+def test_the_most_shots_are_all_images(put, answers):
+    for config in ("c_4shots", "c_16shots", "c"):
+        put(f"imagenet/CoOp/{config}/seed1", 70)
+        for target in ("imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r"):
+            put(f"evaluation/CoOp/{config}/{target}/seed1", 60)
+    found = {each.where for each in answers()}
+    assert "Domain generalisation, imagenet, all images" in found and len(found) == 2
+
+
 def test_transfers_are_ranked_by_their_targets_and_a_world_at_a_time(put, answers):
     for trainer, gain in (("CoOp", 0), ("CoCoOp", 1)):
         put(f"imagenet/{trainer}/c_16shots/seed1", 70 - 9 * gain)

@@ -1,5 +1,6 @@
 """The leaderboard: what is ranked and what is not, as plain tables and, where a browser is at hand, as shown there."""
 
+import datetime
 import re
 import shutil
 import subprocess
@@ -104,6 +105,48 @@ def test_transfers_and_the_same_run_in_two_places(put, tmp_path):
     assert others[0].columns[:2] == ["average", "imagenet"] and others[0].setting == "16 shots of imagenet"
 
 
+def test_places_of_one_name(put, tmp_path):
+    """Grids of the same file name, each with its own runs, one of them given twice."""
+    places = []
+    for place, accuracy in (("a", 60), ("b", 70)):
+        put(f"{place}/caltech101/CoOp/vit_b16_4shots/seed1", accuracy)
+        (tmp_path / place).mkdir()
+        grid = tmp_path / place / "main.yaml"
+        grid.write_text(
+            f"protocol: few_shot\noutput: {tmp_path / 'runs' / place}\ndatasets: caltech101\nshots: 4\nseeds: 1\n"
+            "methods: [{trainer: CoOp, config: vit_b16, name: ours}]\n"
+        )
+        places.append(str(grid))
+    (board,) = leaderboard.boards(leaderboard.gather([*places, places[0]]))
+    assert [line.method for line in board.lines] == [f"ours [{places[1]}]", f"ours [{places[0]}]"]
+
+
+def test_data_sets_that_no_protocol_names_are_in_order(base2new, tmp_path):
+    names = ["zebras", "yaks", "dtd", "mice", "ants", "voles"]
+    for name in names:
+        base2new(name, "CoOp", 60, 60)
+    board, *_ = leaderboard.boards(leaderboard.gather([str(tmp_path / "runs")]))
+    assert board.columns == ["average", "dtd", "ants", "mice", "voles", "yaks", "zebras"]
+
+
+def test_what_the_page_says_of_its_runs(base2new, tmp_path, capsys):
+    for i in range(11):
+        base2new("dtd", "CoOp", 60, 60, backbone=f"net{i}", seed=i + 1, inputs={"code": {"commit": "c" * 40}})
+    out = tmp_path / "board.html"
+    assert main(["leaderboard", str(tmp_path / "runs"), "--out", str(out)]) == 0
+    page = out.read_text(encoding="utf-8")
+    assert "1 method, 1 data set, 11 backbones, 22 finished runs in" in page
+    assert f"Written: {datetime.date.today()}. Code: commit {'c' * 12}." in " ".join(page.split())
+
+
+def test_one_table(put, tmp_path, capsys):
+    put("dtd/CoOp/c_16shots/seed1", 60)
+    out = tmp_path / "board.html"
+    assert main(["leaderboard", str(tmp_path / "runs"), "--out", str(out)]) == 0
+    assert capsys.readouterr().out == f"written: {out}, 1 table\n"
+    assert "1 method, 1 data set, backbone icon-clip, 1 finished run in" in out.read_text(encoding="utf-8")
+
+
 def test_names_may_be_anything(base2new, tmp_path):
     for name in [*TOGETHER, "</script><script>alert(1)</script>"]:
         for trainer in ("CoOp", "MoCoOp"):
@@ -146,3 +189,22 @@ def test_in_a_browser(runs, tmp_path):
         ["2", "KgCoOp", "ViT-B/16", "71.50 ± 0.50", "2"],
         ["1", "CoOp", "ViT-B/16", "*80.50* ± 0.50", "2"],
     ]
+
+
+def test_names_that_begin_with_a_number_are_sorted_as_names(tmp_path, put):
+    if not shutil.which("chromium"):
+        pytest.skip("chromium is not at hand")
+    grid, names = tmp_path / "few.yaml", ["10-stage", "2-stage", "whole"]
+    methods = []
+    for config, name in zip(("rn50", "rn101", "vit_b16"), names, strict=True):
+        put(f"caltech101/CoOp/{config}_4shots/seed1", 60)
+        methods.append(f"{{trainer: CoOp, config: {config}, name: {name}}}")
+    grid.write_text(
+        f"protocol: few_shot\noutput: {tmp_path / 'runs'}\ndatasets: caltech101\nshots: 4\nseeds: 1\n"
+        f"methods: [{', '.join(methods)}]\n"
+    )
+    page = tmp_path / "board.html"
+    assert main(["leaderboard", str(grid), "--out", str(page)]) == 0
+    for order, expected in (("up", names), ("down", names[::-1])):
+        (found,) = shown(page, tmp_path, sort="method", order=order).values()
+        assert [row[1] for row in found[1:]] == expected

@@ -182,6 +182,24 @@ def test_a_log_beside_our_config_is_of_an_unfinished_run(tmp_path):
     assert results.read(tmp_path).empty
 
 
+def test_what_is_unfinished(tmp_path):
+    """Not what loggers keep in a run's folder or elsewhere, whose files have our names."""
+    ours, wandb = (
+        "TRAINER: {NAME: CoOp}\nOUTPUT_DIR: here\n",
+        "TRAINER: {value: {NAME: CoOp}}\nOUTPUT_DIR: {value: x}\n",
+    )
+    done, begun = (tmp_path / f"dtd/CoOp/c_16shots/seed{seed}" for seed in (1, 2))
+    write(done, METRICS)
+    for folder, text in (
+        *((done, ours), (done / "wandb/run-1/files", wandb), (done / "copy", ours)),
+        *((begun, ours), (begun / "wandb/run-2/files", wandb), (begun / "copy", ours)),
+        *((tmp_path / "mine", ours), (tmp_path / "wandb/run-3/files", wandb), (tmp_path / "damaged", "[")),
+    ):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.yaml").write_text(text)
+    assert results.unfinished(tmp_path) == {"CoOp (c)": 1, "others": 1}
+
+
 def test_csv_and_parquet(tmp_path, capsys):
     write(tmp_path / "dtd" / "CoOp" / "c_16shots" / "seed1", METRICS)
     assert main(["results", str(tmp_path), "--csv", str(tmp_path / "runs.csv")]) == 0

@@ -19,6 +19,13 @@ def cell(tmp_path):
     return cell
 
 
+def test_a_data_set_named_average_is_none(base2new, cell):
+    base2new("average", "CoOp", 60, 60)
+    base2new("dtd", "CoOp", 70, 70)
+    assert cell("average", "CoOp", "base")["mean"] == 65
+    assert cell("average (data set)", "CoOp", "base")["mean"] == 60
+
+
 def test_mean_deviation_and_the_harmonic_mean_of_means(base2new, cell):
     base2new("dtd", "CoOp", 60, 30, seed=1)
     base2new("dtd", "CoOp", 80, 50, seed=2)
