@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 VENV := .venv
-PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile
 
 # make setup LOCKED=1 installs all packages, those that others bring along too, in the versions and by the hashes of
 # requirements.lock. It is not the default: a mirror may have built its files itself, or lack one.
